@@ -1,0 +1,59 @@
+# Every target sets itself up in .venv: it needs Python 3.11 or newer, and nothing else. `make help` lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# the first of these that is 3.11 or newer; `make PYTHON=/path/to/python demo` for another
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+
+DEMO := curate-demo
+CORPUS ?=
+
+.PHONY: help demo test test-slow lint bench weights check-fresh clean
+.NOTPARALLEL: # one pip at a time in one environment
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/run.stamp ## the main job on the sample photographs, CPU only, in a few minutes
+	@$(BIN)/curate demo $(DEMO)
+
+test: lint ## every check that CI runs: style, types, layers, schemas, tests
+	$(PY) -m pytest -n 2
+
+test-slow: $(VENV)/dev.stamp ## the tests that take minutes
+	$(PY) -m pytest -m slow
+
+lint: $(VENV)/dev.stamp ## style, types, layers, schemas
+	$(PY) -m ruff check -q .
+	$(PY) -m ruff format -q --check .
+	$(PY) -m mypy --strict --no-error-summary curate
+	$(BIN)/lint-imports --no-logo
+	$(PY) -m curate.schema --check
+
+bench: $(VENV)/run.stamp ## measure how fast every step is on this machine
+	$(PY) benchmarks/spine.py
+
+weights: $(VENV)/run.stamp ## train the bundled SRCNN weights again: make weights CORPUS="photos more-photos"
+	@test -n "$(CORPUS)" || { echo "make weights needs CORPUS=folder/of/photographs" >&2; exit 2; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh pipelines/srcnn_weights.sh weights-output $(CORPUS)
+
+check-fresh: ## test and demo in a fresh clone of the last commit, with an environment of its own
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && git clone -q . "$$dir/curate" && make -C "$$dir/curate" test demo
+
+clean: ## remove what make made, except .venv
+	rm -rf $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find curate tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environments: again only when what they are made from has changed.
+$(VENV)/dev.stamp: EXTRA := [dev]
+$(VENV)/run.stamp $(VENV)/dev.stamp: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "curate needs Python 3.11 or newer; found none. make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "curate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)" >&2; exit 1; }
+	@echo "installing into $(VENV) (a minute or two, once)"
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip -q --disable-pip-version-check install -c constraints.txt -e ".$(EXTRA)"
+	@touch $@

@@ -1,0 +1,67 @@
+"""curate: choose what super-resolution models train on, and keep every score and decision as a table.
+
+The verbs of the command line are functions here by the same names. They are imported on first use, so that
+`import curate` and every question that needs no pixels stay free of torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curate.checkpoint import Checkpoint
+    from curate.config import TrainConfig
+    from curate.errors import CurateError, DataError, UsageError
+    from curate.evaluation import evaluate
+    from curate.ingestion import ingest
+    from curate.loader import Batch, batches
+    from curate.manifest import Manifest
+    from curate.scoring import score
+    from curate.selection import select
+    from curate.store import Store
+    from curate.training import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "CurateError",
+    "DataError",
+    "Manifest",
+    "Store",
+    "TrainConfig",
+    "UsageError",
+    "batches",
+    "evaluate",
+    "ingest",
+    "score",
+    "select",
+    "train",
+]
+
+_HOME = {
+    "Batch": "loader",
+    "Checkpoint": "checkpoint",
+    "CurateError": "errors",
+    "DataError": "errors",
+    "Manifest": "manifest",
+    "Store": "store",
+    "TrainConfig": "config",
+    "UsageError": "errors",
+    "batches": "loader",
+    "evaluate": "evaluation",
+    "ingest": "ingestion",
+    "score": "scoring",
+    "select": "selection",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'curate' has no attribute '{name}'")
+    return getattr(import_module(f"curate.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,43 @@
+"""Network architectures, one file each: what an Arch is.
+
+An Arch is a frozen dataclass of hyper-parameters that builds a super-resolution network. Its file's name is its name:
+`srcnn:scale=3` is `curate/archs/srcnn.py`, built with scale=3. Every field has a default, so that the bare name builds.
+The first line of the module's docstring is what `curate archs` shows. Nothing here imports torch.
+
+Axes in names: B batch, C channels (1 where `colour` is y, 3 where it is rgb), H height, W width.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["Arch"]
+
+
+class Arch(Protocol):
+    """What training, evaluation and checkpoints need of an architecture. Subclass it: `adapt`, `infer` come along."""
+
+    scale: int  # output height / input height, and the same for width
+    colour: ClassVar[Literal["y", "rgb"]]  # y: BT.601 studio luma, [16, 235] / 255 of `peak`; rgb: sRGB, [0, peak]
+    peak: ClassVar[float]  # what white of an 8-bit image (255) is in its input and its output: 1.0 or 255.0
+
+    def build(self) -> "nn.Module":
+        """A fresh network lr_BCHW float32 -> sr_BCHW float32, H and W times `scale`, any H and W.
+
+        Values run up to `peak` on both sides; the output is not clamped. Initial weights are drawn from torch's
+        current random generator, so that the caller's seed decides them.
+        """
+        ...
+
+    def adapt(self, state: "dict[str, Tensor]") -> "dict[str, Tensor]":
+        """A public checkpoint's tensors under the names and shapes of `build().state_dict()`.
+
+        Names that are not known to it are passed on, for the caller to refuse. Raises DataError where a known name
+        has a shape that cannot be.
+        """
+        return state
+
+    def infer(self, state: "dict[str, Tensor]") -> dict[str, Any]:
+        """The options that the shapes of an adapted state tell, whatever our own are; {} if they fit no variant."""
+        return {}

@@ -1,0 +1,381 @@
+"""Checkpoint: trained weights, the Arch that they belong to, and the recipe that made them.
+
+    run/model.safetensors     weights by name; the header's metadata has one key, `curate`: the record as JSON
+    run/recipe.json           the same record, indented, for people
+
+    record = {"format": 1, "arch": "srcnn:scale=2,kernel=9-5-5", "weights": weights_hash, ... the recipe's own keys}
+
+One metadata key, because safetensors keeps no order among several: equal checkpoints are equal bytes.
+
+Public files are read too: .pth and .pt (weights only: no code in a pickle ever runs), .safetensors, MATLAB's .mat.
+They do not say which network they are for: the caller names the Arch, and the Arch knows their key names.
+
+torch is imported only where weights are touched, so that `read_recipe` answers at once.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curate import plugins
+from curate.errors import CurateError, DataError, UsageError, listed, one_line
+from curate.files import local_path, publish_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from curate.archs import Arch
+
+__all__ = ["FORMAT", "MODEL_FILE", "RECIPE_FILE", "Checkpoint", "read_recipe", "weights_hash"]
+
+FORMAT = 1  # of the record; any other is refused
+MODEL_FILE = "model.safetensors"
+RECIPE_FILE = "recipe.json"
+
+_RECORD_KEYS = ("format", "arch", "weights")  # not to be used by a recipe
+_METADATA_KEY = "curate"
+_MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+_WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")  # the best first
+_MAX_WRAPPERS = 8  # one inside the other; a pickle may hold itself
+_PREFIXES = ("module.", "netG.")  # before every name: DataParallel's, and GAN trainers'
+_MAX_NAMED = 3  # weights named in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained network as a value: `train` returns it, `evaluate` takes it, compression makes a smaller one of it."""
+
+    arch: "Arch"
+    state: "dict[str, Tensor]"  # names, shapes and dtypes of `arch.build().state_dict()`; on the CPU, finite
+    recipe: dict[str, Any]  # JSON-able: manifest id, steps, seed, versions, ...
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors, then recipe.json, into `folder` (made as needed); each is whole or absent."""
+        from safetensors.torch import save
+
+        clash = self.recipe.keys() & set(_RECORD_KEYS)
+        assert not clash, f"keys of the record in a recipe: {clash}"
+        state = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in self.state.items()}
+        record = {"format": FORMAT, "arch": _full_spec(self.arch), "weights": weights_hash(state), **self.recipe}
+        metadata = {_METADATA_KEY: json.dumps(record, separators=(",", ":"), sort_keys=True, allow_nan=False)}
+        publish_bytes(folder / MODEL_FILE, save(state, metadata))
+        publish_bytes(folder / RECIPE_FILE, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+
+    def module(self) -> "nn.Module":
+        """The network with these weights, on the CPU, in eval mode. Torch's random generator stays as it was."""
+        module = _fresh(self.arch)
+        module.load_state_dict(self.state)
+        return module.eval()
+
+    @classmethod
+    def load(cls, path: str | Path, arch: str | None = None) -> "Checkpoint":
+        """Read the folder of a run, or a checkpoint file of curate's or anyone's.
+
+        arch: the spec of the network that a public file is for, as `srcnn:scale=2`. Options that the weights' shapes
+        tell can be left out; all of it where they tell even the scale. A file of curate's own knows its arch.
+        Raises UsageError where there is no such checkpoint or no telling its arch, DataError for what is damaged,
+        holds more than weights, or does not fit the arch.
+        """
+        file = _model_file(path)
+        suffix = file.suffix.lower()
+        if suffix not in _READERS:
+            raise UsageError(f"{_quoted(file)} should be a run's folder or a file of type {listed(_READERS)}")
+        record = _record(file) if suffix == ".safetensors" else None
+        tensors = _READERS[suffix](file)
+        if record is not None:
+            return _own(file, record, tensors, arch)
+        return _public(file, tensors, arch)
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The record of a run's folder or a file that curate wrote: format, arch, weights, and the recipe's own keys.
+
+    Reads the header only, without torch. Raises UsageError where there is no such file, DataError where it holds no
+    record.
+    """
+    file = _model_file(path)
+    record = _record(file)
+    if record is None:
+        raise DataError(f"{_quoted(file)} has no recipe: it is not a checkpoint that curate wrote")
+    return record
+
+
+def weights_hash(state: "Mapping[str, Tensor]") -> str:
+    """sha256 (hex) of names, dtypes, shapes and values, whatever their order, device and memory layout."""
+    import torch
+
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# Of curate's own making
+
+
+def _full_spec(arch: "Arch") -> str:
+    """All options, also those at their defaults: a default may change, what a file was made with may not."""
+    name = plugins.spec_of(arch).partition(":")[0]
+    return f"{name}:" + ",".join(f"{k}={v}" for k, v in plugins.options_of(arch).items() if v is not None)
+
+
+def _own(file: Path, record: dict[str, Any], tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
+    """Checkpoint of a file with a record; `spec` is only needed for an arch outside curate."""
+    arch = _recorded_arch(file, record["arch"], spec)
+    if weights_hash(tensors) != record["weights"]:
+        raise DataError(f"{_quoted(file)} is damaged: its weights are not those that were saved")
+    recipe = {key: value for key, value in record.items() if key not in _RECORD_KEYS}
+    return Checkpoint(arch, _fitting(file, tensors, arch), recipe)
+
+
+def _recorded_arch(file: Path, recorded: str, spec: str | None) -> "Arch":
+    name = recorded.partition(":")[0]
+    if "." in name and (spec is None or spec.partition(":")[0] != name):
+        # A file must not make curate import a module of its choice.
+        raise UsageError(
+            f"{_quoted(file)} is for an arch outside curate; to import it, give --arch {one_line(recorded)}"
+        )
+    try:
+        arch: Arch = plugins.parse("archs", recorded)
+    except UsageError as error:
+        raise DataError(f"{_quoted(file)} is for an arch that this curate cannot build: {error}") from None
+    if spec is not None and plugins.parse("archs", spec) != arch:
+        raise UsageError(f"{_quoted(file)} is for {one_line(recorded)}, not for {one_line(spec)}")
+    return arch
+
+
+def _record(file: Path) -> dict[str, Any] | None:
+    """What curate wrote into the header of a safetensors file; None in a file of others."""
+    text = _header(file).get("__metadata__", {}).get(_METADATA_KEY)
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+        version, arch, weights = (record[key] for key in _RECORD_KEYS)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise DataError(f"{_quoted(file)} is damaged: its record cannot be read") from None
+    if version != FORMAT or not isinstance(arch, str) or not isinstance(weights, str):
+        raise DataError(
+            f"{_quoted(file)} should have format {FORMAT}, found {one_line(version)}: is curate up to date?"
+        )
+    return dict(record)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file: 8 bytes of little-endian length, then that many bytes."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        text = stream.read(length) if length <= _MAX_HEADER else b""
+    try:
+        header = json.loads(text)
+        if isinstance(header, dict) and isinstance(header.get("__metadata__", {}), dict):
+            return header
+    except (ValueError, RecursionError):
+        pass
+    raise DataError(f"{_quoted(file)} is not a safetensors file, or is damaged")
+
+
+# Of others' making
+
+
+def _public(file: Path, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
+    """Checkpoint of a file that does not know its arch. The recipe says no more than where it comes from."""
+    try:
+        arch = _inferred_arch(file, tensors) if spec is None else _completed(spec, tensors)
+        state = arch.adapt(tensors)
+    except DataError as error:
+        raise DataError(f"{_quoted(file)}: {error}") from None
+    return Checkpoint(arch, _fitting(file, state, arch), {"source": file.name})
+
+
+def _completed(spec: str, tensors: "dict[str, Tensor]") -> "Arch":
+    """The arch that `spec` names, with the options it leaves open as the weights' shapes have them."""
+    draft: Arch = plugins.parse("archs", spec)
+    arch: Arch = plugins.parse("archs", spec, **draft.infer(draft.adapt(tensors)))
+    return arch
+
+
+def _inferred_arch(file: Path, tensors: "dict[str, Tensor]") -> "Arch":
+    """The first of curate's own archs that recognises the weights, if they tell its scale too."""
+    for name in plugins.names("archs"):
+        draft: Arch = plugins.parse("archs", name)
+        options = draft.infer(draft.adapt(tensors))
+        if "scale" in options:
+            return _completed(name, tensors)
+        if options:
+            example = ",".join(f"{key}={value}" for key, value in {"scale": 2, **options}.items())
+            raise UsageError(f"{_quoted(file)} fits {name} of some scale: say which with --arch {name}:{example}")
+    known = listed(plugins.names("archs"))
+    raise UsageError(f"{_quoted(file)} does not say which network it is for: name it with --arch, one of {known}")
+
+
+def _read_pickle(file: Path) -> "dict[str, Tensor]":
+    import torch
+
+    content = io.BytesIO(file.read_bytes())
+    try:
+        data = torch.load(content, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            raise _unreadable(file, "torch checkpoint") from None
+        what = f"it wants to run {one_line(wanted[1])}; save its state_dict alone"
+        raise DataError(f"{_quoted(file)} holds more than weights: {what}") from None
+    except _PARSER_ERRORS:
+        raise _unreadable(file, "torch checkpoint") from None
+    return _named_tensors(file, _unwrapped(data))
+
+
+def _read_safetensors(file: Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = file.read_bytes()
+    try:
+        tensors = load(content)
+    except (SafetensorError, *_PARSER_ERRORS):
+        raise _unreadable(file, "safetensors file") from None
+    return _named_tensors(file, tensors)
+
+
+def _read_matlab(file: Path) -> "dict[str, Tensor]":
+    import numpy as np
+    import torch
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    content = io.BytesIO(file.read_bytes())
+    try:
+        data = loadmat(content)
+    except NotImplementedError:
+        raise DataError(f"{_quoted(file)} is a MATLAB v7.3 file: save it with -v7 or older") from None
+    except (MatReadError, *_PARSER_ERRORS):
+        raise _unreadable(file, "MATLAB file") from None
+    numbers = {key: value for key, value in data.items() if isinstance(value, np.ndarray) and value.dtype.kind in "fiu"}
+    return _named_tensors(file, {key: torch.from_numpy(value.astype(np.float64)) for key, value in numbers.items()})
+
+
+# What the parsers of torch, safetensors and scipy raise on bytes that they do not expect: seen on 15,000 damaged files.
+_PARSER_ERRORS = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+_READERS = {".safetensors": _read_safetensors, ".pth": _read_pickle, ".pt": _read_pickle, ".mat": _read_matlab}
+
+
+def _unwrapped(data: object) -> object:
+    """The innermost dict of a trainer's file: of `{"params_ema": weights, "params": weights}` the first."""
+    for _ in range(_MAX_WRAPPERS):
+        if not isinstance(data, Mapping):
+            break
+        inner = [data[key] for key in _WRAPPERS if isinstance(data.get(key), Mapping)]
+        if len(data) == 1:
+            inner += [value for value in data.values() if isinstance(value, Mapping)]
+        if not inner:
+            break
+        data = inner[0]
+    return data
+
+
+def _named_tensors(file: Path, data: object) -> "dict[str, Tensor]":
+    """`data` as names and dense tensors on the CPU, without a prefix that all names share; DataError if it is not."""
+    if not isinstance(data, Mapping) or not data:
+        raise DataError(f"{_quoted(file)} holds no weights by name")
+    bad = [key for key, value in data.items() if not isinstance(key, str) or not _is_dense(value)]
+    if bad:
+        raise DataError(f"{_quoted(file)} holds more than weights by name: {_some(bad)}")
+    state = {key: value.detach() for key, value in data.items()}
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _is_dense(value: object) -> bool:
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
+
+
+# Of either
+
+
+def _model_file(path: str | Path) -> Path:
+    """The file that holds the weights: `path` itself, or model.safetensors in the folder `path`."""
+    file = local_path(path, "a checkpoint")
+    if file.is_dir():
+        if not (file / MODEL_FILE).is_file():
+            raise UsageError(f"{_quoted(file)} has no {MODEL_FILE}: it is not the folder of a finished training run")
+        return file / MODEL_FILE
+    if not file.is_file():
+        raise UsageError(f"no checkpoint {_quoted(file)}: there is no such file or folder")
+    return file
+
+
+def _fitting(file: Path, state: "dict[str, Tensor]", arch: "Arch") -> "dict[str, Tensor]":
+    """`state` in the order and dtypes of `arch`'s network; DataError where names, shapes or values are wrong."""
+    expected = _fresh(arch).state_dict()
+    shared = [key for key in expected if key in state]
+    problems = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} for {tuple(expected[key].shape)}"
+            for key in shared
+            if state[key].shape != expected[key].shape
+        ],
+    }
+    found = [f"{what}: {_some(keys)}" for what, keys in problems.items() if keys]
+    if found:
+        raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}; {'; '.join(found)}")
+    state = {key: state[key].to(expected[key].dtype) for key in shared}
+    if bad := [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]:
+        raise DataError(f"{_quoted(file)} has weights that are not finite: {_some(bad)}")
+    return state
+
+
+def _fresh(arch: "Arch") -> "nn.Module":
+    """A network with random weights that costs the caller no random numbers."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        return arch.build()
+
+
+def _unreadable(file: Path, what: str) -> CurateError:
+    return DataError(f"{_quoted(file)} is not a {what}, or is damaged")
+
+
+def _quoted(path: Path) -> str:
+    return f"'{one_line(path)}'"
+
+
+def _some(keys: Iterable[object]) -> str:
+    """The first few keys, in their own order, and how many more."""
+    names = [one_line(key) for key in keys]
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more

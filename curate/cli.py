@@ -1,0 +1,261 @@
+"""The command line: each command parses, calls one function of the library and prints.
+
+Nothing heavy is imported here: `curate --help` answers before torch would have loaded.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from curate.config import TrainConfig
+from curate.errors import CurateError, UsageError, one_line
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="curate",
+    help="Choose what super-resolution models train on.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A folder made by 'curate ingest'.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+FormatOption = Annotated[Literal["table", "json"], typer.Option("--format", help="For people, or for programs.")]
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_LISTED = 10  # refusals that are listed
+_TABLE_ROWS = 1000  # rows of an answer that are drawn as a table; other formats stream without a limit
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one line and exit code 2, anything else on disk 1."""
+    try:
+        app()
+    except CurateError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f" '{error.filename}'" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"curate: {one_line(message)}\n")
+    raise SystemExit(code)
+
+
+@app.command()
+def ingest(
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store to add to; made if it is not there.")],
+    patch: Annotated[int | None, typer.Option(help="Side of a window, px (480 for a new store).")] = None,
+    step: Annotated[int | None, typer.Option(help="From window to window, px (half a patch for a new store).")] = None,
+    shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
+    lr: Annotated[list[str] | None, typer.Option(metavar="SCALE=DIR", help="LR images that belong to them.")] = None,
+    split: Annotated[str, typer.Option(help="Written beside each image, for SQL.")] = "train",
+) -> None:
+    """Put photographs into a store: bytes verbatim, every image proven whole, windows laid out."""
+    from curate import display
+    from curate.ingestion import ingest as run
+
+    folders = dict(_lr_folder(item) for item in lr or [])
+    with display.progress("ingest", "files") as progress:
+        report = run(
+            photos,
+            store,
+            patch=patch,
+            step=step,
+            shard_size=_bytes(shard_size),
+            lr=folders,
+            split=split,
+            progress=progress,
+        )
+    for name, reason in report.refused[:_LISTED]:
+        display.note(f"refused {one_line(name)}: {one_line(reason)}")
+    if len(report.refused) > _LISTED:
+        query = "select name, status from images where status <> 'ok'"
+        display.note(f'and {len(report.refused) - _LISTED} more: curate sql {one_line(store)} "{query}"')
+    display.answer(
+        f"{report.added} images added ({report.patches} patches, {report.shards} shards, {report.bytes / 1e6:.1f} MB), "
+        f"{report.known} already there, {len(report.refused)} refused, {report.ignored} other files ignored"
+    )
+
+
+@app.command()
+def score(
+    store: StoreArgument,
+    scorers: Annotated[list[str], typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...")],
+    device: DeviceOption = "auto",
+) -> None:
+    """Score every patch; what is done already is skipped."""
+    from curate import display
+    from curate.scoring import score as run
+
+    with display.progress("score", "patches") as progress:
+        report = run(store, scorers, device=device, progress=progress)
+    display.answer(
+        f"{report.patches} patches of {report.images} images scored by {', '.join(report.columns)}, "
+        f"{report.skipped} finished units skipped, {report.not_finite} scores not finite"
+    )
+
+
+@app.command()
+def select(
+    store: StoreArgument,
+    strategy: Annotated[str, typer.Argument(help="asc, des, refined, random:seed=1, ...")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The manifest to write: NAME.parquet.")],
+    by: Annotated[str | None, typer.Option(help="The score: srcnn, sobel, ... (needed if there are several).")] = None,
+    keep: Annotated[float, typer.Option(help="Share of the candidates to keep, above 0, at most 1.")] = 0.5,
+    drop_top: Annotated[float | None, typer.Option(help="Share of the hardest to pass over (refined: 0.05).")] = None,
+    where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition on the candidates.")] = None,
+) -> None:
+    """Choose a core-set and write it as a manifest."""
+    from curate import display
+    from curate.selection import select as run
+
+    options = {} if drop_top is None else {"drop_top": drop_top}
+    manifest = run(store, strategy, by=by, keep=keep, where=where, **options).save(out)
+    counts = manifest.recipe.counts
+    display.answer(
+        f"{counts['selected']} of {counts['candidates']} patches selected "
+        f"({counts['without_finite_score']} without a finite score left out): {one_line(out)}"
+    )
+
+
+@app.command()
+def sql(
+    store: StoreArgument,
+    query: Annotated[str, typer.Argument(help="One SELECT over images, patches, scores and the manifests.")],
+    manifest: Annotated[list[Path] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
+    form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
+) -> None:
+    """Ask the store: read-only SQL (DuckDB) over its tables and over manifests."""
+    from curate import display, files
+    from curate import sql as engine
+    from curate.manifest import Manifest
+    from curate.store import Store
+
+    answer = Store.open(store).stream(query, Manifest.named(manifest or []))
+    if form == "table":
+        rows, more = engine.head(answer, _TABLE_ROWS)
+        display.table(answer.schema.names, rows)
+        if more:
+            display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
+    elif out is not None:
+        files.publish(out, lambda stream: engine.write(answer, stream, form))
+    else:
+        engine.write(answer, sys.stdout.buffer, form)
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A store, a manifest or a checkpoint.")],
+    form: FormatOption = "table",
+) -> None:
+    """Say what a path is, its counts and its recipe."""
+    from curate import display
+    from curate.inspection import inspect
+
+    content = inspect(path)
+    display.answer(json.dumps(content, indent=2) if form == "json" else "\n".join(display.tree(content)))
+
+
+@app.command()
+def train(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
+    arch: Annotated[str, typer.Option(help="fsrcnn:scale=2, srcnn:scale=3,kernel=9-1-5, ...")],
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="A new folder for checkpoint and logs.")],
+    batch_size: Annotated[int, typer.Option(help="Crops a step.")] = TrainConfig.batch_size,
+    crop: Annotated[int, typer.Option(help="Side of a crop, HR px.")] = TrainConfig.crop,
+    rate: Annotated[float, typer.Option(help="Adam's step size at the start.")] = TrainConfig.rate,
+    schedule: Annotated[Literal["cosine", "constant"], typer.Option()] = TrainConfig.schedule,
+    loss: Annotated[Literal["l1", "mse"], typer.Option()] = TrainConfig.loss,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of products.")] = TrainConfig.precision,
+    seed: Annotated[int, typer.Option(help="Of weights, order, crops and flips.")] = TrainConfig.seed,
+    init: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help="Weights to start from.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a network on a manifest's patches."""
+    from curate import display
+    from curate.training import train as run
+
+    config = TrainConfig(steps, batch_size, crop, rate, schedule, loss, precision, seed)
+    with display.progress("train", "steps") as progress:
+        made = run(arch, manifest, config, out, init=init, store=store, device=device, progress=progress)
+    last = made.recipe["last"]
+    result = f"loss {last['loss']:.5f}, {last['psnr']:.2f} dB on the last training crops"
+    display.answer(f"{steps} steps, {result}: {one_line(out)}")
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="HR images.")],
+    lr: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Their LR images; made if not given.")] = None,
+    arch: Annotated[str | None, typer.Option(help="For a file that does not say: srcnn:scale=2,kernel=9-1-5.")] = None,
+    device: DeviceOption = "auto",
+    form: FormatOption = "table",
+) -> None:
+    """Measure PSNR and SSIM on Y, per image and on average."""
+    from curate import display
+    from curate.evaluation import averages, summary
+    from curate.evaluation import evaluate as run
+
+    with display.progress("eval", "images") as progress:
+        table = run(checkpoint, folder, lr=lr, arch=arch, device=device, progress=progress)
+    if form == "json":
+        display.answer(json.dumps(summary(table), indent=2))
+        return
+    rows = [(row["name"], f"{row['psnr']:.2f}", f"{row['ssim']:.4f}") for row in table.to_pylist()]
+    mean = averages(table)
+    display.table(("image", "PSNR", "SSIM"), [*rows, ("average", f"{mean['psnr']:.2f}", f"{mean['ssim']:.4f}")])
+    display.note(summary(table)["protocol"])
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put what it makes.")] = Path("curate-demo"),
+    steps: Annotated[int, typer.Option(help="Training steps of each network.")] = 1000,
+) -> None:
+    """Do all of the above on a few sample photographs, in about two minutes on two cores."""
+    from curate import display
+    from curate.demo import demo as run
+
+    run(folder, steps=steps, say=display.answer, progress=display.progress)
+
+
+def _list_command(kind: Literal["scorers", "strategies", "archs"]) -> None:
+    def command() -> None:
+        from curate import display, plugins
+
+        display.table(("name", "what it is"), list(plugins.describe(kind).items()))
+
+    app.command(kind, help=f"List the {kind} that there are.")(command)
+
+
+_list_command("scorers")
+_list_command("strategies")
+_list_command("archs")
+
+
+def _lr_folder(item: str) -> tuple[int, str]:
+    scale, equals, folder = item.partition("=")
+    if not equals or not folder or scale not in ("2", "3", "4"):
+        raise UsageError(f"--lr should be SCALE=DIR with scale 2, 3 or 4, found '{one_line(item)}'")
+    return int(scale), folder
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]?)B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UsageError(f"--shard-size should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

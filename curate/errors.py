@@ -1,0 +1,45 @@
+"""The errors that curate raises for its users.
+
+    CurateError            anything that the user can put right; the CLI prints it as one line
+      UsageError           a mistake in what was asked: option, name, column, value, path   (exit code 2)
+      DataError            what is on disk is not what it should be: moved, changed, damaged (exit code 1)
+
+A message says what was asked, what was found and what would be right, in one line. Bugs of ours are assertions or
+whatever Python raises, and keep their traceback.
+"""
+
+from collections.abc import Iterable
+
+__all__ = ["CurateError", "DataError", "UsageError", "listed", "one_line"]
+
+MAX_LISTED = 12  # names listed in a message before it is cut with "and N more"
+
+
+class CurateError(Exception):
+    """Base of every error that is the user's to mend. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(CurateError):
+    """What was asked cannot be done: an unknown name, a value out of range, a path that is not what it should be."""
+
+    exit_code = 2
+
+
+class DataError(CurateError):
+    """What was found on disk is damaged, incomplete, or belongs to something else."""
+
+
+def one_line(text: object) -> str:
+    """`text` as one printable line: line breaks, terminal escapes and the like are shown as `\\x1b`, not obeyed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def listed(names: Iterable[object]) -> str:
+    """Sorted names as `a, b, c`, cut after a dozen; `nothing` for none."""
+    items = sorted(str(name) for name in names)
+    if not items:
+        return "nothing"
+    more = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
+    return ", ".join(items[:MAX_LISTED]) + more

@@ -1,0 +1,105 @@
+"""Writing files so that they are whole or absent, on a local file system.
+
+`publish` is the only way in which curate writes into a store: temporary name, fsync, read back, rename, fsync of the
+folder. A file that exists under its final name is complete.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import xxhash
+
+from curate.errors import CurateError, DataError, UsageError, one_line
+
+__all__ = ["file_hash", "local_path", "lock", "publish", "publish_bytes", "remove_leftovers"]
+
+_BLOCK = 1 << 20  # bytes read at a time
+
+
+def local_path(path: str | Path, what: str) -> Path:
+    """`path` as a local path; `what` ("a store", ...) is named in the error for a URL."""
+    if "://" in str(path):
+        raise UsageError(f"{what} should be a local path, found the URL '{one_line(path)}'")
+    return Path(path)
+
+
+def publish(path: Path, write: Callable[[BinaryIO], object]) -> str:
+    """Write a file by calling `write` on a temporary one, and give it its name only when it is safely on disk.
+
+    Returns the xxh3-128 hash (hex) of what was read back. Folders are made as needed. Raises DataError if the bytes
+    read back are not as many as were written, OSError as the file system does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            written = file.tell()
+        digest = file_hash(temporary)
+        if temporary.stat().st_size != written:
+            raise DataError(f"wrote {written} bytes of {path.name}, read back {temporary.stat().st_size}")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return digest
+
+
+def publish_bytes(path: Path, data: bytes) -> str:
+    """`publish` for content that is already in memory; checks that the very same bytes are read back."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(data)
+
+    digest = publish(path, write)
+    if digest != xxhash.xxh3_128_hexdigest(data):
+        path.unlink()
+        raise DataError(f"{path.name}: the bytes read back are not those written; is the disk failing?")
+    return digest
+
+
+def file_hash(path: Path) -> str:
+    """xxh3-128 of a file's bytes, in hex."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that a killed writer left below `folder`. Call it under `lock`."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold `folder` for writing; the operating system frees it if this process dies.
+
+    Raises CurateError if another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CurateError(f"another curate is writing to '{one_line(folder)}'; wait for its end") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

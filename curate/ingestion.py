@@ -1,0 +1,331 @@
+"""Ingest: photographs -> a Store. Bytes are copied verbatim; every image is decoded once to prove that it is whole.
+
+Sources are taken in order and packed greedily into shards. What the store already knows is skipped, and a shard counts
+only when its record is written: so a second run adds only what is new, and an interrupted run, run again, ends with
+the same bytes as one that was not.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from curate import files, images, pool, schema, windows
+from curate.errors import DataError, UsageError, one_line
+from curate.images import ImageRefused
+from curate.progress import Progress, silent
+from curate.schema import STATUS_OK
+from curate.shards import write_tar
+from curate.sources import PairedFolder, Source, find
+from curate.store import INGEST, Store
+
+__all__ = ["IngestReport", "ingest"]
+
+_DEFAULT_PATCH = 480  # px, as sub-images of DIV2K are usually cut
+MAX_ROWS = 50_000  # source files in one shard, however small they are
+_FINGERPRINT = hashlib.sha256(b"ingest 1").hexdigest()[:16]  # the version of what is done to a source
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one run did. Images are source files; patches are windows."""
+
+    added: int  # images taken by this run
+    refused: list[tuple[str, str]]  # (source/name, reason) of the images that this run refused
+    known: int  # source files that the store had already (taken or refused)
+    ignored: int  # files of the folders that do not look like images
+    shards: int  # shards that this run wrote
+    patches: int  # windows that this run added
+    bytes: int  # of image files that this run added
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A decoded image's file."""
+
+    data: bytes
+    suffix: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """One source, read and decoded: `ok` with its pictures (role -> file), or the reason why it is refused."""
+
+    source: Source
+    sha256: str | None
+    status: str
+    height: int | None = None
+    width: int | None = None
+    pictures: Mapping[str, _Picture] = field(default_factory=dict)
+    known: bool = False  # the store has this very file already
+    copy: bool = False  # of a photograph that was taken before
+
+    @property
+    def image_id(self) -> str | None:
+        """16 hex of the hash; none for a copy, so that a join over images meets every photograph once."""
+        return self.sha256[:16] if self.sha256 and not self.copy else None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in a shard."""
+        return sum(len(picture.data) for picture in self.pictures.values())
+
+
+def ingest(
+    photos: Sequence[str | Path],
+    store: str | Path,
+    *,
+    patch: int | None = None,
+    step: int | None = None,
+    shard_size: int = 256_000_000,
+    lr: Mapping[int, str] | None = None,
+    split: str = "train",
+    progress: Progress = silent,
+) -> IngestReport:
+    """Add photographs to a store, which is made if it is not there.
+
+    `photos` are folders, files, tar files and fsspec URLs. `patch` and `step` (px; 480 and 240) are fixed when the
+    store is made. A shard holds about `shard_size` bytes. `lr` maps a scale to the folder of its low-resolution
+    images (`{2: "DIV2K_train_LR_bicubic/X2"}`), which are kept beside their HR images.
+
+    Raises UsageError before anything is written if there are no images, the store is something else, or its grid
+    differs. An image that is refused is no error: it becomes a row with its reason, and is counted in the report.
+    """
+    if shard_size < 1:
+        raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
+    found = find([str(path) for path in photos])
+    pairs = {scale: PairedFolder.open(folder, scale) for scale, folder in sorted((lr or {}).items())}
+    target = _open_or_create(store, patch, step)
+    with target.writing():
+        known = _Known.of(target)
+        examiner = _Examiner(pairs, frozenset(known.files), target.header.patch)
+        examined = _refuse_copies(pool.ahead(examiner.examine, found.sources), known.taken)
+        tally = _Tally(len(found.sources), progress)
+        unit = max(target.commits(), default=-1) + 1
+        for group in _groups(tally.over(examined), shard_size):
+            tally.patches += _write_unit(target, unit, group, split)
+            tally.shards, unit = tally.shards + 1, unit + 1
+    return tally.report(found.ignored)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts what passes, and tells the progress display."""
+
+    total: int
+    progress: Progress
+    done: int = 0
+    added: int = 0
+    known: int = 0
+    bytes: int = 0
+    patches: int = 0
+    shards: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def over(self, examined: Iterable[_Examined]) -> Iterator[_Examined]:
+        for item in examined:
+            self.done += 1
+            self.known += item.known
+            self.added += bool(item.pictures)
+            self.bytes += item.size
+            if item.status != STATUS_OK:
+                self.refused.append((f"{item.source.source}/{item.source.name}", item.status))
+            self.progress(self.done, self.total, f"{len(self.refused)} refused" if self.refused else "")
+            yield item
+
+    def report(self, ignored: int) -> IngestReport:
+        return IngestReport(
+            added=self.added,
+            refused=self.refused,
+            known=self.known,
+            ignored=ignored,
+            shards=self.shards,
+            patches=self.patches,
+            bytes=self.bytes,
+        )
+
+
+def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> Store:
+    path = files.local_path(store, "a store")
+    if not Store.is_store(path):
+        size = _DEFAULT_PATCH if patch is None else patch
+        return Store.create(path, patch=size, step=max(size // 2, 1) if step is None else step)
+    opened = Store.open(path)
+    grid = (opened.header.patch, opened.header.step)
+    asked = (grid[0] if patch is None else patch, grid[1] if step is None else step)
+    if asked != grid:
+        raise UsageError(
+            f"'{one_line(store)}' has windows of {grid[0]} px every {grid[1]} px, asked for {asked[0]}/{asked[1]}; "
+            "a store has one grid: make another store"
+        )
+    return opened
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the store has seen: source files as (source, name, sha256), and the images taken as image_id -> sha256."""
+
+    files: set[tuple[str, str, str | None]]
+    taken: dict[str, str]
+
+    @classmethod
+    def of(cls, store: Store) -> "_Known":
+        rows = store.images().select(["source", "name", "sha256", "image_id", "status"]).to_pylist()
+        return cls(
+            {(row["source"], row["name"], row["sha256"]) for row in rows},
+            {row["image_id"]: row["sha256"] for row in rows if row["status"] == STATUS_OK},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Examiner:
+    pairs: Mapping[int, PairedFolder]
+    known: Set[tuple[str, str, str | None]]  # read only: several threads look things up in it
+    patch: int
+
+    def examine(self, source: Source) -> _Examined:
+        """Read, hash and decode one source. A bad image is refused with its reason, never raised."""
+        try:
+            data = source.read()
+        except OSError as error:
+            return _Examined(source, None, f"cannot be read: {one_line(error.strerror or error)}")
+        sha256 = hashlib.sha256(data).hexdigest()
+        if (source.source, source.name, sha256) in self.known:
+            return _Examined(source, sha256, STATUS_OK, known=True)
+        try:
+            hr = _picture(data, source.suffix)
+        except ImageRefused as refusal:
+            return _Examined(source, sha256, str(refusal))
+        try:
+            _check_patch(hr, self.patch)
+            lrs = {f"lr{scale}": self._paired(source, hr, scale) for scale in self.pairs}
+        except ImageRefused as refusal:
+            return _Examined(source, sha256, str(refusal), hr.height, hr.width)
+        return _Examined(source, sha256, STATUS_OK, hr.height, hr.width, {"hr": hr, **lrs})
+
+    def _paired(self, source: Source, hr: _Picture, scale: int) -> _Picture:
+        lr = self.pairs[scale].lookup(source.name)
+        if lr is None:
+            raise ImageRefused(f"no x{scale} LR image for it")
+        try:
+            picture = _picture(lr.read(), lr.suffix)
+        except (ImageRefused, OSError) as error:
+            raise ImageRefused(f"its x{scale} LR image: {one_line(error)}") from None
+        # MATLAB rounds sizes up, other tools down; both keep the pixel grid of the top-left corner.
+        sides = ((picture.height, hr.height), (picture.width, hr.width))
+        if any(low not in (high // scale, -(-high // scale)) for low, high in sides):
+            found = f"{picture.height}x{picture.width}"
+            raise ImageRefused(f"its x{scale} LR image is {found}, which is not {hr.height}x{hr.width} / {scale}")
+        return picture
+
+
+def _picture(data: bytes, suffix: str) -> _Picture:
+    height, width, _ = images.decode(data).shape
+    return _Picture(data, suffix if suffix in images.SUFFIXES else ".img", height, width)
+
+
+def _check_patch(picture: _Picture, patch: int) -> None:
+    if min(windows.cropped(picture.height), windows.cropped(picture.width)) < patch:
+        raise ImageRefused(f"smaller than a patch: {picture.height}x{picture.width} px, a patch is {patch}")
+
+
+def _refuse_copies(examined: Iterable[_Examined], taken: dict[str, str]) -> Iterator[_Examined]:
+    """Pass everything on; a photograph whose very bytes were taken before becomes a refusal. Adds to `taken`."""
+    for item in examined:
+        image_id, sha256 = item.image_id, item.sha256
+        if item.known or not item.pictures or image_id is None or sha256 is None:
+            yield item
+        elif image_id not in taken:
+            taken[image_id] = sha256
+            yield item
+        elif taken[image_id] == sha256:
+            yield replace(item, status=f"copy of {image_id}", pictures={}, copy=True)
+        else:
+            raise DataError(f"two photographs share the image id {image_id}: SHA-256 {taken[image_id]} and {sha256}")
+
+
+def _groups(items: Iterable[_Examined], shard_size: int) -> Iterator[list[_Examined]]:
+    """Cut the new items into shards: greedily, in order, so that where a run was cut off does not matter."""
+    group: list[_Examined] = []
+    size = 0
+    for item in items:
+        if item.known:
+            continue
+        full = size > 0 and item.size > 0 and size + item.size > shard_size
+        if full or len(group) == MAX_ROWS:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += item.size
+    if group:
+        yield group
+
+
+def _write_unit(store: Store, unit: int, group: Sequence[_Examined], split: str) -> int:
+    """Publish one shard with its three tables and commit it; returns how many windows it has."""
+    members = {_member(item, role): picture.data for item in group for role, picture in item.pictures.items()}
+    path = store.shard_path(unit)
+    digest, offsets = write_tar(path, members)
+    parts = [store.part(path, digest)]
+    patches = _patch_table(group, store.header.patch, store.header.step)
+    parts.append(store.write_table("images", unit, _image_table(group, split)))
+    parts.append(store.write_table("cells", unit, _cell_table(group, offsets)))
+    parts.append(store.write_table("patches", unit, patches))
+    store.commit(INGEST, unit, _FINGERPRINT, parts)
+    return int(patches.num_rows)
+
+
+def _member(item: _Examined, role: str) -> str:
+    """`{image_id}.png`, `{image_id}.lr2.png`: WebDataset takes what is before the first dot for the key."""
+    return f"{item.image_id}{'' if role == 'hr' else '.' + role}{item.pictures[role].suffix}"
+
+
+def _image_table(group: Sequence[_Examined], split: str) -> pa.Table:
+    rows = [
+        {
+            "image_id": item.image_id,
+            "name": item.source.name,
+            "sha256": item.sha256,
+            "height": item.height,
+            "width": item.width,
+            "status": item.status,
+            "source": item.source.source,
+            "split": split,
+        }
+        for item in group
+    ]
+    return pa.Table.from_pylist(rows, schema.IMAGES)
+
+
+def _cell_table(group: Sequence[_Examined], offsets: Mapping[str, int]) -> pa.Table:
+    rows = [
+        {
+            "image_id": item.image_id,
+            "y": 0,
+            "x": 0,
+            "height": picture.height,
+            "width": picture.width,
+            "role": role,
+            "offset": offsets[_member(item, role)],
+            "size": len(picture.data),
+            "xxh3": xxhash.xxh3_64_intdigest(picture.data),
+        }
+        for item in sorted(group, key=lambda item: item.image_id or "")
+        for role, picture in item.pictures.items()
+    ]
+    return pa.Table.from_pylist(rows, schema.CELLS)
+
+
+def _patch_table(group: Sequence[_Examined], size: int, step: int) -> pa.Table:
+    taken = sorted((item for item in group if item.pictures), key=lambda item: item.image_id or "")
+    corners = [windows.grid(item.pictures["hr"].height, item.pictures["hr"].width, size, step) for item in taken]
+    ids = [str(item.image_id) for item, corners_N2 in zip(taken, corners, strict=True) for _ in corners_N2]
+    y, x = np.concatenate([np.empty((0, 2), np.int32), *corners]).T
+    names = [windows.patch_id(*window, size) for window in zip(ids, y.tolist(), x.tolist(), strict=True)]
+    return pa.table([names, ids, y, x, np.full(len(ids), size, np.int32)], schema=schema.PATCHES)

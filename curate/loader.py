@@ -1,0 +1,216 @@
+"""Manifest -> training batches: random crops inside the chosen windows, LR by the exact bicubic, in a seeded order.
+
+Decoding a photograph costs far more than cropping it, so samples are drawn block by block: the photographs are shuffled
+and cut into blocks that fit the cache, and the windows of a block are shuffled among each other. A block is decoded
+once an epoch, the next one while the current one is used; a corpus that fits the cache is one block: a full shuffle.
+
+Sample n is a function of (manifest, options, seed, n) alone: any step can be resumed, and threads do not matter.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from curate import images, pool
+from curate.errors import UsageError
+from curate.manifest import Manifest
+from curate.resize import downscale
+from curate.store import Cell, Store
+from curate.tensors import crop_to_multiple, to_float, to_pixels, to_tensor
+
+__all__ = ["Batch", "batches"]
+
+_Pixels = npt.NDArray[np.uint8]  # HWC, sRGB
+_Ints = npt.NDArray[np.int64]
+
+
+class Batch(NamedTuple):
+    """One step's samples, on the CPU."""
+
+    lr_BCHW: Tensor  # float32 sRGB in [0, 1]
+    hr_BCHW: Tensor  # the same, H and W `scale` times larger
+    weight_B: Tensor  # float32, mean 1 over the manifest
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+def batches(
+    manifest: Manifest | str | Path,
+    *,
+    scale: int,
+    crop: int,
+    batch_size: int = 16,
+    seed: int = 0,
+    start: int = 0,
+    augment: bool = True,
+    store: Store | None = None,
+    cache_bytes: int = 1 << 30,
+) -> Iterator[Batch]:
+    """Endless batches of `crop` x `crop` HR pixels from inside the manifest's windows, and their LR.
+
+    Every window is drawn once an epoch; epochs follow one another without a gap. `start` is the number of the first
+    batch, for resuming. `augment` flips and turns. The LR is the store's own where it was ingested with one for this
+    scale, and otherwise MATLAB's bicubic of the whole photograph (cropped to a multiple of 12), so that it equals the
+    crop of the whole LR image. Up to twice `cache_bytes` of decoded photographs are held in memory.
+
+    Raises UsageError if the crop does not fit the windows or the scale, DataError if the store is not the manifest's.
+    """
+    manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
+    source = store or manifest.store()
+    manifest.verify(source)
+    if crop < scale or crop % scale or batch_size < 1:
+        found = f"found a crop of {crop} and a batch of {batch_size}"
+        raise UsageError(f"a crop should be a multiple of the scale {scale} and a batch 1 or more, {found}")
+    plan = _Plan.of(manifest, source, scale, crop, cache_bytes)
+    return _batches(plan, _Cache(source, scale), batch_size, seed, start, augment)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The manifest as arrays: W windows on I photographs."""
+
+    scale: int
+    crop: int  # HR px
+    cache_bytes: int
+    image_ids: list[str]
+    image_bytes: _Ints  # I, decoded HR and LR
+    image: _Ints  # W, which photograph
+    first_W2: _Ints  # W x 2, the least (y, x) of a crop, LR px
+    span_W2: _Ints  # W x 2, how many places there are for it
+    weight: npt.NDArray[np.float32]  # W
+
+    @classmethod
+    def of(cls, manifest: Manifest, store: Store, scale: int, crop: int, cache_bytes: int) -> "_Plan":
+        columns = {name: manifest.table[name].to_numpy() for name in ("image_id", "y", "x", "size", "weight")}
+        ids, image = np.unique(columns["image_id"].astype(str), return_inverse=True)
+        corner_W2 = np.stack([columns["y"], columns["x"]], 1).astype(np.int64)
+        first_W2 = -(-corner_W2 // scale)
+        span_W2 = (corner_W2 + columns["size"][:, None] - crop) // scale - first_W2 + 1
+        if len(span_W2) == 0 or span_W2.min() < 1:
+            found = f"windows of {columns['size'].min()} px" if len(span_W2) else "no windows"
+            raise UsageError(
+                f"a crop of {crop} px on the x{scale} grid does not fit into {found}; take a smaller --crop"
+            )
+        areas = np.array([_area(store.cell(image_id)) for image_id in ids.tolist()], np.int64)
+        weight = columns["weight"].astype(np.float32)
+        sizes = areas * 3 + areas * 3 // scale**2
+        return cls(scale, crop, cache_bytes, ids.tolist(), sizes, image.astype(np.int64), first_W2, span_W2, weight)
+
+    def epoch(self, seed: int, number: int) -> "_Epoch":
+        rng = np.random.default_rng([seed, number])
+        place = np.empty(len(self.image_ids), np.int64)
+        shuffled = rng.permutation(len(self.image_ids))
+        intervals = (np.cumsum(self.image_bytes[shuffled]) - 1) // self.cache_bytes
+        place[shuffled] = np.unique(intervals, return_inverse=True)[1]  # 0, 1, 2: a huge photograph leaves no gap
+        block = place[self.image]
+        mixed = rng.permutation(len(block))
+        order = mixed[np.argsort(block[mixed], kind="stable")]
+        corner_W2 = self.first_W2 + rng.integers(0, self.span_W2)
+        return _Epoch(order, block[order], corner_W2[order], rng.integers(0, 8, len(order)))
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One pass over the windows, in its order."""
+
+    window: _Ints
+    block: _Ints
+    corner_W2: _Ints  # (y, x) of the crop, LR px
+    turn: _Ints  # 0..7: one of the eight symmetries of the square
+
+
+def _area(cell: Cell | None) -> int:
+    assert cell is not None  # the manifest was verified
+    return cell.height * cell.width
+
+
+class _Cache:
+    """Photographs as (HR, LR) pixels, decoded by threads ahead of their use and dropped after it."""
+
+    def __init__(self, store: Store, scale: int) -> None:
+        self.store = store
+        self.scale = scale
+        self.pool = ThreadPoolExecutor(pool.workers())
+        self.pending: dict[str, Future[tuple[_Pixels, _Pixels]]] = {}
+
+    def want(self, image_ids: list[str]) -> None:
+        """Keep these photographs and no others; start decoding those that are missing, in this order."""
+        wanted = set(image_ids)
+        for image_id in self.pending.keys() - wanted:
+            self.pending.pop(image_id).cancel()
+        for image_id in image_ids:
+            if image_id not in self.pending:
+                self.pending[image_id] = self.pool.submit(self._decode, image_id)
+
+    def get(self, image_id: str) -> tuple[_Pixels, _Pixels]:
+        return self.pending[image_id].result()
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def _decode(self, image_id: str) -> tuple[_Pixels, _Pixels]:
+        hr = images.decode(self.store.read_bytes(image_id))
+        role = f"lr{self.scale}"
+        if self.store.cell(image_id, role):
+            return hr, images.decode(self.store.read_bytes(image_id, role))
+        return hr, to_pixels(downscale(crop_to_multiple(to_tensor(hr))[None], self.scale)[0])
+
+
+def _batches(plan: _Plan, cache: _Cache, batch_size: int, seed: int, start: int, augment: bool) -> Iterator[Batch]:
+    samples = _samples(plan, cache, seed, start * batch_size, augment)
+    try:
+        while True:
+            lrs, hrs, weights = zip(*(next(samples) for _ in range(batch_size)), strict=True)
+            yield Batch(_stack(lrs), _stack(hrs), torch.tensor(weights, dtype=torch.float32))
+    finally:
+        cache.close()
+
+
+def _samples(
+    plan: _Plan, cache: _Cache, seed: int, start: int, augment: bool
+) -> Iterator[tuple[_Pixels, _Pixels, np.float32]]:
+    """(LR, HR, weight) of sample `start`, `start` + 1, ... for ever."""
+    number, position = divmod(start, len(plan.image))
+    while True:
+        epoch = plan.epoch(seed, number)
+        block = -1
+        for index in range(position, len(epoch.window)):
+            if epoch.block[index] != block:
+                block = int(epoch.block[index])
+                cache.want(_in_blocks(plan, epoch, index, block))
+            window = int(epoch.window[index])
+            turn = int(epoch.turn[index]) if augment else 0
+            hr, lr = cache.get(plan.image_ids[plan.image[window]])
+            y, x = epoch.corner_W2[index].tolist()
+            size, scale = plan.crop // plan.scale, plan.scale
+            lr_crop = _turned(lr[y : y + size, x : x + size], turn)
+            hr_crop = _turned(hr[y * scale : y * scale + plan.crop, x * scale : x * scale + plan.crop], turn)
+            yield lr_crop, hr_crop, plan.weight[window]
+        number, position = number + 1, 0
+
+
+def _in_blocks(plan: _Plan, epoch: _Epoch, index: int, block: int) -> list[str]:
+    """The photographs of this block and the next from `index` on, those needed first in front."""
+    end = int(np.searchsorted(epoch.block, block + 1, side="right"))
+    used = plan.image[epoch.window[index:end]]
+    _, first = np.unique(used, return_index=True)
+    return [plan.image_ids[image] for image in used[np.sort(first)].tolist()]
+
+
+def _turned(pixels: _Pixels, turn: int) -> _Pixels:
+    """One of the eight symmetries: a quarter turn 0 to 3 times, then mirrored from 4 on."""
+    turned = np.rot90(pixels, turn % 4)
+    return turned[:, ::-1] if turn >= 4 else turned
+
+
+def _stack(crops: tuple[_Pixels, ...]) -> Tensor:
+    return to_float(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous())

@@ -1,0 +1,128 @@
+"""The Manifest: one Parquet file that says which patches, in which rank, with which weight, and why.
+
+Any Parquet reader opens it (columns: `schema.MANIFEST`). The file's metadata holds, under `curate`, the recipe as JSON
+(`schema.ManifestRecipe`): the store and its state, the strategy with all its options, the query, counts, fingerprints.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curate import files, schema
+from curate.errors import DataError, UsageError, one_line
+from curate.schema import ManifestRecipe
+from curate.store import Store
+
+__all__ = ["Manifest"]
+
+_Read = TypeVar("_Read")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Chosen windows, rank by rank, and the recipe that chose them."""
+
+    table: pa.Table  # columns of schema.MANIFEST, sorted by rank
+    recipe: ManifestRecipe
+    path: Path | None = None  # where it was loaded from or saved to
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Manifest":
+        """Read a manifest. UsageError if there is no file, DataError if it is not a manifest or damaged."""
+        file = _existing(path)
+        table = _parquet(pq.read_table, file)
+        recipe = _recipe(table.schema, file)
+        return cls(table.replace_schema_metadata(None).sort_by("rank"), recipe, file)
+
+    @classmethod
+    def named(cls, paths: Sequence[str | Path]) -> dict[str, Path]:
+        """File name without ending -> path, for SQL; only the files' footers are read. Raises as `load` does."""
+        found: dict[str, Path] = {}
+        for path in paths:
+            file = _existing(path)
+            if file.stem in found:
+                raise UsageError(f"two manifests are called '{one_line(file.stem)}' in SQL; rename one of the files")
+            _recipe(_parquet(pq.read_schema, file), file)
+            found[file.stem] = file
+        return found
+
+    def save(self, path: str | Path) -> "Manifest":
+        """Write the file whole or not at all; the same manifest gives the same bytes. Returns it with its new path.
+
+        The store is named relative to the manifest's folder, so that both can be moved together.
+        """
+        file = files.local_path(path, "a manifest")
+        if file.is_dir():
+            raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
+        url = os.path.relpath(self._store_path(), file.resolve().parent)
+        recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
+        table = self.table.replace_schema_metadata({schema.METADATA_KEY: schema.dump(recipe)})
+        files.publish(file, lambda stream: pq.write_table(table, stream, compression="zstd"))
+        return Manifest(self.table, recipe, file)
+
+    def store(self, path: str | Path | None = None) -> Store:
+        """Open the store that it was made from, at `path` if it has moved, and check that it is in the state of then.
+
+        A store that has grown since is that store; DataError for another one, or one whose shards were changed.
+        """
+        reference = self.recipe.store
+        where = Path(path) if path is not None else self._store_path()
+        if not Store.is_store(where):
+            raise DataError(f"the manifest's store is not at '{one_line(where)}' any more; say where with --store PATH")
+        store = Store.open(where)
+        if store.digest(reference.shards) != reference.digest:
+            raise DataError(
+                f"'{one_line(where)}' is not the store that the manifest was made from, or it was changed since: "
+                f"the digest of its first {reference.shards} shards differs"
+            )
+        return store
+
+    def verify(self, store: Store) -> None:
+        """Check that every image of the manifest is in `store`. DataError names the first that is not."""
+        for image_id in pc.unique(self.table["image_id"]).to_pylist():
+            if store.cell(image_id) is None:
+                where = f"the store '{one_line(store.path)}'"
+                raise DataError(f"the manifest's image '{one_line(image_id)}' is not in {where}")
+
+    def describe(self) -> str:
+        """The recipe, indented, for people."""
+        return json.dumps(self.recipe.model_dump(mode="json"), indent=2, ensure_ascii=False)
+
+    def _store_path(self) -> Path:
+        folder = self.path.resolve().parent if self.path else Path.cwd()
+        return Path(os.path.normpath(folder / self.recipe.store.url))
+
+
+def _existing(path: str | Path) -> Path:
+    file = files.local_path(path, "a manifest")
+    if not file.is_file():
+        found = "a folder" if file.is_dir() else "nothing"
+        raise UsageError(f"'{one_line(path)}' is not a manifest: found {found}; 'curate select' writes one")
+    return file
+
+
+def _parquet(read: Callable[[Path], _Read], file: Path) -> _Read:
+    """What `read` gives of a Parquet file. DataError if it is none, or damaged."""
+    try:
+        return read(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"'{one_line(file)}' is not a manifest: {one_line(error)}") from None
+
+
+def _recipe(found: pa.Schema, file: Path) -> ManifestRecipe:
+    """The recipe in a Parquet file's metadata. DataError if the file is not a manifest."""
+    metadata = (found.metadata or {}).get(schema.METADATA_KEY.encode())
+    if metadata is None or not found.equals(schema.MANIFEST):
+        columns = one_line(", ".join(found.names))
+        raise DataError(f"'{one_line(file)}' is a Parquet file but not a manifest: its columns are {columns}")
+    return schema.parse(ManifestRecipe, metadata, file)

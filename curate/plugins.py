@@ -1,0 +1,134 @@
+"""Plugins by file name: `srcnn:scale=3` is `curate/scorers/srcnn.py`, its frozen dataclass, built with scale=3.
+
+    kind        folder              what the dataclass does
+    scorers     curate/scorers/     draws score maps of images, or scores patches
+    strategies  curate/strategies/  picks rows from a table of candidates
+    archs       curate/archs/       builds a super-resolution network
+
+The file's name is the plugin's name; nothing is registered. A name with a dot is a module of the
+user's own (`my_lab.edges:size=3`), imported only because the user wrote it in a command or in Python, never
+because a file says so. A plugin module holds one frozen dataclass named as the file in CamelCase (or the only one).
+Options are its fields: pydantic parses them strictly by type, unknown ones are refused.
+"""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pydantic
+
+from curate.errors import UsageError, listed, one_line
+
+__all__ = ["Kind", "describe", "names", "options_of", "parse", "spec_of"]
+
+Kind = Literal["scorers", "strategies", "archs"]
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def names(kind: Kind) -> list[str]:
+    """The names of curate's own plugins of one kind, sorted: the files in its folder."""
+    folder = Path(__file__).parent / kind
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def describe(kind: Kind) -> dict[str, str]:
+    """Name -> first line of the module's docstring, read without importing (and so without torch)."""
+    folder = Path(__file__).parent / kind
+    lines = {}
+    for name in names(kind):
+        docstring = ast.get_docstring(ast.parse((folder / f"{name}.py").read_text("utf-8"))) or ""
+        lines[name] = docstring.partition("\n")[0]
+    return lines
+
+
+def parse(kind: Kind, spec: str, **more: Any) -> Any:
+    """Build the plugin that `spec` names: `name` or `name:option=value,option=value`.
+
+    `more` are options given beside the spec (the command line's own flags). Values are the text after `=`; a value
+    cannot hold a comma.
+    Raises UsageError for an unknown name or option, and for a value that does not fit the field's type.
+    """
+    name, _, text = spec.partition(":")
+    given: dict[str, Any] = dict(more)
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"'{one_line(spec)}' is not a spec: '{one_line(item)}' should be option=value")
+        given[key.strip()] = value.strip()
+    cls = _dataclass(kind, name)
+    valid = {field.name for field in dataclasses.fields(cls) if field.init}
+    unknown = given.keys() - valid
+    if unknown:
+        raise UsageError(f"{kind[:-1]} '{name}' has no option '{one_line(listed(unknown))}'; it has: {listed(valid)}")
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(given)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        found = f", not '{one_line(given[where])}'" if where in given else ""
+        reason = str(problem["ctx"]["error"]) if "error" in problem.get("ctx", {}) else problem["msg"]
+        prefix = f"option '{where}' " if where else ""
+        raise UsageError(f"{kind[:-1]} '{name}': {prefix}{one_line(reason)}{found}") from None
+
+
+def options_of(plugin: Any) -> dict[str, Any]:
+    """All options of a plugin instance, JSON-able, in field order."""
+    values = {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}
+    plain = bool | int | float | str | None
+    return {name: value if isinstance(value, plain) else str(value) for name, value in values.items()}
+
+
+def spec_of(plugin: Any) -> str:
+    """The shortest spec that builds this instance again: its name and the options that differ from their defaults."""
+    name = type(plugin).__module__
+    for kind in ("scorers", "strategies", "archs"):
+        name = name.removeprefix(f"curate.{kind}.")
+    defaults = {field.name: field.default for field in dataclasses.fields(plugin)}
+    changed = [f"{key}={value}" for key, value in options_of(plugin).items() if value != defaults[key]]
+    return f"{name}:{','.join(changed)}" if changed else name
+
+
+def _dataclass(kind: Kind, name: str) -> type[Any]:
+    """The frozen dataclass of the plugin module called `name`."""
+    if not _NAME.fullmatch(name) or ("." not in name and name not in names(kind)):
+        raise UsageError(f"no '{one_line(name)}' in curate.{kind}; there are: {listed(names(kind))}")
+    module_name = name if "." in name else f"curate.{kind}.{name}"
+    if "." in name:
+        _check_findable(kind, module_name)
+    module = importlib.import_module(module_name)
+    own = [value for value in vars(module).values() if _is_own_dataclass(value, module)]
+    named = [cls for cls in own if cls.__name__.lower() == name.rpartition(".")[2].replace("_", "").lower()]
+    for found in (named, own):
+        if len(found) == 1:
+            cls: type[Any] = found[0]
+            return cls
+    there = listed(cls.__name__ for cls in own)
+    raise UsageError(f"{module_name} should define one frozen dataclass of options; it defines: {there}")
+
+
+def _check_findable(kind: Kind, module_name: str) -> None:
+    """See that a user's own module is there: on the Python path, or, searched last, in the current folder."""
+    here = str(Path.cwd())
+    if not _findable(module_name) and here not in sys.path:
+        sys.path.append(here)
+    if not _findable(module_name):
+        where = "on the Python path or in this folder"
+        raise UsageError(f"no module '{module_name}' {where}; curate's own {kind} are: {listed(names(kind))}")
+
+
+def _findable(module_name: str) -> bool:
+    try:
+        return importlib.util.find_spec(module_name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _is_own_dataclass(value: object, module: ModuleType) -> bool:
+    return isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__ == module.__name__

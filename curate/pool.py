@@ -1,0 +1,40 @@
+"""Work done ahead of its consumer by a few threads, in order and in bounded memory."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+__all__ = ["ahead", "workers"]
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def workers() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def ahead(function: Callable[[_In], _Out], items: Iterable[_In], depth: int | None = None) -> Iterator[_Out]:
+    """`map(function, items)` with up to `depth` results (twice the processors by default) computed ahead.
+
+    Results come in the order of the items. What `function` raises is raised here. Reading, hashing and decoding an
+    image all release Python's global lock, so threads use every processor without copying pixels between processes.
+    """
+    remaining = iter(items)
+    pending: deque[Future[_Out]] = deque()
+    with ThreadPoolExecutor(workers()) as pool:
+        try:
+            for item in islice(remaining, depth or 2 * workers()):
+                pending.append(pool.submit(function, item))
+            while pending:
+                result = pending.popleft().result()
+                for item in islice(remaining, 1):
+                    pending.append(pool.submit(function, item))
+                yield result
+        finally:
+            for future in pending:
+                future.cancel()

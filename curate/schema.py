@@ -1,0 +1,232 @@
+"""The formats on disk: Parquet table schemas and the JSON documents, with their versions.
+
+    store.json            StoreHeader       what the store is, and its grid
+    commits/**.json       CommitRecord      one finished unit of work; the record is the truth
+    tables/scores/*/scorer.json  ScorerRecord   what drew the scores in this folder
+    manifest.parquet      ManifestRecipe    in the file's metadata under `curate`: all that made the manifest
+    model.safetensors     CheckpointRecipe  in the file's metadata under `curate`: all that made the checkpoint
+
+`schemas/*.json` are generated from here: `python -m curate.schema --write`, and `--check` fails if they differ.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import pyarrow as pa
+import pydantic
+
+from curate.errors import DataError, one_line
+
+__all__ = [
+    "CELLS",
+    "FORMAT",
+    "IMAGES",
+    "MANIFEST",
+    "METADATA_KEY",
+    "PATCHES",
+    "STATUS_OK",
+    "CheckpointRecipe",
+    "CommitRecord",
+    "Document",
+    "ManifestRecipe",
+    "Part",
+    "ScorerRecord",
+    "StoreHeader",
+    "StoreReference",
+    "dump",
+    "parse",
+    "scores_schema",
+]
+
+FORMAT: Final = 1  # version of every document and table below; a newer one is refused
+METADATA_KEY = "curate"  # where manifests (Parquet) and checkpoints (safetensors) keep their recipe
+STATUS_OK = "ok"  # the status of an image that was taken
+
+IMAGES = pa.schema(
+    [
+        pa.field("image_id", pa.string()),  # 16 hex of the bytes' SHA-256; null for the second copy of a photograph
+        pa.field("name", pa.string(), False),  # path below the folder or archive that was ingested
+        pa.field("sha256", pa.string()),  # of the source file's bytes; null if they could not be read
+        pa.field("height", pa.int32()),  # px, upright (EXIF orientation applied); null if it could not be decoded
+        pa.field("width", pa.int32()),
+        pa.field("status", pa.string(), False),  # ok | the reason why the image was refused
+        pa.field("source", pa.string(), False),  # the folder's or archive's own name
+        pa.field("split", pa.string(), False),  # train, or what the user called it
+    ]
+)
+CELLS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), False),
+        pa.field("y", pa.int32(), False),  # px in the image of this role
+        pa.field("x", pa.int32(), False),
+        pa.field("height", pa.int32(), False),
+        pa.field("width", pa.int32(), False),
+        pa.field("role", pa.string(), False),  # hr | lr2 | lr3 | lr4
+        pa.field("offset", pa.int64(), False),  # bytes from the start of the shard to the member's content
+        pa.field("size", pa.int64(), False),  # bytes of the member's content
+        pa.field("xxh3", pa.uint64(), False),  # xxh3-64 of the member's content
+    ]
+)
+PATCHES = pa.schema(
+    [
+        pa.field("patch_id", pa.string(), False),
+        pa.field("image_id", pa.string(), False),
+        pa.field("y", pa.int32(), False),  # px, top edge of the window in the HR image
+        pa.field("x", pa.int32(), False),
+        pa.field("size", pa.int32(), False),  # px, side of the window
+    ]
+)
+MANIFEST = pa.schema(
+    [
+        pa.field("rank", pa.int64(), False),  # 0 is the first pick
+        *PATCHES,
+        pa.field("score", pa.float64()),  # what it was ranked by; null for a choice without a score
+        pa.field("weight", pa.float32(), False),  # factor of the patch's loss in training; mean 1
+        pa.field("shard", pa.int32(), False),  # where the store keeps the image
+    ]
+)
+
+
+def scores_schema(columns: tuple[str, ...]) -> pa.Schema:
+    """The schema of a scorer's table: patch_id and one float32 column a score."""
+    return pa.schema([pa.field("patch_id", pa.string(), False), *(pa.field(c, pa.float32()) for c in columns)])
+
+
+class Document(pydantic.BaseModel):
+    """A JSON document of ours: unknown keys are refused, so that nothing is silently ignored."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = FORMAT
+
+
+class StoreHeader(Document):
+    """`store.json`."""
+
+    patch: pydantic.PositiveInt  # px, side of a window
+    step: pydantic.PositiveInt  # px between windows
+    created_by: str  # "curate 0.1.0"
+
+
+class Part(pydantic.BaseModel):
+    """One file of a unit."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    path: str  # below the store, with /
+    bytes: pydantic.NonNegativeInt
+    xxh3: str  # xxh3-128 of the file, hex
+    rows: pydantic.NonNegativeInt | None = None  # of a table
+
+
+class CommitRecord(Document):
+    """One finished unit: the files that belong to it, their sizes and hashes."""
+
+    unit: pydantic.NonNegativeInt  # the shard number
+    fingerprint: str  # what was done, in 16 hex: options, weights and code version
+    parts: list[Part]
+
+
+class ScorerRecord(Document):
+    """What drew the scores in one folder of `tables/scores`."""
+
+    scorer: str  # the plugin's name
+    label: str  # the name of its column in SQL: the spec without default options, `srcnn:scale=3`
+    columns: list[str]
+    identity: dict[str, Any]  # options, hashes of weights, version of the scorer's code
+    fingerprint: str
+
+
+class StoreReference(pydantic.BaseModel):
+    """Which store a manifest was made from, and the state that it was in."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    url: str  # relative to the manifest's folder, or absolute
+    shards: pydantic.NonNegativeInt  # how many there were
+    digest: str  # of their commit records: shards are only ever added, so a grown store still matches
+
+
+class ManifestRecipe(Document):
+    """All that made a manifest."""
+
+    store: StoreReference
+    strategy: str  # spec: `refined:drop_top=0.05`
+    options: dict[str, Any]  # all options of the strategy, defaults included, its seed among them
+    by: str | None  # label of the score
+    keep: float  # share of the candidates
+    where: str | None  # SQL condition on the candidates
+    counts: dict[str, int]  # patches in the store, candidates, without a finite score, selected
+    scorers: dict[str, str]  # label -> fingerprint of every scorer that was used
+    versions: dict[str, str]
+
+
+class CheckpointRecipe(Document):
+    """All that made a checkpoint."""
+
+    arch: str  # spec: `fsrcnn:scale=2`
+    training: dict[str, Any]  # data, steps, seed, losses, versions; empty for weights from elsewhere
+
+
+_DocumentT = TypeVar("_DocumentT", bound=Document)
+
+
+def parse(kind: type[_DocumentT], text: str | bytes, where: object) -> _DocumentT:
+    """Read a document; DataError (one line, naming `where`) if it is not one, or of a newer version."""
+    try:
+        return kind.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "the document"
+        reason = f"{place}: {problem['msg']}"
+        if place == "format" and isinstance(problem["input"], int):
+            reason = f"format {problem['input']} is not one that this version reads (it reads {FORMAT}); update curate"
+        raise DataError(one_line(f"{where} is not a valid {kind.__name__}: {reason}")) from None
+
+
+def dump(document: Document, indent: int | None = None) -> bytes:
+    """A document as JSON, UTF-8, keys in a fixed order."""
+    text = json.dumps(document.model_dump(mode="json"), indent=indent, ensure_ascii=False, sort_keys=True)
+    return (text + "\n" if indent else text).encode()
+
+
+def json_schemas() -> dict[str, str]:
+    """File name -> content of everything under `schemas/`."""
+    documents: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord, ManifestRecipe, CheckpointRecipe]
+    tables = {"images": IMAGES, "cells": CELLS, "patches": PATCHES, "manifest": MANIFEST}
+    content: dict[str, Any] = {
+        re.sub(r"(?<!^)([A-Z])", r"-\1", model.__name__).lower(): model.model_json_schema() for model in documents
+    }
+    content["tables"] = {
+        name: [{"name": f.name, "type": str(f.type), "nullable": f.nullable} for f in schema]
+        for name, schema in tables.items()
+    }
+    return {f"{name}.json": json.dumps(value, indent=2) + "\n" for name, value in content.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write `schemas/`, or check that it is what the code says. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m curate.schema", description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if a file differs, and write nothing")
+    parser.add_argument("--write", action="store_true", help="write the files")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("schemas"))
+    options = parser.parse_args(arguments)
+    stale = []
+    for name, text in json_schemas().items():
+        path: Path = options.folder / name
+        if options.write:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, "utf-8")
+        if not path.exists() or path.read_text("utf-8") != text:
+            stale.append(name)
+    if stale:
+        sys.stderr.write(f"schemas differ from the code: {', '.join(stale)}; run python -m curate.schema --write\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

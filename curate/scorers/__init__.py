@@ -1,0 +1,53 @@
+"""Scorers give numbers to patches. One file each; the file's name is the scorer's name.
+
+A scorer is a frozen dataclass of options that subclasses one of two bases:
+    MapScorer    draws a map over the whole image; a patch's score is the mean of the map over its window
+    PatchScorer  needs each window as a whole
+Neither knows the store. Map scorers are preferred: one pass serves every overlapping window, and no window's border
+gets into its score.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from curate import plugins
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    TensorFunction = Callable[[Tensor], Tensor]
+
+__all__ = ["MapScorer", "PatchScorer", "Scorer"]
+
+
+class Scorer(ABC):
+    """What both kinds have."""
+
+    columns: ClassVar[tuple[str, ...]]  # names of the K scores
+    version: ClassVar[int]  # raise it when the same options begin to give other numbers
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers, JSON-able: all options, with the hash of a file's content in place of its path."""
+        return plugins.options_of(self)
+
+    @abstractmethod
+    def build(self, device: "torch.device") -> "TensorFunction":
+        """The scorer as a function, with its weights on `device`."""
+
+
+class MapScorer(Scorer):
+    """Draws K maps over an image."""
+
+    @abstractmethod
+    def build(self, device: "torch.device") -> "TensorFunction":
+        """Returns image_BCHW (float32 sRGB in [0, 1], C = 3, H and W multiples of 12) -> maps_BKHW (float32)."""
+
+
+class PatchScorer(Scorer):
+    """Scores windows one by one."""
+
+    @abstractmethod
+    def build(self, device: "torch.device") -> "TensorFunction":
+        """Returns patches_BCHW (float32 sRGB in [0, 1], C = 3) -> scores_BK (float32)."""

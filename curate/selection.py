@@ -1,0 +1,115 @@
+"""Select: scores -> a Manifest. Which patches are candidates, how many to keep, and what is written down about it."""
+
+import math
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate import __version__, plugins, schema, sql
+from curate.errors import UsageError, listed, one_line
+from curate.manifest import Manifest
+from curate.schema import ManifestRecipe, StoreReference
+from curate.store import Store
+from curate.strategies import Picks, Strategy, share
+
+__all__ = ["candidates", "select"]
+
+_COLUMNS = ("patch_id", "image_id", "y", "x", "size", "shard")
+
+
+def select(
+    store: Store | str | Path,
+    strategy: Strategy | str,
+    *,
+    by: str | None = None,
+    keep: float = 0.5,
+    where: str | None = None,
+    **options: object,
+) -> Manifest:
+    """Choose the core-set: `keep` of the candidates (0 < keep <= 1) by the score `by`, as `strategy` says.
+
+    With N candidates that have a finite score, k = floor(keep * N + 0.5) are kept; order is by score, equal scores by
+    patch_id. Patches whose score is NaN, infinite or missing are excluded and counted. `where` is an SQL condition
+    over the columns of `scores` and `images`. `options` are more options of a strategy
+    given as a spec. `by` may be left out where the store has one score or none is needed.
+
+    Raises UsageError for a share out of range, a score that does not exist, or nothing to choose from.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    chosen: Strategy = plugins.parse("strategies", strategy, **options) if isinstance(strategy, str) else strategy
+    if not (math.isfinite(keep) and 0 < keep <= 1):
+        raise UsageError(f"keep should be above 0 and at most 1 (0.5 is half of the patches), found {keep}")
+    column = _score_column(store, by, needed=chosen.needs_score)
+    everything = candidates(store, column, where)
+    finite = _finite(everything) if column else everything
+    budget = share(keep, finite.num_rows)
+    if budget == 0:
+        condition = f" with {one_line(where)}" if where else ""
+        raise UsageError(f"nothing to choose: {keep} of {finite.num_rows} candidates{condition} is 0 patches")
+    picks = chosen.select(finite, budget)
+    recipe = ManifestRecipe(
+        store=StoreReference(url=str(store.path.resolve()), shards=len(store.commits()), digest=store.digest()),
+        strategy=plugins.spec_of(chosen),
+        options=plugins.options_of(chosen),
+        by=column,
+        keep=keep,
+        where=where,
+        counts={
+            "patches": sum(store.rows(unit, "patches") for unit in store.commits().values()),
+            "candidates": everything.num_rows,
+            "without_finite_score": everything.num_rows - finite.num_rows,
+            "selected": len(picks.rows),
+        },
+        scorers={column: store.score_columns()[column][0].record.fingerprint} if column else {},
+        versions={"curate": __version__, "python": platform.python_version(), "pyarrow": version("pyarrow")},
+    )
+    return Manifest(_manifest_table(finite, picks), recipe)
+
+
+def candidates(store: Store, column: str | None, where: str | None = None) -> pa.Table:
+    """The patches that a choice is made from: patch_id, image_id, y, x, size, shard and score, sorted by patch_id.
+
+    The score is float64, null without a column. `where` is one SQL condition; it can name every
+    column of `scores` and of `images`.
+    """
+    score = f"CAST({sql.identifier(column)} AS DOUBLE)" if column else "CAST(NULL AS DOUBLE)"
+    joined = "(SELECT scores.*, images.* EXCLUDE (image_id) FROM scores JOIN images USING (image_id))"
+    connection = sql.connect(store.views(), store.table_files())
+    try:
+        rows = connection.sql(f"SELECT * FROM {joined}")
+        if where is not None:
+            rows = rows.filter(where)
+        return rows.project(f"{', '.join(_COLUMNS)}, {score} AS score").order("patch_id").to_arrow_table()
+    except duckdb.Error as error:
+        raise sql.query_error(error) from None
+
+
+def _score_column(store: Store, by: str | None, *, needed: bool) -> str | None:
+    columns = store.score_columns()
+    if by is None:
+        if not needed:
+            return None
+        if len(columns) == 1:
+            return next(iter(columns))
+        raise UsageError(f"which score to choose by? The store has: {listed(columns)}; say --by NAME")
+    if by not in columns:
+        hint = "" if columns else "; 'curate score STORE srcnn sobel' makes some"
+        raise UsageError(f"no score '{one_line(by)}' in the store; there are: {listed(columns)}{hint}")
+    return by
+
+
+def _finite(table: pa.Table) -> pa.Table:
+    return table.filter(pc.fill_null(pc.is_finite(table["score"]), False))
+
+
+def _manifest_table(finite: pa.Table, picks: Picks) -> pa.Table:
+    assert len(np.unique(picks.rows)) == len(picks.rows) == len(picks.weights)
+    chosen = finite.take(pa.array(picks.rows))
+    columns = {name: chosen[name] for name in (*_COLUMNS, "score")}
+    columns |= {"rank": pa.array(np.arange(len(picks.rows))), "weight": pa.array(picks.weights)}
+    return pa.table([columns[field.name] for field in schema.MANIFEST], schema=schema.MANIFEST)

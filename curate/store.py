@@ -1,0 +1,364 @@
+"""The Store: photographs in tar shards, and tables about them. The only module that knows the disk layout.
+
+    store.json                          StoreHeader: format version, grid
+    shards/000007.tar                   {image_id}.png|jpg|...  the source file's bytes, verbatim; {image_id}.lr2.png
+    tables/images|cells|patches/000007.parquet
+    tables/scores/srcnn@0a1b2c3d/       scorer.json, 000007.parquet
+    commits/ingest/000007.json          CommitRecord of a shard and its three tables
+    commits/scores/srcnn@0a1b2c3d/000007.json
+
+The shard number is the unit of work everywhere. A file without a commit record is garbage that the next run replaces;
+shards are only ever added, so a digest over the first n records names a state of the store.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from curate import __version__, files, images, schema, sql
+from curate.errors import DataError, UsageError, listed, one_line
+from curate.schema import CommitRecord, Part, ScorerRecord, StoreHeader
+
+__all__ = ["INGEST", "Cell", "ScoreSet", "Store"]
+
+INGEST = "ingest"  # the kind of commit that adds a shard
+_HEADER = "store.json"
+_TABLES = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES}
+_RECORD_NAME = re.compile(r"(\d{6,})\.json")
+_DECODED_IMAGES = 4  # kept by `Store.read`
+
+
+class Cell(NamedTuple):
+    """Where the bytes of one stored image lie."""
+
+    shard: int
+    height: int
+    width: int
+    offset: int
+    size: int
+    xxh3: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSet:
+    """One folder of scores: a scorer with fixed options, weights and code version."""
+
+    record: ScorerRecord
+
+    @property
+    def folder(self) -> str:
+        """`srcnn@0a1b2c3d`."""
+        return f"{self.record.scorer}@{self.record.fingerprint[:8]}"
+
+    @property
+    def kind(self) -> str:
+        """The kind of its commits."""
+        return f"scores/{self.folder}"
+
+
+class Store:
+    """A store on a local disk. Make one with `Store.create`, open one with `Store.open`."""
+
+    def __init__(self, path: Path, header: StoreHeader) -> None:
+        self.path = path
+        self.header = header
+        self._cells: dict[tuple[str, str], Cell] | None = None
+        self._verified: set[Part] = set()  # tables whose hash was found right
+        self._decoded: OrderedDict[str, npt.NDArray[np.uint8]] = OrderedDict()
+
+    # ---- making and opening
+
+    @classmethod
+    def create(cls, path: str | Path, *, patch: int, step: int) -> "Store":
+        """Make an empty store with windows of `patch` px every `step` px. The folder must be new or empty."""
+        folder = files.local_path(path, "a store")
+        if patch < 1 or not 1 <= step <= patch:
+            raise UsageError(f"a patch should be 1 px or more and a step from 1 to the patch, found {patch} and {step}")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"'{one_line(folder)}' is not a store (it has no {_HEADER}); name a new or empty folder")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make a store at '{one_line(folder)}': {error.strerror}") from None
+        header = StoreHeader(patch=patch, step=step, created_by=f"curate {__version__}")
+        files.publish_bytes(folder / _HEADER, schema.dump(header, indent=2))
+        return cls(folder, header)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Store":
+        """Open a store. UsageError if there is none at `path`, DataError if its header is damaged or too new."""
+        folder = files.local_path(path, "a store")
+        if not cls.is_store(folder):
+            found = "a file" if folder.is_file() else "a folder without store.json" if folder.exists() else "nothing"
+            raise UsageError(
+                f"'{one_line(path)}' is not a store: found {found}; 'curate ingest PHOTOS STORE' makes one"
+            )
+        return cls(folder, schema.parse(StoreHeader, (folder / _HEADER).read_bytes(), folder / _HEADER))
+
+    @staticmethod
+    def is_store(path: Path) -> bool:
+        """Whether there is a store at `path`."""
+        return (path / _HEADER).is_file()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store for writing, and clear away what a killed writer left half done."""
+        with files.lock(self.path):
+            files.remove_leftovers(self.path)
+            yield
+
+    # ---- units and commits
+
+    def commits(self, kind: str = INGEST) -> dict[int, CommitRecord]:
+        """Unit -> record of all finished units of a kind, in order.
+
+        DataError if a part is gone or has another size, or a table another hash. An image's bytes are checked when it
+        is read, a table's once for each Store: SQL would not notice that they have changed.
+        """
+        folder = self.path / "commits" / kind
+        files_there = folder.iterdir() if folder.is_dir() else []
+        units = [int(match[1]) for path in files_there if (match := _RECORD_NAME.fullmatch(path.name))]
+        records = {}
+        for unit in sorted(units):
+            path = self._record_path(kind, unit)
+            records[unit] = schema.parse(CommitRecord, path.read_bytes(), path)
+            self._check_parts(records[unit], path)
+        return records
+
+    def commit(self, kind: str, unit: int, fingerprint: str, parts: Sequence[Part]) -> None:
+        """Declare a unit finished. Call it when all its parts are published."""
+        record = CommitRecord(unit=unit, fingerprint=fingerprint, parts=list(parts))
+        files.publish_bytes(self._record_path(kind, unit), schema.dump(record))
+        self._cells = None
+
+    def digest(self, shards: int | None = None) -> str:
+        """SHA-256 (hex) over the records of the first `shards` units (all by default): what was ingested, exactly."""
+        digest = hashlib.sha256()
+        units = list(self.commits())
+        for unit in units if shards is None else units[:shards]:
+            digest.update(self._record_path(INGEST, unit).read_bytes())
+        return digest.hexdigest()
+
+    def _record_path(self, kind: str, unit: int) -> Path:
+        return self.path / "commits" / kind / f"{unit:06d}.json"
+
+    def _check_parts(self, record: CommitRecord, where: Path) -> None:
+        for part in record.parts:
+            path = self._inside(part.path, where)
+            size = path.stat().st_size if path.is_file() else None
+            if size != part.bytes:
+                found = "nothing" if size is None else f"{size} bytes"
+                raise DataError(
+                    f"the store is damaged: '{one_line(path)}' should have {part.bytes} bytes, found {found}"
+                )
+            if part.rows is not None and part not in self._verified:
+                if files.file_hash(path) != part.xxh3:
+                    raise DataError(f"the store is damaged: '{one_line(path)}' has changed: its hash differs")
+                self._verified.add(part)
+
+    def _inside(self, relative: str, where: Path) -> Path:
+        """A path that a record names, which must not lead out of the store."""
+        parts = relative.split("/")
+        if relative.startswith("/") or ".." in parts or "\\" in relative:
+            raise DataError(f"'{one_line(where)}' names a file outside the store: '{one_line(relative)}'")
+        return self.path.joinpath(*parts)
+
+    # ---- writing
+
+    def shard_path(self, unit: int) -> Path:
+        """Where the tar of a unit lies."""
+        return self.path / "shards" / f"{unit:06d}.tar"
+
+    def part(self, path: Path, xxh3: str, rows: int | None = None) -> Part:
+        """The record of a file that was just published."""
+        return Part(path=path.relative_to(self.path).as_posix(), bytes=path.stat().st_size, xxh3=xxh3, rows=rows)
+
+    def write_table(self, folder: str, unit: int, table: pa.Table) -> Part:
+        """Publish the Parquet of one unit under `tables/<folder>`; the same table gives the same bytes."""
+        path = self.path / "tables" / folder / f"{unit:06d}.parquet"
+        digest = files.publish(path, lambda file: pq.write_table(table, file, compression="zstd"))
+        return self.part(path, digest, table.num_rows)
+
+    # ---- tables
+
+    def images(self) -> pa.Table:
+        """One row a source file, refused ones with their reason; columns as `schema.IMAGES`."""
+        return self._table("images")
+
+    def patches(self) -> pa.Table:
+        """One row a window; columns as `schema.PATCHES`."""
+        return self._table("patches")
+
+    def unit_table(self, name: str, unit: int) -> pa.Table:
+        """The images, cells or patches of one unit."""
+        return self._read_parquet(self._part_path(name, unit), _TABLES[name])
+
+    def _table(self, name: str) -> pa.Table:
+        tables = [self.unit_table(name, unit) for unit in self.commits()]
+        return pa.concat_tables(tables) if tables else _TABLES[name].empty_table()
+
+    def _part_path(self, folder: str, unit: int) -> Path:
+        return self.path / "tables" / folder / f"{unit:06d}.parquet"
+
+    @staticmethod
+    def _read_parquet(path: Path, expected: pa.Schema) -> pa.Table:
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
+        if not table.schema.equals(expected):
+            raise DataError(f"'{one_line(path)}' has columns {table.schema.names}, expected {expected.names}")
+        return table
+
+    @staticmethod
+    def rows(unit: CommitRecord, name: str) -> int:
+        """How many rows the images, cells or patches of a unit have, by its record."""
+        return sum(part.rows or 0 for part in unit.parts if part.path.startswith(f"tables/{name}/"))
+
+    # ---- scores
+
+    def score_sets(self) -> list[ScoreSet]:
+        """Every scorer that has scored here, by label and fingerprint."""
+        root = self.path / "tables" / "scores"
+        records = [schema.parse(ScorerRecord, path.read_bytes(), path) for path in sorted(root.glob("*/scorer.json"))]
+        return [ScoreSet(record) for record in sorted(records, key=lambda r: (r.label, r.fingerprint))]
+
+    def add_score_set(self, record: ScorerRecord) -> ScoreSet:
+        """Make the folder of a scorer, or find it: the fingerprint says whether it is the same one."""
+        found = ScoreSet(record)
+        path = self.path / "tables" / "scores" / found.folder / "scorer.json"
+        if not path.exists():
+            files.publish_bytes(path, schema.dump(record, indent=2))
+        elif schema.parse(ScorerRecord, path.read_bytes(), path).fingerprint != record.fingerprint:
+            raise DataError(f"'{one_line(path)}' holds the scores of another scorer whose fingerprint begins alike")
+        return found
+
+    def score_columns(self) -> dict[str, tuple[ScoreSet, str]]:
+        """SQL column -> (its score set, the column in its tables).
+
+        A scorer's only column has the scorer's label (`srcnn`, `srcnn:scale=3`), one of several the label and its own
+        name. Where two score sets have one label (other weights or code under the same options), each name gets its
+        fingerprint (`srcnn@0a1b2c3d`), so that neither is used in silence.
+        """
+        sets = self.score_sets()
+        labels = [found.record.label for found in sets]
+        named = {}
+        for found in sets:
+            label = found.record.label
+            if labels.count(label) > 1:
+                label = f"{label}@{found.record.fingerprint[:8]}"
+            columns = found.record.columns
+            for column in columns:
+                named[label if len(columns) == 1 else f"{label}.{column}"] = (found, column)
+        return named
+
+    # ---- SQL
+
+    def views(self) -> dict[str, str]:
+        """The SQL views `images`, `patches` (with the shard) and `scores` (patches with a column a scorer)."""
+        units = list(self.commits())
+        if not units:
+            raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
+        shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
+        patches = sql.parquet([self._part_path("patches", unit) for unit in units], filename=True)
+        return {
+            "images": sql.parquet([self._part_path("images", unit) for unit in units]),
+            "patches": f"SELECT * EXCLUDE (filename), {shard} FROM ({patches})",
+            "scores": self._scores_view(),
+        }
+
+    def _scores_view(self) -> str:
+        columns, joins = ["patches.*"], []
+        sets = self.score_sets()
+        files_of = {found.folder: self._committed_files(found) for found in sets}
+        aliases = {found.folder: f"s{index}" for index, found in enumerate(sets)}
+        for name, (found, column) in self.score_columns().items():
+            if files_of[found.folder]:
+                columns.append(f"{aliases[found.folder]}.{sql.identifier(column)} AS {sql.identifier(name)}")
+        for folder, paths in files_of.items():
+            if paths:
+                joins.append(f"LEFT JOIN ({sql.parquet(paths)}) {aliases[folder]} USING (patch_id)")
+        return f"SELECT {', '.join(columns)} FROM patches {' '.join(joins)}"
+
+    def _committed_files(self, found: ScoreSet) -> list[Path]:
+        return [self._part_path(found.kind, unit) for unit in self.commits(found.kind)]
+
+    def table_files(self) -> list[Path]:
+        """The Parquet files that the views read."""
+        tables = [self._part_path(name, unit) for unit in self.commits() for name in ("images", "patches")]
+        return tables + [path for found in self.score_sets() for path in self._committed_files(found)]
+
+    def query(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.Table:
+        """The answer to one SELECT over `images`, `patches`, `scores` and `manifests` (view name -> file)."""
+        return self.stream(query, manifests).read_all()
+
+    def stream(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.RecordBatchReader:
+        """`query`, as batches: for answers that do not fit into memory. Raises UsageError for a query it refuses."""
+        named = dict(manifests or {})
+        views = self.views()
+        taken = views.keys() & named.keys()
+        if taken:
+            raise UsageError(f"a manifest cannot be called '{listed(taken)}' in SQL: the store has a view of that name")
+        views |= {name: sql.parquet([path]) for name, path in named.items()}
+        return sql.reader(sql.connect(views, [*self.table_files(), *named.values()]), query)
+
+    # ---- pixels
+
+    def cell(self, image_id: str, role: str = "hr") -> Cell | None:
+        """Where the bytes of an image lie; None if the store does not have it in this role (`hr`, `lr2`, ...)."""
+        if self._cells is None:
+            self._cells = self._index_cells()
+        return self._cells.get((image_id, role))
+
+    def _index_cells(self) -> dict[tuple[str, str], Cell]:
+        index = {}
+        for unit in self.commits():
+            columns = self.unit_table("cells", unit).to_pydict()
+            names = ("image_id", "role", "height", "width", "offset", "size", "xxh3")
+            for image_id, role, *place in zip(*(columns[name] for name in names), strict=True):
+                index[image_id, role] = Cell(unit, *place)
+        return index
+
+    def read_bytes(self, image_id: str, role: str = "hr") -> bytes:
+        """The stored file of an image, as it was ingested. DataError if it is absent, cut or changed."""
+        cell = self.cell(image_id, role)
+        if cell is None:
+            raise DataError(f"the store '{one_line(self.path)}' has no {role} of image '{one_line(image_id)}'")
+        path = self.shard_path(cell.shard)
+        try:
+            with path.open("rb") as file:
+                data = os.pread(file.fileno(), cell.size, cell.offset)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+            raise DataError(f"image '{one_line(image_id)}' ({role}) in '{one_line(path)}' {problem}") from None
+        if len(data) != cell.size or xxhash.xxh3_64_intdigest(data) != cell.xxh3:
+            raise DataError(f"image '{image_id}' ({role}) in '{one_line(path)}' is damaged: its hash differs")
+        return data
+
+    def read(self, image_id: str, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+        """The pixels of a window: uint8 RGB, (height, width, 3). UsageError if it is not inside the image."""
+        pixels = self._decode(image_id)
+        if min(y, x) < 0 or min(height, width) < 1 or y + height > pixels.shape[0] or x + width > pixels.shape[1]:
+            size = f"{pixels.shape[0]}x{pixels.shape[1]}"
+            raise UsageError(f"window y={y} x={x} {height}x{width} is not inside image '{image_id}' of {size}")
+        return pixels[y : y + height, x : x + width].copy()
+
+    def _decode(self, image_id: str) -> npt.NDArray[np.uint8]:
+        if image_id not in self._decoded:
+            self._decoded[image_id] = images.decode(self.read_bytes(image_id))
+            if len(self._decoded) > _DECODED_IMAGES:
+                self._decoded.popitem(last=False)
+        self._decoded.move_to_end(image_id)
+        return self._decoded[image_id]

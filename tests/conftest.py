@@ -1,0 +1,144 @@
+"""Fixtures for every test, and the limits that tests run under.
+
+    make_photo    function (height, width, seed) -> uint8 HWC: a small synthetic photograph
+    write_photos  function (folder, sizes, seed) -> folder: such photographs in it, for fixtures of any scope
+    photos        function (sizes, folder name) -> Path: a folder of such photographs, PNG and JPEG by turns
+    photo_folder  the folder `photos` with four of them, of four sizes
+    untrained     folder of random weights that stand in for curate's bundled ones, so that no test depends on those
+    shared        folder of real photographs and public checkpoints beside the repository; skips where it is absent
+
+Everything is made in the test: no binary fixtures, no network.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+# Read by torch and OpenMP when they are first imported, hence set here. Tests run two at a time with one thread each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+SIZES = ((200, 260), (150, 180), (97, 130), (240, 240))  # height, width: even, odd, square; none a multiple of a patch
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where there is no CUDA device."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def make_photo() -> Callable[[int, int, int], npt.NDArray[np.uint8]]:
+    """A function (height, width, seed) -> uint8 HWC, the same pixels for the same arguments. See `synthetic_photo`."""
+    return synthetic_photo
+
+
+@pytest.fixture(scope="session")
+def write_photos() -> Callable[..., Path]:
+    """A function that writes synthetic photographs into a folder, which it makes, and returns it.
+
+    `write_photos(folder, sizes=((200, 260), ...), seed=0)`: sizes are (height, width); file i is `i.png` for even i
+    and `i.jpg` for odd i, with three digits, and shows `make_photo(height, width, seed + i)`.
+    """
+
+    def write(folder: Path, sizes: Iterable[tuple[int, int]] = SIZES, seed: int = 0) -> Path:
+        folder.mkdir(parents=True)
+        for i, (height, width) in enumerate(sizes):
+            image = Image.fromarray(synthetic_photo(height, width, seed + i))
+            if i % 2:
+                image.save(folder / f"{i:03}.jpg", quality=95, subsampling=0)
+            else:
+                image.save(folder / f"{i:03}.png")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def photos(tmp_path: Path, write_photos: Callable[..., Path]) -> Callable[..., Path]:
+    """`write_photos` under tmp_path: `photos(sizes=((200, 260), ...), name="photos", seed=0)`."""
+
+    def write(sizes: Iterable[tuple[int, int]] = SIZES, name: str = "photos", seed: int = 0) -> Path:
+        return write_photos(tmp_path / name, sizes, seed)
+
+    return write
+
+
+@pytest.fixture
+def photo_folder(photos: Callable[..., Path]) -> Path:
+    """A folder of four synthetic photographs: 000.png 200x260, 001.jpg 150x180, 002.png 97x130, 003.jpg 240x240."""
+    return photos()
+
+
+@pytest.fixture(scope="session")
+def _untrained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from curate.archs.srcnn import Srcnn
+    from curate.checkpoint import Checkpoint
+
+    folder = tmp_path_factory.mktemp("weights")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(955)
+        for scale in (2, 3, 4):
+            network = Srcnn(scale=scale).build()
+            state = {name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in network.state_dict().items()}
+            Checkpoint(Srcnn(scale=scale), state, {}).save(folder / "run")
+            (folder / "run" / "model.safetensors").rename(folder / f"srcnn_955_x{scale}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def untrained(_untrained_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Random weights of SRCNN 9-5-5 in place of curate/weights: `srcnn` and `srcnn:scale=3` take them."""
+    monkeypatch.setattr("curate.scorers.srcnn._BUNDLED", _untrained_folder)
+    return _untrained_folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """`../shared/data`: real photographs and public checkpoints, which are not part of the repository."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data (real photographs), absent here")
+    return folder
+
+
+def synthetic_photo(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
+    """uint8 HWC with what photographs have: smooth shading, fine texture and hard edges, each in places of its own.
+
+    Shading everywhere; stripes that get finer to the right in a band; noise blurred to a few px in a patch; discs and
+    half-planes with sharp borders. So a super-resolution loss is low on the sky, high on the rest, and never flat.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    photo = rng.uniform(60, 200, 3) + 50 * (x[..., None] * rng.uniform(-1, 1, 3) + y[..., None] * rng.uniform(-1, 1, 3))
+
+    for _ in range(3):  # objects: a disc each, with its own colour
+        centre_y, centre_x, radius = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.08, 0.2)
+        disc = (y - centre_y) ** 2 + (x - centre_x) ** 2 < radius**2
+        photo[disc] = photo[disc] * 0.3 + rng.uniform(0, 180, 3)
+    ground = y > rng.uniform(0.6, 0.8) + 0.2 * x  # a slanting horizon
+    photo[ground] *= 0.6
+
+    top = rng.uniform(0.1, 0.5)
+    stripes = (y > top) & (y < top + 0.2)
+    photo[stripes] += 40 * np.sin(2 * np.pi * (4 * x + width / 6 * x**2))[stripes][:, None]  # up to 3 px a period
+
+    grain = rng.normal(0, 1, (height + 2, width + 2))
+    grain = sum(grain[i : i + height, j : j + width] for i in range(3) for j in range(3))
+    left = rng.uniform(0, 0.6)
+    textured = (x > left) & (x < left + 0.35) & (y > 0.45)
+    photo[textured] += 12 * grain[textured][:, None]
+    return photo.clip(0, 255).round().astype(np.uint8)

@@ -1,0 +1,253 @@
+"""The command line: what each verb prints, and that a mistake is one clear line, exit code 2, and nothing half-written."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from conftest import synthetic_photo
+from curate import cli
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left in the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `curate ARGUMENTS...` in this process."""
+
+    def command(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["curate", *(str(argument) for argument in arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capfd.readouterr()
+        code = end.value.code
+        return Result(code if isinstance(code, int) else int(code is not None), captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photographs, a store scored by sobel, and the manifest of its textured half."""
+    import curate
+
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "photos").mkdir()
+    for i, size in enumerate(((96, 120), (72, 96), (60, 60))):
+        Image.fromarray(synthetic_photo(*size, i)).save(folder / "photos" / f"{i}.png")
+    curate.ingest([folder / "photos"], folder / "store", patch=48, step=24)
+    curate.score(folder / "store", ["sobel"])
+    curate.select(folder / "store", "des").save(folder / "half.parquet")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_whole_job(run: Run, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = run("ingest", photo_folder, "store", "--patch", 48, "--step", 24)
+    assert first.code == 0 and first.out.startswith("4 images added")
+    again = run("ingest", photo_folder, "store")
+    assert again.code == 0 and again.out.startswith("0 images added") and "4 already there" in again.out
+    assert run("score", "store", "sobel").code == 0
+    skipped = run("score", "store", "sobel")
+    assert skipped.code == 0 and skipped.out.startswith("0 patches of 0 images") and "1 finished units" in skipped.out
+    chosen = run("select", "store", "refined", "--keep", 0.25, "--drop-top", 0.1, "-o", "some.parquet")
+    assert chosen.code == 0 and "some.parquet" in chosen.out
+    trained = run("train", "some.parquet", "--arch", "fsrcnn:scale=2,d=8,s=4,m=1", "--steps", 2, "--crop", 24, "-o", "run")
+    assert trained.code == 0 and trained.out.startswith("2 steps, loss")
+    measured = run("eval", "run", photo_folder, "--format", "json")
+    answer = json.loads(measured.out)
+    assert measured.code == 0 and len(answer["images"]) == 4 and 0 < answer["average"]["ssim"] < 1
+
+
+def test_sql_answers_in_every_format(run: Run, work: Path, tmp_path: Path) -> None:
+    query = "select patch_id, sobel from scores where patch_id in (select patch_id from half) order by sobel desc"
+    expected = pq.read_table(work / "half.parquet")["patch_id"].to_pylist()
+
+    def ask(form: str, *more: object) -> Result:
+        return run("sql", work / "store", query, "-m", work / "half.parquet", "--format", form, *more)
+
+    assert [line.split()[0] for line in ask("table").out.splitlines()[1:]] == expected
+    assert [line.split(",")[0] for line in ask("csv").out.splitlines()[1:]] == expected
+    assert [row["patch_id"] for row in json.loads(ask("json").out)] == expected
+    assert ask("parquet", "-o", tmp_path / "answer.parquet").code == 0
+    assert pq.read_table(tmp_path / "answer.parquet")["patch_id"].to_pylist() == expected
+
+
+def test_sql_wide_rows_stay_on_one_line_when_piped(run: Run, work: Path) -> None:
+    answer = run("sql", work / "store", "select repeat('w', 500) as a, repeat('z', 500) as b")
+    assert len(answer.out.splitlines()) == 2 and "w" * 500 in answer.out and "z" * 500 in answer.out
+
+
+def test_sql_table_stops_at_a_thousand_rows_and_says_so(run: Run, work: Path) -> None:
+    answer = run("sql", work / "store", "select * from range(2000)")
+    assert len(answer.out.splitlines()) == 1001 and "--format csv" in answer.err
+
+
+@pytest.mark.parametrize("kind", ["store", "manifest", "checkpoint"])
+def test_info_says_what_it_is(run: Run, work: Path, tmp_path: Path, kind: str) -> None:
+    paths = {"store": work / "store", "manifest": work / "half.parquet", "checkpoint": tmp_path / "run"}
+    if kind == "checkpoint":
+        from curate.archs.fsrcnn import Fsrcnn
+        from curate.checkpoint import Checkpoint
+
+        arch = Fsrcnn(d=8, s=4, m=1)
+        Checkpoint(arch, arch.build().state_dict(), {}).save(paths[kind])
+    content = json.loads(run("info", paths[kind], "--format", "json").out)
+    assert content["kind"] == kind
+    assert run("info", paths[kind]).out.startswith(f"kind: {kind}\n")
+
+
+def test_info_of_a_store_counts(run: Run, work: Path) -> None:
+    content = json.loads(run("info", work / "store", "--format", "json").out)
+    counted = run("sql", work / "store", "select count(*) as n from patches", "--format", "csv").out.splitlines()[1]
+    assert (content["images"], content["refused"], str(content["patches"])) == (3, 0, counted)
+    assert content["scores"]["sobel"]["patches"] == content["patches"]
+
+
+@pytest.mark.parametrize("kind", ["scorers", "strategies", "archs"])
+def test_lists_name_every_plugin(run: Run, kind: str) -> None:
+    from curate import plugins
+
+    lines = run(kind).out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == plugins.names(kind)  # type: ignore[arg-type]
+
+
+MISTAKES = {
+    "a folder without images": (["ingest", "{empty}", "{new}"], "no images in"),
+    "photographs that do not exist": (["ingest", "{work}/nowhere", "{new}"], "does not exist"),
+    "a store that is a folder of something else": (["ingest", "{work}/photos", "{work}/photos"], "is not a store"),
+    "another grid": (["ingest", "{work}/photos", "{work}/store", "--patch", "24"], "a store has one grid"),
+    "a patch of nothing": (["ingest", "{work}/photos", "{new}", "--patch", "0"], "patch should be 1 px or more"),
+    "a step longer than the patch": (["ingest", "{work}/photos", "{new}", "--patch", "24", "--step", "25"], "step"),
+    "a shard size that is none": (["ingest", "{work}/photos", "{new}", "--shard-size", "big"], "such as 256MB"),
+    "an LR folder without a scale": (["ingest", "{work}/photos", "{new}", "--lr", "{work}/photos"], "SCALE=DIR"),
+    "a store that is not one": (["score", "{work}/photos", "sobel"], "is not a store: found a folder"),
+    "a store that is not there": (["score", "{work}/nowhere", "sobel"], "is not a store: found nothing"),
+    "a scorer that does not exist": (["score", "{work}/store", "sobell"], "there are: sobel, srcnn"),
+    "a scorer's option that does not exist": (["score", "{work}/store", "srcnn:scail=3"], "has no option 'scail'"),
+    "a scorer's option out of range": (["score", "{work}/store", "srcnn:scale=7"], "scale should be 2, 3 or 4"),
+    "a device that is not there": (["score", "{work}/store", "sobel", "--device", "abacus"], "no device 'abacus'"),
+    "a strategy that does not exist": (["select", "{work}/store", "best", "-o", "{new}"], "asc, des, random, refined"),
+    "a score that does not exist": (
+        ["select", "{work}/store", "des", "--by", "srcnn", "-o", "{new}"],
+        "no score 'srcnn' in the store; there are: sobel",
+    ),
+    "keep 0": (["select", "{work}/store", "des", "--keep", "0", "-o", "{new}"], "above 0 and at most 1"),
+    "keep 1.5": (["select", "{work}/store", "des", "--keep", "1.5", "-o", "{new}"], "found 1.5"),
+    "keep nan": (["select", "{work}/store", "des", "--keep", "nan", "-o", "{new}"], "above 0 and at most 1"),
+    "more than there is": (
+        ["select", "{work}/store", "refined", "--keep", "0.9", "--drop-top", "0.5", "-o", "{new}"],
+        "keep or drop less",
+    ),
+    "an option of another strategy": (
+        ["select", "{work}/store", "des", "--drop-top", "0.1", "-o", "{new}"],
+        "has no option 'drop_top'",
+    ),
+    "a condition on no column": (["select", "{work}/store", "des", "--where", "colour = 1", "-o", "{new}"], "colour"),
+    "a condition that no patch meets": (
+        ["select", "{work}/store", "des", "--where", "name = 'none'", "-o", "{new}"],
+        "nothing to choose",
+    ),
+    "SQL that writes": (["sql", "{work}/store", "copy images to '{new}'"], "should be one SELECT"),
+    "SQL on another file": (["sql", "{work}/store", "select * from '{work}/half.parquet'"], "SQL: "),
+    "SQL that is none": (["sql", "{work}/store", "selec 1"], "SQL: "),
+    "a manifest that is not there": (
+        ["sql", "{work}/store", "select 1", "-m", "{work}/none.parquet"],
+        "is not a manifest: found nothing",
+    ),
+    "info of nothing": (["info", "{work}/nowhere"], "is not a store, a manifest or a checkpoint: found nothing"),
+    "training from a store": (
+        ["train", "{work}/store", "--arch", "fsrcnn", "--steps", "1", "-o", "{new}"],
+        "is not a manifest: found a folder",
+    ),
+    "an architecture that does not exist": (
+        ["train", "{work}/half.parquet", "--arch", "fsrcn", "--steps", "1", "-o", "{new}"],
+        "there are: fsrcnn, srcnn",
+    ),
+    "no steps": (
+        ["train", "{work}/half.parquet", "--arch", "fsrcnn", "--steps", "0", "-o", "{new}"],
+        "steps should be 1 or more, found 0",
+    ),
+    "a crop larger than the windows": (
+        ["train", "{work}/half.parquet", "--arch", "fsrcnn", "--steps", "1", "--crop", "96", "-o", "{new}"],
+        "does not fit into windows of 48 px",
+    ),
+    "a checkpoint that is not there": (["eval", "{work}/nowhere", "{work}/photos"], "no checkpoint"),
+    "a missing argument": (["select", "{work}/store", "des"], "Missing option"),
+    "an option that does not exist": (["info", "{work}/store", "--colour", "red"], "--colour"),
+    "a verb that does not exist": (["frobnicate"], "frobnicate"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_writes_nothing(run: Run, work: Path, tmp_path: Path, mistake: str) -> None:
+    arguments, expected = MISTAKES[mistake]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "readme.txt").write_text("no photograph")
+    before = tree(work)
+    places = {"work": str(work), "empty": str(empty), "new": str(tmp_path / "new")}
+    result = run(*(argument.format(**places) for argument in arguments))
+    assert result.code == 2, result
+    assert expected in result.err
+    lines = [line for line in result.err.splitlines() if not line.startswith(("Usage:", "Try ")) and line]
+    assert len(lines) == 1, result.err
+    assert not result.out and tree(work) == before and not (tmp_path / "new").exists()
+
+
+def test_a_moved_store_is_named_and_can_be_given(run: Run, work: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "alone.parquet"
+    manifest.write_bytes((work / "half.parquet").read_bytes())
+    command = ["train", manifest, "--arch", "fsrcnn:d=8,s=4,m=1", "--steps", 1, "--crop", 24]
+    lost = run(*command, "-o", tmp_path / "a")
+    assert lost.code == 1 and "--store PATH" in lost.err and not (tmp_path / "a").exists()
+    assert run(*command, "-o", tmp_path / "b", "--store", work / "store").code == 0
+
+
+def test_refusals_are_listed_and_counted(run: Run, photo_folder: Path, tmp_path: Path) -> None:
+    for i in range(12):
+        (photo_folder / f"broken{i:02}.png").write_bytes(b"not a picture")
+    result = run("ingest", photo_folder, tmp_path / "store", "--patch", 48)
+    assert result.code == 0 and "12 refused" in result.out
+    assert result.err.count("\nrefused") + result.err.startswith("refused") == 10 and "and 2 more" in result.err
+
+
+def test_terminal_escapes_in_names_are_shown_not_obeyed(run: Run, photo_folder: Path, tmp_path: Path) -> None:
+    (photo_folder / "evil\x1b[31m.png").write_bytes(b"")
+    result = run("ingest", photo_folder, tmp_path / "store", "--patch", 48)
+    listed = run("sql", tmp_path / "store", "select name from images", "--format", "table")
+    assert "\x1b" not in result.out + result.err + listed.out and "evil" in listed.out
+
+
+def test_a_disk_error_is_one_line(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "store")
+
+    monkeypatch.setattr("curate.files.publish", full)
+    result = run("select", work / "store", "des", "-o", tmp_path / "x.parquet")
+    assert (result.code, result.err) == (1, "curate: No space left on device 'store'\n")
+
+
+def test_sizes_and_pairs_are_parsed() -> None:
+    assert cli._bytes("256MB") == 256_000_000 and cli._bytes("1.5 gb") == 1_500_000_000 and cli._bytes("7") == 7
+    assert cli._lr_folder("2=a=b") == (2, "a=b")

@@ -1,0 +1,87 @@
+"""`write_tar` gives the same bytes for the same members, at the offsets it tells, and tar and WebDataset read them."""
+
+import random
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from curate import files
+from curate.shards import write_tar
+
+SIZES = (0, 1, 511, 512, 513, 1024, 9000, 10240)  # around a tar's blocks of 512 bytes and records of 10240
+
+
+def some_members(seed: int = 0) -> dict[str, bytes]:
+    rng = random.Random(seed)
+    suffixes = (".png", ".jpg", ".lr2.png", ".img")
+    return {f"{rng.getrandbits(64):016x}{rng.choice(suffixes)}": rng.randbytes(size) for size in SIZES}
+
+
+def read_back(path: Path) -> list[tuple[str, bytes]]:
+    with tarfile.open(path) as tar:
+        return [(member.name, tar.extractfile(member).read()) for member in tar.getmembers()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_members_come_back_sorted_and_lie_where_the_offsets_say(tmp_path: Path, seed: int) -> None:
+    members = some_members(seed)
+    digest, offsets = write_tar(tmp_path / "a.tar", members)
+    assert read_back(tmp_path / "a.tar") == sorted(members.items())
+    data = (tmp_path / "a.tar").read_bytes()
+    assert {name: data[at : at + len(members[name])] for name, at in offsets.items()} == members
+    assert digest == files.file_hash(tmp_path / "a.tar")
+
+
+def test_the_order_of_the_members_does_not_matter(tmp_path: Path) -> None:
+    members = list(some_members().items())
+    made = []
+    for i in range(4):
+        random.Random(i).shuffle(members)
+        made.append(write_tar(tmp_path / f"{i}.tar", dict(members)))
+    assert made == [made[0]] * 4
+    assert len({(tmp_path / f"{i}.tar").read_bytes() for i in range(4)}) == 1
+
+
+def test_the_day_the_user_and_the_folder_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = write_tar(tmp_path / "a.tar", some_members())
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    monkeypatch.setattr("os.getuid", lambda: 1234)
+    monkeypatch.chdir(tmp_path)
+    second, _ = write_tar(Path("another folder") / "b.tar", some_members())
+    assert first == second
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        headers = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode, m.isreg()) for m in tar.getmembers()}
+    assert headers == {(0, 0, 0, "", "", 0o644, True)}
+
+
+def test_other_members_give_other_bytes(tmp_path: Path) -> None:
+    members = some_members()
+    name = next(iter(members))
+    variants = [members, members | {name: b"x"}, members | {"new.png": b""}, {**members, name: members[name] + b"\0"}]
+    assert len({write_tar(tmp_path / "a.tar", variant)[0] for variant in variants}) == len(variants)
+
+
+def test_a_shard_without_members_is_a_tar_too(tmp_path: Path) -> None:
+    _, offsets = write_tar(tmp_path / "a.tar", {})
+    assert read_back(tmp_path / "a.tar") == []
+    assert offsets == {}
+
+
+def test_a_shard_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name is too long"):
+        write_tar(tmp_path / "a.tar", {"a.png": b"bytes", "b" * 300 + ".png": b"bytes"})
+    assert list(tmp_path.iterdir()) == []
+
+
+# webdataset leaves the tar file for Python to close
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed file:ResourceWarning")
+def test_webdataset_reads_it_as_it_is(tmp_path: Path) -> None:
+    import webdataset
+
+    members = {"00aa.png": b"hr", "00aa.lr2.png": b"lr2", "00aa.lr3.png": b"lr3", "00bb.jpg": b"other"}
+    write_tar(tmp_path / "a.tar", members)
+    samples = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
+    named = [{key: value for key, value in sample.items() if not key.startswith("__")} for sample in samples]
+    assert [sample["__key__"] for sample in samples] == ["00aa", "00bb"]
+    assert named == [{"png": b"hr", "lr2.png": b"lr2", "lr3.png": b"lr3"}, {"jpg": b"other"}]
