@@ -25,23 +25,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate import plugins
+from curate import plugins, schema
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.files import local_path, publish_bytes
+from curate.schema import CheckpointRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from curate.archs import Arch
 
-__all__ = ["FORMAT", "MODEL_FILE", "RECIPE_FILE", "Checkpoint", "read_recipe", "weights_hash"]
+__all__ = ["MODEL_FILE", "RECIPE_FILE", "Checkpoint", "read_recipe", "weights_hash"]
 
-FORMAT = 1  # of the record; any other is refused
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
 
-_RECORD_KEYS = ("format", "arch", "weights")  # not to be used by a recipe
-_METADATA_KEY = "curate"
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")  # the best first
 _MAX_WRAPPERS = 8  # one inside the other; a pickle may hold itself
@@ -61,13 +59,10 @@ class Checkpoint:
         """Write model.safetensors, then recipe.json, into `folder` (made as needed); each is whole or absent."""
         from safetensors.torch import save
 
-        clash = self.recipe.keys() & set(_RECORD_KEYS)
-        assert not clash, f"keys of the record in a recipe: {clash}"
         state = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in self.state.items()}
-        record = {"format": FORMAT, "arch": _full_spec(self.arch), "weights": weights_hash(state), **self.recipe}
-        metadata = {_METADATA_KEY: json.dumps(record, separators=(",", ":"), sort_keys=True, allow_nan=False)}
-        publish_bytes(folder / MODEL_FILE, save(state, metadata))
-        publish_bytes(folder / RECIPE_FILE, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+        record = CheckpointRecipe(arch=_full_spec(self.arch), weights=weights_hash(state), training=self.recipe)
+        publish_bytes(folder / MODEL_FILE, save(state, {schema.METADATA_KEY: schema.dump(record).decode()}))
+        publish_bytes(folder / RECIPE_FILE, schema.dump(record, indent=2))
 
     def module(self) -> "nn.Module":
         """The network with these weights, on the CPU, in eval mode. Torch's random generator stays as it was."""
@@ -105,7 +100,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     record = _record(file)
     if record is None:
         raise DataError(f"{_quoted(file)} has no recipe: it is not a checkpoint that curate wrote")
-    return record
+    return record.model_dump(mode="json")
 
 
 def weights_hash(state: "Mapping[str, Tensor]") -> str:
@@ -129,13 +124,12 @@ def _full_spec(arch: "Arch") -> str:
     return f"{name}:" + ",".join(f"{k}={v}" for k, v in plugins.options_of(arch).items() if v is not None)
 
 
-def _own(file: Path, record: dict[str, Any], tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
+def _own(file: Path, record: CheckpointRecipe, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
     """Checkpoint of a file with a record; `spec` is only needed for an arch outside curate."""
-    arch = _recorded_arch(file, record["arch"], spec)
-    if weights_hash(tensors) != record["weights"]:
+    arch = _recorded_arch(file, record.arch, spec)
+    if weights_hash(tensors) != record.weights:
         raise DataError(f"{_quoted(file)} is damaged: its weights are not those that were saved")
-    recipe = {key: value for key, value in record.items() if key not in _RECORD_KEYS}
-    return Checkpoint(arch, _fitting(file, tensors, arch), recipe)
+    return Checkpoint(arch, _fitting(file, tensors, arch), record.training)
 
 
 def _recorded_arch(file: Path, recorded: str, spec: str | None) -> "Arch":
@@ -154,21 +148,10 @@ def _recorded_arch(file: Path, recorded: str, spec: str | None) -> "Arch":
     return arch
 
 
-def _record(file: Path) -> dict[str, Any] | None:
+def _record(file: Path) -> CheckpointRecipe | None:
     """What curate wrote into the header of a safetensors file; None in a file of others."""
-    text = _header(file).get("__metadata__", {}).get(_METADATA_KEY)
-    if text is None:
-        return None
-    try:
-        record = json.loads(text)
-        version, arch, weights = (record[key] for key in _RECORD_KEYS)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise DataError(f"{_quoted(file)} is damaged: its record cannot be read") from None
-    if version != FORMAT or not isinstance(arch, str) or not isinstance(weights, str):
-        raise DataError(
-            f"{_quoted(file)} should have format {FORMAT}, found {one_line(version)}: is curate up to date?"
-        )
-    return dict(record)
+    text = _header(file).get("__metadata__", {}).get(schema.METADATA_KEY)
+    return None if text is None else schema.parse(CheckpointRecipe, text, _quoted(file))
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -201,7 +184,9 @@ def _public(file: Path, tensors: "dict[str, Tensor]", spec: str | None) -> Check
 def _completed(spec: str, tensors: "dict[str, Tensor]") -> "Arch":
     """The arch that `spec` names, with the options it leaves open as the weights' shapes have them."""
     draft: Arch = plugins.parse("archs", spec)
-    arch: Arch = plugins.parse("archs", spec, **draft.infer(draft.adapt(tensors)))
+    inferred = draft.infer(draft.adapt(tensors))
+    left_open = {key: value for key, value in inferred.items() if key not in plugins.given_in(spec)}
+    arch: Arch = plugins.parse("archs", spec, **left_open)
     return arch
 
 

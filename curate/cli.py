@@ -224,9 +224,9 @@ def evaluate(
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put what it makes.")] = Path("curate-demo"),
-    steps: Annotated[int, typer.Option(help="Training steps of each network.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Training steps of each network.")] = 1500,
 ) -> None:
-    """Do all of the above on a few sample photographs, in about two minutes on two cores."""
+    """Do all of the above on a few sample photographs, in a minute or two."""
     from curate import display
     from curate.demo import demo as run
 

@@ -21,6 +21,7 @@ __all__ = ["demo"]
 _SAMPLES = Path(__file__).parent / "samples"
 _PATCH, _STEP = 96, 48  # px: small windows, so that four photographs give a few hundred
 _ARCH = "fsrcnn:scale=2"
+_CROP = 48  # HR px: a quarter of the default's pixels, for a demo that does not keep you waiting
 _TRAINED_ON = ("refined", "asc")
 _CHOICES = {"asc": "srcnn", "des": "srcnn", "refined": "srcnn", "random": None}
 _QUESTION = """\
@@ -42,7 +43,8 @@ def demo(
     something else.
     """
     store_path = folder / "store"
-    if folder.exists() and any(folder.iterdir()) and not Store.is_store(store_path):
+    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not empty and not Store.is_store(store_path):
         raise UsageError(f"'{one_line(folder)}' holds something else; name a new or empty folder")
 
     say(f"$ curate ingest {_SAMPLES / 'photos'} {store_path} --patch {_PATCH} --step {_STEP}")
@@ -94,12 +96,12 @@ def _train(
     progress: Callable[[str, str], AbstractContextManager[Progress]],
 ) -> float:
     """PSNR on the held-out photograph after training on `manifest`."""
-    say(f"$ curate train {manifest.path} --arch {_ARCH} --steps {steps} -o {run}")
+    say(f"$ curate train {manifest.path} --arch {_ARCH} --steps {steps} --crop {_CROP} -o {run}")
     if (run / "model.safetensors").exists():
         say("  trained already")
     else:
         with progress("train", "steps") as bar:
-            train(_ARCH, manifest, TrainConfig(steps=steps), run, progress=bar)
+            train(_ARCH, manifest, TrainConfig(steps=steps, crop=_CROP), run, progress=bar)
     say(f"$ curate eval {run} {_SAMPLES / 'test'}")
     measured = averages(evaluate(Checkpoint.load(run), _SAMPLES / "test"))
     say(f"  PSNR {measured['psnr']:.2f} dB, SSIM {measured['ssim']:.4f} on Y")

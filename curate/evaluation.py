@@ -18,11 +18,12 @@ from curate.archs import Arch
 from curate.checkpoint import Checkpoint
 from curate.errors import DataError, UsageError, one_line
 from curate.images import ImageRefused
-from curate.metrics import psnr, quantise, rgb_to_y, ssim
+from curate.metrics import SSIM_WINDOW, psnr, quantise, rgb_to_y, ssim
 from curate.progress import Progress, silent
 from curate.resize import downscale
 from curate.sources import PairedFolder, Source, find
 from curate.tensors import crop_to_multiple, pick_device, to_float, to_tensor
+from curate.windows import MULTIPLE
 
 __all__ = ["averages", "evaluate", "summary"]
 
@@ -81,17 +82,30 @@ def _load(source: Source, pairs: PairedFolder | None, scale: int) -> tuple[Tenso
     whole_CHW = _decode(source)
     if pairs is None:
         hr_CHW = crop_to_multiple(whole_CHW, scale)
-        if min(hr_CHW.shape[1:]) == 0:
-            raise DataError(f"'{one_line(source.name)}' is smaller than {scale} px: there is nothing to measure")
+        _check_size(hr_CHW, source, scale)
         return downscale(hr_CHW[None], scale)[0], hr_CHW
     found = pairs.lookup(source.name)
     if found is None:
         raise UsageError(f"no x{scale} LR image for '{one_line(source.name)}' in the LR folder")
     lr_CHW = _decode(found)
     height, width = (side * scale for side in lr_CHW.shape[1:])
-    if height > whole_CHW.shape[1] or width > whole_CHW.shape[2]:
-        raise DataError(f"'{one_line(found.name)}' x{scale} is {height}x{width}, larger than '{one_line(source.name)}'")
-    return lr_CHW, whole_CHW[:, :height, :width]
+    lost = (whole_CHW.shape[1] - height, whole_CHW.shape[2] - width)
+    if min(lost) < 0 or max(lost) >= MULTIPLE:
+        size = f"{whole_CHW.shape[1]}x{whole_CHW.shape[2]}"
+        raise DataError(
+            f"LR '{one_line(found.name)}' x{scale} is {height}x{width}, found HR '{one_line(source.name)}' of {size}: "
+            f"it should be equal or less than {MULTIPLE} px larger"
+        )
+    hr_CHW = whole_CHW[:, :height, :width]
+    _check_size(hr_CHW, source, scale)
+    return lr_CHW, hr_CHW
+
+
+def _check_size(hr_CHW: Tensor, source: Source, scale: int) -> None:
+    least, (height, width) = SSIM_WINDOW + 2 * scale, hr_CHW.shape[1:]
+    if min(height, width) < least:
+        found = f"{height}x{width} px (a multiple of {scale})"
+        raise DataError(f"'{one_line(source.name)}' is {found}; measuring takes {least}x{least}")
 
 
 def _decode(source: Source) -> Tensor:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import xxhash
 
 from curate import files, images, pool, schema, windows
-from curate.errors import DataError, UsageError, one_line
+from curate.errors import DataError, UsageError, listed, one_line
 from curate.images import ImageRefused
 from curate.progress import Progress, silent
 from curate.schema import STATUS_OK
@@ -64,12 +64,16 @@ class _Examined:
     width: int | None = None
     pictures: Mapping[str, _Picture] = field(default_factory=dict)
     known: bool = False  # the store has this very file already
-    copy: bool = False  # of a photograph that was taken before
+
+    @property
+    def file(self) -> tuple[str, str, str | None]:
+        """What tells it from every other source."""
+        return self.source.source, self.source.name, self.sha256
 
     @property
     def image_id(self) -> str | None:
-        """16 hex of the hash; none for a copy, so that a join over images meets every photograph once."""
-        return self.sha256[:16] if self.sha256 and not self.copy else None
+        """16 hex of the hash; none if it is refused, so that a join over images meets every photograph once."""
+        return self.sha256[:16] if self.sha256 and self.pictures else None
 
     @property
     def size(self) -> int:
@@ -100,12 +104,12 @@ def ingest(
     if shard_size < 1:
         raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
     found = find([str(path) for path in photos])
-    pairs = {scale: PairedFolder.open(folder, scale) for scale, folder in sorted((lr or {}).items())}
+    pairs = _open_pairs(lr or {}, found.sources)
     target = _open_or_create(store, patch, step)
     with target.writing():
         known = _Known.of(target)
         examiner = _Examiner(pairs, frozenset(known.files), target.header.patch)
-        examined = _refuse_copies(pool.ahead(examiner.examine, found.sources), known.taken)
+        examined = _only_new(pool.ahead(examiner.examine, found.sources), known)
         tally = _Tally(len(found.sources), progress)
         unit = max(target.commits(), default=-1) + 1
         for group in _groups(tally.over(examined), shard_size):
@@ -151,6 +155,17 @@ class _Tally:
         )
 
 
+def _open_pairs(lr: Mapping[int, str], sources: Sequence[Source]) -> dict[int, PairedFolder]:
+    """The LR folders by scale. UsageError if one is of no use, or has several images for one source."""
+    if not lr.keys() <= {2, 3, 4}:
+        raise UsageError(f"LR images should be of scale 2, 3 or 4, found {listed(lr)}")
+    pairs = {scale: PairedFolder.open(folder, scale) for scale, folder in sorted(lr.items())}
+    for pair in pairs.values():
+        for source in sources:
+            pair.lookup(source.name)
+    return pairs
+
+
 def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> Store:
     path = files.local_path(store, "a store")
     if not Store.is_store(path):
@@ -192,12 +207,12 @@ class _Examiner:
     def examine(self, source: Source) -> _Examined:
         """Read, hash and decode one source. A bad image is refused with its reason, never raised."""
         try:
-            data = source.read()
-        except OSError as error:
-            return _Examined(source, None, f"cannot be read: {one_line(error.strerror or error)}")
+            data = _read(source)
+        except ImageRefused as refusal:
+            return _Examined(source, None, str(refusal))
         sha256 = hashlib.sha256(data).hexdigest()
-        if (source.source, source.name, sha256) in self.known:
-            return _Examined(source, sha256, STATUS_OK, known=True)
+        if (known := _Examined(source, sha256, STATUS_OK, known=True)).file in self.known:
+            return known
         try:
             hr = _picture(data, source.suffix)
         except ImageRefused as refusal:
@@ -214,9 +229,9 @@ class _Examiner:
         if lr is None:
             raise ImageRefused(f"no x{scale} LR image for it")
         try:
-            picture = _picture(lr.read(), lr.suffix)
-        except (ImageRefused, OSError) as error:
-            raise ImageRefused(f"its x{scale} LR image: {one_line(error)}") from None
+            picture = _picture(_read(lr), lr.suffix)
+        except ImageRefused as refusal:
+            raise ImageRefused(f"its x{scale} LR image: {refusal}") from None
         # MATLAB rounds sizes up, other tools down; both keep the pixel grid of the top-left corner.
         sides = ((picture.height, hr.height), (picture.width, hr.width))
         if any(low not in (high // scale, -(-high // scale)) for low, high in sides):
@@ -225,29 +240,46 @@ class _Examiner:
         return picture
 
 
+def _read(source: Source) -> bytes:
+    try:
+        return source.read()
+    except OSError as error:
+        raise ImageRefused(f"cannot be read: {one_line(error.strerror or error)}") from None
+
+
 def _picture(data: bytes, suffix: str) -> _Picture:
     height, width, _ = images.decode(data).shape
     return _Picture(data, suffix if suffix in images.SUFFIXES else ".img", height, width)
 
 
 def _check_patch(picture: _Picture, patch: int) -> None:
-    if min(windows.cropped(picture.height), windows.cropped(picture.width)) < patch:
-        raise ImageRefused(f"smaller than a patch: {picture.height}x{picture.width} px, a patch is {patch}")
+    height, width = windows.cropped(picture.height), windows.cropped(picture.width)
+    if min(height, width) < patch:
+        found = f"{picture.height}x{picture.width} px (cropped: {height}x{width})"
+        raise ImageRefused(f"smaller than a patch: {found}, a patch is {patch}")
 
 
-def _refuse_copies(examined: Iterable[_Examined], taken: dict[str, str]) -> Iterator[_Examined]:
-    """Pass everything on; a photograph whose very bytes were taken before becomes a refusal. Adds to `taken`."""
+def _only_new(examined: Iterable[_Examined], known: _Known) -> Iterator[_Examined]:
+    """Pass everything on; a source seen before becomes known, a second copy of a photograph refused. Adds to `known`.
+
+    What this run has seen counts as what the store has: an interrupted run, run again, cannot tell the two apart.
+    """
     for item in examined:
         image_id, sha256 = item.image_id, item.sha256
-        if item.known or not item.pictures or image_id is None or sha256 is None:
+        if item.file in known.files:
+            yield replace(item, status=STATUS_OK, pictures={}, known=True)
+            continue
+        known.files.add(item.file)
+        if image_id is None or sha256 is None:
             yield item
-        elif image_id not in taken:
-            taken[image_id] = sha256
+        elif image_id not in known.taken:
+            known.taken[image_id] = sha256
             yield item
-        elif taken[image_id] == sha256:
-            yield replace(item, status=f"copy of {image_id}", pictures={}, copy=True)
+        elif known.taken[image_id] == sha256:
+            yield replace(item, status=f"copy of {image_id}", pictures={})
         else:
-            raise DataError(f"two photographs share the image id {image_id}: SHA-256 {taken[image_id]} and {sha256}")
+            first = known.taken[image_id]
+            raise DataError(f"two photographs share the image id {image_id}: SHA-256 {first} and {sha256}")
 
 
 def _groups(items: Iterable[_Examined], shard_size: int) -> Iterator[list[_Examined]]:

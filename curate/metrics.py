@@ -28,7 +28,7 @@ def rgb_to_y(image_B3HW: Tensor) -> Tensor:
 
     BT.601 studio range, (65.481 R + 128.553 G + 24.966 B + 16) / 255. Full-range luma would print 1.32 dB less.
     """
-    red, green, blue = image_B3HW.split(1, dim=-3)
+    red, green, blue = image_B3HW.chunk(3, dim=-3)
     weight_red, weight_green, weight_blue = LUMA_WEIGHTS
     return (weight_red * red + weight_green * green + weight_blue * blue + LUMA_OFFSET) / 255
 

@@ -25,10 +25,11 @@ import pydantic
 
 from curate.errors import UsageError, listed, one_line
 
-__all__ = ["Kind", "describe", "names", "options_of", "parse", "spec_of"]
+__all__ = ["Kind", "describe", "given_in", "names", "options_of", "parse", "spec_of"]
 
 Kind = Literal["scorers", "strategies", "archs"]
 
+_ONE = {"scorers": "scorer", "strategies": "strategy", "archs": "arch"}
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -55,18 +56,16 @@ def parse(kind: Kind, spec: str, **more: Any) -> Any:
     cannot hold a comma.
     Raises UsageError for an unknown name or option, and for a value that does not fit the field's type.
     """
-    name, _, text = spec.partition(":")
-    given: dict[str, Any] = dict(more)
-    for item in filter(None, text.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"'{one_line(spec)}' is not a spec: '{one_line(item)}' should be option=value")
-        given[key.strip()] = value.strip()
+    name = spec.partition(":")[0]
+    written = given_in(spec)
+    if twice := written.keys() & more.keys():
+        raise UsageError(f"'{one_line(spec)}': option '{one_line(listed(twice))}' is given twice")
+    given: dict[str, Any] = {**written, **more}
     cls = _dataclass(kind, name)
     valid = {field.name for field in dataclasses.fields(cls) if field.init}
     unknown = given.keys() - valid
     if unknown:
-        raise UsageError(f"{kind[:-1]} '{name}' has no option '{one_line(listed(unknown))}'; it has: {listed(valid)}")
+        raise UsageError(f"{_ONE[kind]} '{name}' has no option '{one_line(listed(unknown))}'; it has: {listed(valid)}")
     try:
         return pydantic.TypeAdapter(cls).validate_python(given)
     except pydantic.ValidationError as error:
@@ -75,7 +74,20 @@ def parse(kind: Kind, spec: str, **more: Any) -> Any:
         found = f", not '{one_line(given[where])}'" if where in given else ""
         reason = str(problem["ctx"]["error"]) if "error" in problem.get("ctx", {}) else problem["msg"]
         prefix = f"option '{where}' " if where else ""
-        raise UsageError(f"{kind[:-1]} '{name}': {prefix}{one_line(reason)}{found}") from None
+        raise UsageError(f"{_ONE[kind]} '{name}': {prefix}{one_line(reason)}{found}") from None
+
+
+def given_in(spec: str) -> dict[str, str]:
+    """The options that a spec sets itself, as text. UsageError for one that is not option=value, or comes twice."""
+    given: dict[str, str] = {}
+    for item in filter(None, spec.partition(":")[2].split(",")):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not key:
+            raise UsageError(f"'{one_line(spec)}' is not a spec: '{one_line(item)}' should be option=value")
+        if key in given:
+            raise UsageError(f"'{one_line(spec)}': option '{one_line(key)}' is given twice")
+        given[key] = value
+    return given
 
 
 def options_of(plugin: Any) -> dict[str, Any]:

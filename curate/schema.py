@@ -38,6 +38,8 @@ __all__ = [
     "StoreHeader",
     "StoreReference",
     "dump",
+    "json_schemas",
+    "main",
     "parse",
     "scores_schema",
 ]
@@ -48,7 +50,7 @@ STATUS_OK = "ok"  # the status of an image that was taken
 
 IMAGES = pa.schema(
     [
-        pa.field("image_id", pa.string()),  # 16 hex of the bytes' SHA-256; null for the second copy of a photograph
+        pa.field("image_id", pa.string()),  # 16 hex of the bytes' SHA-256; null for a refused image: no id comes twice
         pa.field("name", pa.string(), False),  # path below the folder or archive that was ingested
         pa.field("sha256", pa.string()),  # of the source file's bytes; null if they could not be read
         pa.field("height", pa.int32()),  # px, upright (EXIF orientation applied); null if it could not be decoded
@@ -168,8 +170,9 @@ class ManifestRecipe(Document):
 class CheckpointRecipe(Document):
     """All that made a checkpoint."""
 
-    arch: str  # spec: `fsrcnn:scale=2`
-    training: dict[str, Any]  # data, steps, seed, losses, versions; empty for weights from elsewhere
+    arch: str  # spec with every option, defaults too: `fsrcnn:scale=2,d=56,s=12,m=4`
+    weights: str  # SHA-256 of names, types, shapes and values, checked when they are loaded
+    training: dict[str, Any]  # manifest, options, start, last loss, device, versions
 
 
 _DocumentT = TypeVar("_DocumentT", bound=Document)

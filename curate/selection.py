@@ -35,13 +35,17 @@ def select(
 
     With N candidates that have a finite score, k = floor(keep * N + 0.5) are kept; order is by score, equal scores by
     patch_id. Patches whose score is NaN, infinite or missing are excluded and counted. `where` is an SQL condition
-    over the columns of `scores` and `images`. `options` are more options of a strategy
-    given as a spec. `by` may be left out where the store has one score or none is needed.
+    over the columns of `scores` and `images`. `options` are more options of a strategy given as a spec. `by` may be
+    left out where the store has one score or none is needed.
 
     Raises UsageError for a share out of range, a score that does not exist, or nothing to choose from.
     """
     store = store if isinstance(store, Store) else Store.open(store)
-    chosen: Strategy = plugins.parse("strategies", strategy, **options) if isinstance(strategy, str) else strategy
+    chosen = plugins.parse("strategies", strategy, **options) if isinstance(strategy, str) else strategy
+    if not isinstance(chosen, Strategy):
+        raise UsageError(f"'{one_line(strategy)}' is not a strategy: it has no `select`, or is no subclass of Strategy")
+    if options and not isinstance(strategy, str):
+        raise UsageError(f"{listed(options)} should be set in the strategy itself, found {one_line(strategy)}")
     if not (math.isfinite(keep) and 0 < keep <= 1):
         raise UsageError(f"keep should be above 0 and at most 1 (0.5 is half of the patches), found {keep}")
     column = _score_column(store, by, needed=chosen.needs_score)
@@ -65,8 +69,12 @@ def select(
             "without_finite_score": everything.num_rows - finite.num_rows,
             "selected": len(picks.rows),
         },
-        scorers={column: store.score_columns()[column][0].record.fingerprint} if column else {},
-        versions={"curate": __version__, "python": platform.python_version(), "pyarrow": version("pyarrow")},
+        scorers=_scorers(store, column, where),
+        versions={
+            "curate": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("duckdb", "numpy", "pyarrow")},
+        },
     )
     return Manifest(_manifest_table(finite, picks), recipe)
 
@@ -78,11 +86,12 @@ def candidates(store: Store, column: str | None, where: str | None = None) -> pa
     column of `scores` and of `images`.
     """
     score = f"CAST({sql.identifier(column)} AS DOUBLE)" if column else "CAST(NULL AS DOUBLE)"
-    joined = "(SELECT scores.*, images.* EXCLUDE (image_id) FROM scores JOIN images USING (image_id))"
+    joined = "SELECT scores.*, images.* EXCLUDE (image_id) FROM scores JOIN images USING (image_id)"
     connection = sql.connect(store.views(), store.table_files())
     try:
-        rows = connection.sql(f"SELECT * FROM {joined}")
+        rows = connection.sql(joined)
         if where is not None:
+            sql.check(connection, f"SELECT * FROM scores WHERE (\n{where}\n)")
             rows = rows.filter(where)
         return rows.project(f"{', '.join(_COLUMNS)}, {score} AS score").order("patch_id").to_arrow_table()
     except duckdb.Error as error:
@@ -101,6 +110,16 @@ def _score_column(store: Store, by: str | None, *, needed: bool) -> str | None:
         hint = "" if columns else "; 'curate score STORE srcnn sobel' makes some"
         raise UsageError(f"no score '{one_line(by)}' in the store; there are: {listed(columns)}{hint}")
     return by
+
+
+def _scorers(store: Store, column: str | None, where: str | None) -> dict[str, str]:
+    """Label -> fingerprint of the score that was ranked by, and of those that the condition names."""
+    condition = (where or "").lower()
+    return {
+        name: found.record.fingerprint
+        for name, (found, _) in store.score_columns().items()
+        if name == column or name.lower() in condition
+    }
 
 
 def _finite(table: pa.Table) -> pa.Table:

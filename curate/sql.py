@@ -1,28 +1,39 @@
 """Read-only SQL over named Parquet files: DuckDB with every door to the outside closed.
 
 A query is one SELECT (or FROM, WITH, VALUES, DESCRIBE, SUMMARIZE). It sees the views it is given and can read no other
-file, write none, load no extension and change no setting.
+file, write none, load no extension and change no setting. DuckDB itself keeps it from other files; but a file that may
+be read may also be written, by a COPY within a SELECT or by SQL within a string, and so `check` looks for both.
 """
 
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.errors import UsageError, one_line
+from curate.errors import UsageError, listed, one_line
 
-__all__ = ["FORMATS", "Format", "connect", "head", "identifier", "parquet", "query_error", "reader", "write"]
+__all__ = ["FORMATS", "Format", "check", "connect", "head", "identifier", "parquet", "query_error", "reader", "write"]
 
 Format = Literal["csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
 
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
+_TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
+_SETTINGS = {
+    "temp_directory": "''",  # it could be read and written: by default `.tmp` where curate was started
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "enable_external_access": "false",
+    "python_enable_replacements": "false",
+    "lock_configuration": "true",  # the last
+}
 
 
 def identifier(name: str) -> str:
@@ -32,67 +43,128 @@ def identifier(name: str) -> str:
 
 def parquet(files: Sequence[Path], columns: str = "*", **options: bool) -> str:
     """A SELECT over Parquet files, for a view. `options` go to read_parquet."""
-    listed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    options = {"hive_partitioning": False} | options  # a folder called `split=train` is no column
+    paths = ", ".join(_text(_literal(file)) for file in files)
     extra = "".join(f", {key}={str(value).lower()}" for key, value in options.items())
-    return f"SELECT {columns} FROM read_parquet([{listed}]{extra})"
+    return f"SELECT {columns} FROM read_parquet([{paths}]{extra})"
 
 
 def connect(views: Mapping[str, str | pa.Table], files: Iterable[Path]) -> duckdb.DuckDBPyConnection:
-    """A connection with `views` (name -> SELECT, or a table in memory) that can reach `files` and nothing else."""
+    """A connection with `views` (name -> SELECT, or a table in memory) that can reach `files` and nothing else.
+
+    Raises UsageError if a view cannot be made: two names that differ by case alone, a file that is not Parquet.
+    """
     connection = duckdb.connect(":memory:")
-    for name, source in views.items():
-        if isinstance(source, str):
-            connection.execute(f"CREATE VIEW {identifier(name)} AS {source}")
-        else:
-            connection.register(name, source)
-    allowed = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    try:
+        for name, source in views.items():
+            if isinstance(source, str):
+                connection.execute(f"CREATE VIEW {identifier(name)} AS {source}")
+            else:
+                connection.register(name, source)
+    except duckdb.Error as error:
+        raise query_error(error) from None
+    allowed = ", ".join(_text(path) for file in files for path in dict.fromkeys((str(file), _literal(file))))
     connection.execute(f"SET allowed_paths=[{allowed}]")
-    connection.execute("SET enable_external_access=false")
-    connection.execute("SET python_enable_replacements=false")
-    connection.execute("SET lock_configuration=true")
+    for name, value in _SETTINGS.items():
+        connection.execute(f"SET {name}={value}")
     return connection
 
 
+def _text(value: str) -> str:
+    """`value` quoted as an SQL string."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _literal(file: Path) -> str:
+    """A path as a pattern that matches this path alone."""
+    return re.sub(r"([*?\[])", r"[\1]", str(file))
+
+
+def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """UsageError if a SELECT holds anything that writes, or calls a table function that is not for queries here."""
+    ((parsed,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
+    tree = json.loads(parsed)
+    if tree["error"]:
+        raise UsageError(one_line(f"SQL: {tree['error_message']}: '{query}'"))
+    for node in _nodes(tree):
+        if str(node.get("type")).endswith("_QUERY_NODE"):  # COPY, INSERT, UPDATE, ... as a common table expression
+            found = node["type"].removesuffix("_QUERY_NODE")
+            raise UsageError(f"a query can only read; found {found}: '{one_line(query)}'")
+        function = node["function"]["function_name"] if node.get("type") == "TABLE_FUNCTION" else None
+        if function is not None and function.lower() not in _TABLE_FUNCTIONS:
+            known = listed(_TABLE_FUNCTIONS)
+            raise UsageError(f"the table function '{one_line(function)}' is not for queries here; there are: {known}")
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object in parsed JSON."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield node
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
 def reader(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchReader:
-    """Run one SELECT and stream its answer. Raises UsageError with DuckDB's own first line for a query it refuses."""
+    """Run one SELECT and stream its answer; of two columns with one name the second is called `name_1`.
+
+    Raises UsageError with DuckDB's own first line for a query it refuses, at once or while the answer is read.
+    """
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             found = ", ".join(statement.type.name for statement in statements) or "nothing"
             raise UsageError(f"a query should be one SELECT; found {found}: '{one_line(query)}'")
-        return connection.sql(query).to_arrow_reader(_BATCH_ROWS)
+        check(connection, query)
+        answer = connection.sql(query).project("*").to_arrow_reader(_BATCH_ROWS)
     except duckdb.Error as error:
-        raise query_error(error) from None
+        raise query_error(error, connection) from None
+    return pa.RecordBatchReader.from_batches(answer.schema, _batches(answer))
 
 
-def query_error(error: duckdb.Error) -> UsageError:
-    """DuckDB's complaint as one line: its first line, and the candidates that it suggests."""
+def _batches(answer: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The batches of DuckDB's answer. An error that it meets on the way comes through Arrow, as one of Arrow's."""
+    while True:
+        try:
+            batch = answer.read_next_batch()
+        except StopIteration:
+            return
+        except (pa.ArrowException, OSError) as error:
+            raise query_error(error) from None
+        yield batch
+
+
+def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None = None) -> UsageError:
+    """DuckDB's complaint as one line: its first line, and what there is instead, if it or `connection` says so."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     hints = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate", "LINE"))]
+    if connection is not None and lines[0].startswith("Catalog Error: Table with name"):
+        hints = [f"there are: {listed(name for (name,) in connection.sql('SHOW TABLES').fetchall())}"]
     return UsageError(one_line("SQL: " + "; ".join(lines[:1] + hints)))
 
 
 def head(batches: pa.RecordBatchReader, limit: int) -> tuple[list[tuple[object, ...]], bool]:
     """The first `limit` rows of an answer, and whether there are more."""
     rows: list[tuple[object, ...]] = []
-    try:
-        for batch in batches:
-            rows += zip(*(column.to_pylist() for column in batch.columns), strict=True)
-            if len(rows) > limit:
-                break
-    except duckdb.Error as error:
-        raise query_error(error) from None
+    for batch in batches:
+        rows += zip(*map(_values, batch.columns), strict=True)
+        if len(rows) > limit:
+            break
     return rows[:limit], len(rows) > limit
 
 
 def write(batches: pa.RecordBatchReader, output: BinaryIO, form: Format) -> int:
     """Stream an answer as CSV (with a header), JSON (one array, an object a line) or Parquet; returns the rows."""
-    try:
-        if form == "parquet":
-            return _write_parquet(batches, output)
-        return _write_csv(batches, _Utf8(output)) if form == "csv" else _write_json(batches, _Utf8(output))
-    except duckdb.Error as error:
-        raise query_error(error) from None
+    if form == "parquet":
+        return _write_parquet(batches, output)
+    return _write_csv(batches, _Utf8(output)) if form == "csv" else _write_json(batches, _Utf8(output))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Python values; dates and times as text, since Arrow's go further than Python's."""
+    is_time = pa.types.is_temporal(column.type) and not pa.types.is_interval(column.type)
+    return list((column.cast(pa.string()) if is_time else column).to_pylist())
 
 
 class _Utf8:
@@ -110,30 +182,50 @@ def _write_csv(batches: pa.RecordBatchReader, sink: _Utf8) -> int:
     writer.writerow(batches.schema.names)
     rows = 0
     for batch in batches:
-        writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        writer.writerows(zip(*map(_cells, batch.columns), strict=True))
         rows += batch.num_rows
     return rows
 
 
+def _cells(column: pa.Array) -> list[Any]:
+    """Values for CSV: lists and structs as JSON."""
+    values = _values(column)
+    if not pa.types.is_nested(column.type):
+        return values
+    return [value if value is None else _json(_finite(value)) for value in values]
+
+
 def _write_json(batches: pa.RecordBatchReader, sink: _Utf8) -> int:
-    rows = 0
+    names, rows = batches.schema.names, 0
     for batch in batches:
-        for row in batch.to_pylist():
-            sink.write(("[\n" if rows == 0 else ",\n") + json.dumps(_finite(row), default=str, ensure_ascii=False))
-            rows += 1
+        columns = (_finite(_values(column)) for column in batch.columns)
+        lines = [_json(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+        if lines:
+            sink.write(("[\n" if rows == 0 else ",\n") + ",\n".join(lines))
+        rows += len(lines)
     sink.write("\n]\n" if rows else "[]\n")
     return rows
 
 
-def _finite(row: dict[str, object]) -> dict[str, object]:
+_json = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False).encode
+
+
+def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _write_parquet(batches: pa.RecordBatchReader, output: BinaryIO) -> int:
     rows = 0
-    with pq.ParquetWriter(output, batches.schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-            rows += batch.num_rows
+    try:
+        with pq.ParquetWriter(output, batches.schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+    except pa.ArrowNotImplementedError as error:
+        raise UsageError(one_line(f"Parquet cannot hold this answer, CAST it to VARCHAR: {error}")) from None
     return rows

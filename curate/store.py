@@ -86,7 +86,7 @@ class Store:
         folder = files.local_path(path, "a store")
         if patch < 1 or not 1 <= step <= patch:
             raise UsageError(f"a patch should be 1 px or more and a step from 1 to the patch, found {patch} and {step}")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or not all(map(_is_leftover, folder.iterdir()))):
             raise UsageError(f"'{one_line(folder)}' is not a store (it has no {_HEADER}); name a new or empty folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -362,3 +362,8 @@ class Store:
                 self._decoded.popitem(last=False)
         self._decoded.move_to_end(image_id)
         return self._decoded[image_id]
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a run that was killed while it made a store left this."""
+    return path.match(f".{_HEADER}.*.tmp")

@@ -14,7 +14,7 @@ __all__ = ["crop_to_multiple", "pick_device", "to_float", "to_pixels", "to_tenso
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one and else the cpu; any other name is torch's own. UsageError if it is not there."""
+    """`auto` is cuda where there is one, else cpu; other names are torch's own. UsageError if there is no such one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
@@ -26,8 +26,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def to_tensor(pixels_HWC: npt.NDArray[np.uint8]) -> Tensor:
-    """uint8 pixels, HWC -> image_CHW uint8, contiguous, a copy."""
-    return torch.tensor(pixels_HWC).permute(2, 0, 1).contiguous()
+    """uint8 pixels, HWC, strided in any way -> image_CHW uint8, contiguous, a copy."""
+    return torch.tensor(np.ascontiguousarray(pixels_HWC)).permute(2, 0, 1).contiguous()
 
 
 def to_pixels(image_CHW: Tensor) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ TensorBoard's event file.
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import islice
@@ -50,7 +51,7 @@ def train(
 
     `init` gives the weights to start from (the same network; the scale may differ where no layer depends on it). The
     same inputs, seed and threads give the same weights on a CPU. Raises UsageError for options that do not fit and an
-    `out` that holds a model, DataError if the loss is not finite any more.
+    `out` that holds a model, DataError if the loss or the weights are not finite any more.
     """
     network: Arch = plugins.parse("archs", arch) if isinstance(arch, str) else arch
     chosen = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
@@ -71,11 +72,11 @@ def train(
     if before is not None:
         _load(net, before, network)
     net = net.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    writer = _writer(folder)
-    last = _fit(net, network, islice(feed, config.steps), config, target, writer, progress)
-    if writer:
-        writer.close()
+    with _writer(folder) or nullcontext() as writer:
+        last = _fit(net, network, islice(feed, config.steps), config, target, writer, progress)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise DataError(f"the weights are not finite after step {config.steps}: train with a smaller --rate")
     made = Checkpoint(network, state, _recipe(chosen, config, before, target, last))
     if folder:
         made.save(folder)
@@ -150,7 +151,7 @@ class _Meter:
         self.samples += samples
 
     def take(self, step: int) -> dict[str, float]:
-        """loss, psnr (dB, in the network's colour space, without a border) and images_per_second; starts anew."""
+        """loss, psnr (dB, in the network's colours, no border, 100 at most) and images_per_second; starts anew."""
         loss = float(torch.stack(self.losses).mean())
         if not torch.isfinite(torch.tensor(loss)):
             raise DataError(f"the loss is {loss} at step {step}: train with a smaller --rate")
@@ -158,7 +159,7 @@ class _Meter:
         elapsed = time.monotonic() - self.since
         self.latest = {
             "loss": loss,
-            "psnr": float(-10 * torch.log10(error)),
+            "psnr": float(-10 * torch.log10(error.clamp(min=1e-10))),  # JSON has no infinity
             "images_per_second": self.samples / max(elapsed, 1e-9),
         }
         self.losses, self.errors, self.samples, self.since = [], [], 0, time.monotonic()

@@ -21,7 +21,7 @@ def main(manifest: str, steps: int = 200) -> float:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return float(loss)
+    return loss.item()
 
 
 if __name__ == "__main__":

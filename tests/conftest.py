@@ -4,20 +4,27 @@
     write_photos  function (folder, sizes, seed) -> folder: such photographs in it, for fixtures of any scope
     photos        function (sizes, folder name) -> Path: a folder of such photographs, PNG and JPEG by turns
     photo_folder  the folder `photos` with four of them, of four sizes
+    write_store   function (folder, units, scores) -> Store: tables alone, with the scores that the test chooses
     untrained     folder of random weights that stand in for curate's bundled ones, so that no test depends on those
     shared        folder of real photographs and public checkpoints beside the repository; skips where it is absent
 
 Everything is made in the test: no binary fixtures, no network.
 """
 
+import gc
+import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from curate.store import Store
 
 # Read by torch and OpenMP when they are first imported, hence set here. Tests run two at a time with one thread each.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -36,6 +43,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+def pytest_unconfigure() -> None:
+    """Let go of what failed queries left in reference cycles: DuckDB complains of it when the interpreter ends."""
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +91,68 @@ def photos(tmp_path: Path, write_photos: Callable[..., Path]) -> Callable[..., P
 def photo_folder(photos: Callable[..., Path]) -> Path:
     """A folder of four synthetic photographs: 000.png 200x260, 001.jpg 150x180, 002.png 97x130, 003.jpg 240x240."""
     return photos()
+
+
+@pytest.fixture(scope="session")
+def write_store() -> Callable[..., "Store"]:
+    """A function that makes a store of tables alone, without photographs, through the Store's own API.
+
+    `write_store(folder, units=(5, 4, 3), scores={"sobel": [0.5, ...]}, first=0)`: unit i, counted from `first`, has one
+    image `i.png` (split train for even i, val for odd i) with units[i] windows of 24 px in a row, step 12. Scores go to
+    the patches in the order of `Store.patches()`; None is null. Units for which no score is left are not scored. Called
+    again for the same folder, with `first` set, it adds units to the store.
+    """
+    import pyarrow as pa
+
+    from curate import files, schema, windows
+    from curate.store import INGEST, Store
+
+    def add_unit(store: Store, unit: int, count: int) -> None:
+        image_id = f"{unit * 0x9E3779B97F4A7C15 % 2**64:016x}"  # in no order
+        width = 24 + 12 * (count - 1)
+        split = "val" if unit % 2 else "train"
+        image = [image_id, f"{unit}.png", image_id * 4, 24, width, schema.STATUS_OK, "photos", split]
+        tables = {
+            "images": (schema.IMAGES, [image]),
+            "cells": (schema.CELLS, [[image_id, 0, 0, 24, width, "hr", 0, 1, 1]]),
+            "patches": (
+                schema.PATCHES,
+                [[windows.patch_id(image_id, 0, x, 24), image_id, 0, x, 24] for x in range(0, 12 * count, 12)],
+            ),
+        }
+        parts = [store.part(store.shard_path(unit), files.publish_bytes(store.shard_path(unit), b"pixels"))]
+        for name, (fields, rows) in tables.items():
+            table = pa.Table.from_pylist([dict(zip(fields.names, row, strict=True)) for row in rows], fields)
+            parts.append(store.write_table(name, unit, table))
+        store.commit(INGEST, unit, "0" * 16, parts)
+
+    def add_scores(store: Store, label: str, values: list[float | None]) -> None:
+        name = label.partition(":")[0]
+        fingerprint = hashlib.sha256(label.encode()).hexdigest()[:16]
+        record = schema.ScorerRecord(scorer=name, label=label, columns=[name], identity={}, fingerprint=fingerprint)
+        found = store.add_score_set(record)
+        for unit in store.commits():
+            ids = store.unit_table("patches", unit)["patch_id"]
+            mine, values = values[: len(ids)], values[len(ids) :]
+            if not mine:
+                return
+            table = pa.table([ids, pa.array(mine, pa.float32())], schema=schema.scores_schema((name,)))
+            store.commit(found.kind, unit, "0" * 16, [store.write_table(found.kind, unit, table)])
+
+    def write(
+        folder: Path,
+        units: Sequence[int] = (5, 4, 3),
+        scores: Mapping[str, list[float | None]] | None = None,
+        first: int = 0,
+    ) -> Store:
+        store = Store.open(folder) if Store.is_store(folder) else Store.create(folder, patch=24, step=12)
+        for unit, count in enumerate(units, first):
+            add_unit(store, unit, count)
+        for label, values in (scores or {}).items():
+            add_scores(store, label, list(values))
+        return store
+
+    return write
 
 
 @pytest.fixture(scope="session")

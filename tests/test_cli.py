@@ -1,4 +1,4 @@
-"""The command line: what each verb prints, and that a mistake is one clear line, exit code 2, and nothing half-written."""
+"""The command line: what each verb prints, and that a mistake is one clear line, exit code 2, nothing half-written."""
 
 import json
 import sys
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import synthetic_photo
 from PIL import Image
 
-from conftest import synthetic_photo
 from curate import cli
 
 
@@ -72,7 +72,9 @@ def test_the_whole_job(run: Run, photo_folder: Path, tmp_path: Path, monkeypatch
     assert skipped.code == 0 and skipped.out.startswith("0 patches of 0 images") and "1 finished units" in skipped.out
     chosen = run("select", "store", "refined", "--keep", 0.25, "--drop-top", 0.1, "-o", "some.parquet")
     assert chosen.code == 0 and "some.parquet" in chosen.out
-    trained = run("train", "some.parquet", "--arch", "fsrcnn:scale=2,d=8,s=4,m=1", "--steps", 2, "--crop", 24, "-o", "run")
+    trained = run(
+        "train", "some.parquet", "--arch", "fsrcnn:scale=2,d=8,s=4,m=1", "--steps", 2, "--crop", 24, "-o", "run"
+    )
     assert trained.code == 0 and trained.out.startswith("2 steps, loss")
     measured = run("eval", "run", photo_folder, "--format", "json")
     answer = json.loads(measured.out)

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import synthetic_photo
 from PIL import Image
 
 import curate
-from conftest import synthetic_photo
 from curate import plugins, resize
 from curate.tensors import to_pixels, to_tensor
 
@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 def blocks(page: str, language: str) -> list[str]:
     """The fenced blocks of one language in a Markdown page."""
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    fenced = (ROOT / page).read_text("utf-8").split("```")[1::2]
+    return [text for found, _, text in (block.partition("\n") for block in fenced) if found == language]
 
 
 def shell(script: str, folder: Path) -> str:

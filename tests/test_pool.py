@@ -64,5 +64,18 @@ def test_a_consumer_that_stops_ends_the_threads() -> None:
     assert threading.active_count() == before
 
 
+def test_a_consumer_that_stops_is_not_kept_waiting_for_what_has_not_begun() -> None:
+    begun = []
+
+    def run(item: int) -> None:
+        begun.append(item)
+        time.sleep(0.005 if item else 0)
+
+    results = pool.ahead(run, range(100), depth=100)
+    next(results)
+    results.close()
+    assert len(begun) < 100
+
+
 def test_at_least_one_worker() -> None:
     assert pool.workers() >= 1

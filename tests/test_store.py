@@ -164,7 +164,7 @@ def test_a_table_with_other_columns_is_damage(store: Store) -> None:
     for name in ("images", "cells", "patches"):
         part = store.write_table(name, 7, pa.table({"other": [1]}))
         store.commit("ingest", 7, "f", [part])
-        with pytest.raises(DataError, match="has columns .'other'., expected"):
+        with pytest.raises(DataError, match=r"has columns .'other'., expected"):
             store.unit_table(name, 7)
 
 
@@ -250,7 +250,7 @@ def test_no_byte_of_a_table_changes_unnoticed(store: Store, name: str) -> None:
     for at in range(0, len(whole), 41):
         flip(path, at)
         for read in (Store.images, Store.views, lambda opened: opened.cell("x")):
-            with pytest.raises(DataError, match="000001.parquet"):
+            with pytest.raises(DataError, match=r"000001\.parquet"):
                 read(Store.open(store.path))
         path.write_bytes(whole)
     assert Store.open(store.path).images().num_rows == len(SHAPES)
@@ -260,7 +260,7 @@ def test_no_byte_of_a_score_table_changes_unnoticed(store: Store) -> None:
     found = add_scores(store, "sobel", "f" * 16, units=[0])
     path = store.path / "tables" / "scores" / found.folder / "000000.parquet"
     flip(path, path.stat().st_size // 3)
-    with pytest.raises(DataError, match="000000.parquet"):
+    with pytest.raises(DataError, match=r"000000\.parquet"):
         Store.open(store.path).query("select * from scores")
 
 
@@ -283,7 +283,7 @@ def test_a_changed_image_is_noticed_when_it_is_read_and_others_are_fine(store: S
 def test_a_shard_that_goes_while_the_store_is_open_is_named(store: Store, damage: str) -> None:
     image_id = next(image_id for _, image_id in names_and_ids(store) if store.cell(image_id).shard == 0)
     DAMAGE[damage](store.shard_path(0))
-    with pytest.raises(DataError, match="000000.tar") as refused:
+    with pytest.raises(DataError, match=r"000000\.tar") as refused:
         store.read_bytes(image_id)
     assert image_id in line(refused)
 

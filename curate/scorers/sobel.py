@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curate.scorers import MapScorer
 
-__all__ = ["Sobel"]
+__all__ = ["Sobel", "texture"]
 
 _GREY = (0.299, 0.587, 0.114)  # BT.601 full range, what "grey" means to OpenCV and Pillow
 

@@ -16,7 +16,7 @@ from curate.resize import downscale, upscale
 from curate.scorers import MapScorer
 from curate.tensors import to_float
 
-__all__ = ["Srcnn"]
+__all__ = ["Srcnn", "refine_in_strips", "squared_error"]
 
 _BUNDLED = Path(__file__).parent.parent / "weights"
 _STRIP_PIXELS = 1 << 20  # pixels that go through the network at a time: 64 maps of them are 256 MB

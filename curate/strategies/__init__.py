@@ -7,7 +7,7 @@ image_id, y, x, size, shard and score, never the store.
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ class Picks:
         return cls(rows, np.ones(len(rows), np.float32))
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """`select` gets finite scores only, or nulls if `needs_score` is False; it returns `budget` rows or fewer."""
 

@@ -1,0 +1,69 @@
+"""The bundled SRCNN weights: what is shipped is what the model card says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import curate
+from curate.checkpoint import Checkpoint, read_recipe
+from curate.evaluation import averages
+from curate.metrics import psnr, rgb_to_y
+from curate.resize import downscale, upscale
+from curate.scorers.srcnn import Srcnn
+from curate.tensors import crop_to_multiple, to_float, to_tensor
+
+WEIGHTS = Path(curate.__file__).parent / "weights"
+SCALES = (2, 3, 4)
+PHOTO = Path(curate.__file__).parent / "samples" / "test" / "chelsea.png"
+
+
+def card_psnr(scale: int) -> float:
+    """Set5's PSNR in the model card."""
+    row = re.search(rf"^\| x{scale} \|.*?\| ([\d.]+) \|", (WEIGHTS / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert row is not None
+    return float(row[1])
+
+
+def file(scale: int) -> Path:
+    return WEIGHTS / f"srcnn_955_x{scale}.safetensors"
+
+
+def test_they_take_less_than_a_megabyte() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 1_000_000
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_their_recipe_says_what_made_them(scale: int) -> None:
+    recipe = read_recipe(file(scale))
+    assert recipe["arch"] == f"srcnn:scale={scale},kernel=9-5-5"
+    assert recipe["training"]["manifest"]["recipe"]["strategy"] == "des"
+    assert (recipe["training"]["init"] is None) == (scale == 2)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_they_beat_bicubic_on_a_photograph_that_they_have_not_seen(scale: int) -> None:
+    import numpy as np
+    from PIL import Image
+
+    hr_BCHW = crop_to_multiple(to_tensor(np.asarray(Image.open(PHOTO).convert("RGB"))))[None]
+    bicubic = upscale(rgb_to_y(to_float(downscale(hr_BCHW, scale))), scale)
+    plain = float(psnr(bicubic, rgb_to_y(to_float(hr_BCHW)), border=scale))
+    assert averages(curate.evaluate(Checkpoint.load(file(scale)), PHOTO))["psnr"] > plain + 0.2
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_scorer_takes_them(scale: int) -> None:
+    import torch
+
+    assert Srcnn(scale=scale).build(torch.device("cpu"))(torch.full((1, 3, 24, 24), 0.5)).shape == (1, 1, 24, 24)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_set5_is_what_the_card_says(scale: int, shared: Path) -> None:
+    measured = averages(curate.evaluate(file(scale), shared / "benchmark" / "Set5" / "HR"))["psnr"]
+    assert round(measured, 2) == pytest.approx(card_psnr(scale), abs=0.011)  # a CPU rounds differently from another
+
+
+def test_set5_x2_is_what_the_scorer_needs() -> None:
+    assert card_psnr(2) >= 36.3
