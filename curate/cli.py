@@ -81,6 +81,10 @@ def ingest(
     if len(report.refused) > _LISTED:
         query = "select name, status from images where status <> 'ok'"
         display.note(f'and {len(report.refused) - _LISTED} more: curate sql {one_line(store)} "{query}"')
+    if report.without_lr:
+        display.note(
+            f"{report.without_lr} images were there already without an LR image, and stay so: make a new store"
+        )
     display.answer(
         f"{report.added} images added ({report.patches} patches, {report.shards} shards, {report.bytes / 1e6:.1f} MB), "
         f"{report.known} already there, {len(report.refused)} refused, {report.ignored} other files ignored"

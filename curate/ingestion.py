@@ -6,7 +6,7 @@ the same bytes as one that was not.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class IngestReport:
     added: int  # images taken by this run
     refused: list[tuple[str, str]]  # (source/name, reason) of the images that this run refused
     known: int  # source files that the store had already (taken or refused)
+    without_lr: int  # of those taken before, how many have no LR image of a scale that was asked for now
     ignored: int  # files of the folders that do not look like images
     shards: int  # shards that this run wrote
     patches: int  # windows that this run added
@@ -96,7 +97,8 @@ def ingest(
 
     `photos` are folders, files, tar files and fsspec URLs. `patch` and `step` (px; 480 and 240) are fixed when the
     store is made. A shard holds about `shard_size` bytes. `lr` maps a scale to the folder of its low-resolution
-    images (`{2: "DIV2K_train_LR_bicubic/X2"}`), which are kept beside their HR images.
+    images (`{2: "DIV2K_train_LR_bicubic/X2"}`), which are kept beside their HR images. Images that the store has
+    already are not touched, also where they have no LR image yet: they are counted as `without_lr`.
 
     Raises UsageError before anything is written if there are no images, the store is something else, or its grid
     differs. An image that is refused is no error: it becomes a row with its reason, and is counted in the report.
@@ -110,7 +112,7 @@ def ingest(
         known = _Known.of(target)
         examiner = _Examiner(pairs, frozenset(known.files), target.header.patch)
         examined = _only_new(pool.ahead(examiner.examine, found.sources), known)
-        tally = _Tally(len(found.sources), progress)
+        tally = _Tally(len(found.sources), progress, lambda item: _lacks_lr(target, item, pairs))
         unit = max(target.commits(), default=-1) + 1
         for group in _groups(tally.over(examined), shard_size):
             tally.patches += _write_unit(target, unit, group, split)
@@ -124,9 +126,11 @@ class _Tally:
 
     total: int
     progress: Progress
+    lacks_lr: Callable[[_Examined], bool]
     done: int = 0
     added: int = 0
     known: int = 0
+    without_lr: int = 0
     bytes: int = 0
     patches: int = 0
     shards: int = 0
@@ -136,6 +140,7 @@ class _Tally:
         for item in examined:
             self.done += 1
             self.known += item.known
+            self.without_lr += item.known and self.lacks_lr(item)
             self.added += bool(item.pictures)
             self.bytes += item.size
             if item.status != STATUS_OK:
@@ -148,6 +153,7 @@ class _Tally:
             added=self.added,
             refused=self.refused,
             known=self.known,
+            without_lr=self.without_lr,
             ignored=ignored,
             shards=self.shards,
             patches=self.patches,
@@ -156,14 +162,25 @@ class _Tally:
 
 
 def _open_pairs(lr: Mapping[int, str], sources: Sequence[Source]) -> dict[int, PairedFolder]:
-    """The LR folders by scale. UsageError if one is of no use, or has several images for one source."""
+    """The LR folders by scale. UsageError if one has no images, or is not one to one with the sources."""
     if not lr.keys() <= {2, 3, 4}:
         raise UsageError(f"LR images should be of scale 2, 3 or 4, found {listed(lr)}")
     pairs = {scale: PairedFolder.open(folder, scale) for scale, folder in sorted(lr.items())}
-    for pair in pairs.values():
+    for scale, pair in pairs.items():
+        owners: dict[Source, str] = {}
         for source in sources:
-            pair.lookup(source.name)
+            found = pair.lookup(source.name)
+            first = found and owners.setdefault(found, source.name)
+            if found and first != source.name:
+                both = f"'{one_line(first)}' and '{one_line(source.name)}'"
+                raise UsageError(f"'{one_line(found.name)}' would be the x{scale} LR image of both {both}")
     return pairs
+
+
+def _lacks_lr(store: Store, known: _Examined, pairs: Mapping[int, PairedFolder]) -> bool:
+    """Whether an image that the store took before has no LR image of a scale that is asked for."""
+    image_id = (known.sha256 or "")[:16]
+    return store.cell(image_id) is not None and any(store.cell(image_id, f"lr{scale}") is None for scale in pairs)
 
 
 def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> Store:

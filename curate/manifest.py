@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,8 +41,8 @@ class Manifest:
     def load(cls, path: str | Path) -> "Manifest":
         """Read a manifest. UsageError if there is no file, DataError if it is not a manifest or damaged."""
         file = _existing(path)
-        table = _parquet(pq.read_table, file)
-        recipe = _recipe(table.schema, file)
+        recipe = _recipe(_parquet(pq.read_schema, file), file)
+        table = _parquet(partial(pq.read_table, page_checksum_verification=True), file)
         return cls(table.replace_schema_metadata(None).sort_by("rank"), recipe, file)
 
     @classmethod
@@ -67,7 +68,7 @@ class Manifest:
         url = os.path.relpath(self._store_path(), file.resolve().parent)
         recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
         table = self.table.replace_schema_metadata({schema.METADATA_KEY: schema.dump(recipe)})
-        files.publish(file, lambda stream: pq.write_table(table, stream, compression="zstd"))
+        files.publish(file, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True))
         return Manifest(self.table, recipe, file)
 
     def store(self, path: str | Path | None = None) -> Store:
@@ -116,7 +117,7 @@ def _parquet(read: Callable[[Path], _Read], file: Path) -> _Read:
     """What `read` gives of a Parquet file. DataError if it is none, or damaged."""
     try:
         return read(file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{one_line(file)}' is not a manifest: {one_line(error)}") from None
 
 

@@ -11,7 +11,6 @@
 Everything is made in the test: no binary fixtures, no network.
 """
 
-import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,11 +42,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
-
-
-def pytest_unconfigure() -> None:
-    """Let go of what failed queries left in reference cycles: DuckDB complains of it when the interpreter ends."""
-    gc.collect()
 
 
 @pytest.fixture(scope="session")

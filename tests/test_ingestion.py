@@ -34,7 +34,7 @@ SHAPES = ((50, 61), (36, 48), (48, 36), (60, 60), (26, 72), (37, 40))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thousands of files that are written here need not outlive a power cut; test_files.py checks that they would."""
+    """Thousands of files are written here that need not outlive a power cut; test_files.py checks that they would."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -419,7 +419,8 @@ def test_the_same_corpus_again_writes_nothing(corpus: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in (corpus / "store").rglob("*")}
     for _ in range(2):
         again = take_corpus(corpus, corpus / "store")
-        assert again == IngestReport(added=0, refused=[], known=16, ignored=0, shards=0, patches=0, bytes=0)
+        expected = IngestReport(added=0, refused=[], known=16, without_lr=0, ignored=0, shards=0, patches=0, bytes=0)
+        assert again == expected
         assert again.known == first.added + len(first.refused) + first.known
         assert tree(corpus / "store") == before
         assert {path: path.stat().st_mtime_ns for path in (corpus / "store").rglob("*")} == times
@@ -922,3 +923,26 @@ def test_progress_counts_every_source_once_and_in_order(corpus: Path) -> None:
     total = report.added + len(report.refused)
     assert [call[:2] for call in calls] == [(done, total) for done in range(1, total + 1)]
     assert calls[-1][2] == f"{len(report.refused)} refused" and calls[0][2] == ""
+
+
+def test_one_lr_image_for_two_photographs_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    first = fill(tmp_path / "a", {"0001.png": png(1)})
+    second = fill(tmp_path / "b", {"0001.png": png(2)})
+    lrs = fill(tmp_path / "X2", {"0001x2.png": png(3, 18, 24)})
+    fill(tmp_path / "one", {"sub/0001.png": png(1), "0001.png": png(2)})
+    with pytest.raises(
+        UsageError, match="'0001x2.png' would be the x2 LR image of both"
+    ):
+        take(tmp_path / "one", tmp_path / "store", lr={2: str(lrs)})
+    assert not (tmp_path / "store").exists()
+    assert take(first, tmp_path / "store", lr={2: str(lrs)}).added == 1
+    assert take(second, tmp_path / "other", lr={2: str(lrs)}).added == 1
+
+
+def test_photographs_taken_before_without_lr_are_counted(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "a", {"0001.png": png(1), "0002.png": png(2)})
+    lrs = fill(tmp_path / "X2", {"0001x2.png": png(3, 18, 24), "0002x2.png": png(4, 18, 24)})
+    assert take(folder, tmp_path / "store").without_lr == 0
+    assert take(folder, tmp_path / "store", lr={2: str(lrs)}).without_lr == 2
+    assert take(folder, tmp_path / "paired", lr={2: str(lrs)}).without_lr == 0
+    assert take(folder, tmp_path / "paired", lr={2: str(lrs)}).without_lr == 0

@@ -173,6 +173,20 @@ def test_options_beside_the_spec_are_options_of_the_spec() -> None:
     assert "not 'much'" in refusal("strategies", "refined", drop_top="much")
 
 
+@pytest.mark.parametrize(
+    ("spec", "given"),
+    [
+        ("refined", {}),
+        ("refined:", {}),
+        ("refined:drop_top=0.1", {"drop_top": "0.1"}),
+        ("no_such.plugin: a = 1 ,b=x=y:z,", {"a": "1", "b": "x=y:z"}),
+        ("a:b=", {"b": ""}),
+    ],
+)
+def test_what_a_spec_gives_is_read_without_its_plugin(spec: str, given: dict[str, str]) -> None:
+    assert plugins.given_in(spec) == given
+
+
 # --- modules of the user's own ----------------------------------------------------------------------------------------
 
 EDGES = """
@@ -235,17 +249,22 @@ def test_its_options_are_checked_as_curates_own(lab: Lab, options: str, parts: l
     assert [part for part in parts if part not in message] == []
 
 
-def test_a_module_in_the_current_folder_is_found_and_others_come_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_module_in_the_current_folder_is_found_and_those_on_the_path_come_first(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = f"here_{next(_numbers)}"
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "edges.py").write_text("from dataclasses import dataclass\n" + EDGES, "utf-8")
-    (tmp_path / "json").mkdir()
-    (tmp_path / "json" / "decoder.py").write_text("raise AssertionError('imported')", "utf-8")
+    def write_here(package: str, body: str) -> None:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "edges.py").write_text(f"from dataclasses import dataclass\n{body}", "utf-8")
+
+    on_path, also_on_path, here = lab(EDGES), lab(EDGES, "second"), f"here_{next(_numbers)}"
+    write_here(on_path.partition(".")[0], "raise AssertionError('imported')")
+    write_here(here, EDGES)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.chdir(tmp_path)
-    assert plugins.parse("strategies", f"{name}.edges:k=4").k == 4
+    assert plugins.parse("strategies", f"{also_on_path}:k=2").k == 2
+    assert str(tmp_path) not in sys.path  # it was not needed
+    assert plugins.parse("strategies", f"{here}.edges:k=4").k == 4
+    assert plugins.parse("strategies", f"{on_path}:k=3").k == 3
     assert "should define one frozen dataclass" in refusal("strategies", "json.decoder")
 
 

@@ -144,7 +144,7 @@ def test_every_field_without_a_default_is_needed(name: str) -> None:
         (b"\xff\xfe\x00", "the document: Invalid JSON"),
         ("null", "the document: Input should be an object"),
         ("[]", "the document: Input should be an object"),
-        ("[" * 100_000, "the document: Invalid JSON"),
+        ("[" * 300, "the document: Invalid JSON"),
         ('{"patch": 1, "step": 1, "created_by": "x"} more', "the document: Invalid JSON"),
         (changed(DOCUMENTS["store-header"], patch=0), "patch: Input should be greater than 0"),
         (changed(DOCUMENTS["store-header"], step=-1), "step: Input should be greater than 0"),
