@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from curate.errors import CurateError, DataError, UsageError
     from curate.evaluation import evaluate
     from curate.ingestion import ingest
+    from curate.inspection import info
     from curate.loader import Batch, batches
     from curate.manifest import Manifest
     from curate.scoring import score
@@ -33,6 +34,7 @@ __all__ = [
     "UsageError",
     "batches",
     "evaluate",
+    "info",
     "ingest",
     "score",
     "select",
@@ -50,6 +52,7 @@ _HOME = {
     "UsageError": "errors",
     "batches": "loader",
     "evaluate": "evaluation",
+    "info": "inspection",
     "ingest": "ingestion",
     "score": "scoring",
     "select": "selection",

@@ -165,9 +165,9 @@ def info(
 ) -> None:
     """Say what a path is, its counts and its recipe."""
     from curate import display
-    from curate.inspection import inspect
+    from curate.inspection import info as describe
 
-    content = inspect(path)
+    content = describe(path)
     display.answer(json.dumps(content, indent=2) if form == "json" else "\n".join(display.tree(content)))
 
 

@@ -11,12 +11,12 @@ from curate.manifest import Manifest
 from curate.schema import STATUS_OK
 from curate.store import Store
 
-__all__ = ["inspect"]
+__all__ = ["info"]
 
 _CHECKPOINTS = (".safetensors", ".pth", ".pt", ".mat")
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
+def info(path: str | Path) -> dict[str, Any]:
     """Everything that is worth knowing about a path, JSON-able; its first key, `kind`, says what it is.
 
     Raises UsageError for a path that is none of the three, DataError for a damaged one.

@@ -75,12 +75,12 @@ class Manifest:
         """Open the store that it was made from, at `path` if it has moved, and check that it is in the state of then.
 
         A store that has grown since is that store; DataError for another one, or one whose shards were changed;
-        UsageError if there is none at `path`.
+        UsageError if there is none.
         """
         reference = self.recipe.store
         where = files.local_path(path, "a store") if path is not None else self._store_path()
         if path is None and not Store.is_store(where):
-            raise DataError(f"the manifest's store is not at '{one_line(where)}' any more; say where with --store PATH")
+            raise UsageError(f"the manifest's store is not at '{one_line(where)}' any more; name it with --store PATH")
         store = Store.open(where)
         if store.digest(reference.shards) != reference.digest:
             raise DataError(

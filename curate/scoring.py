@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from curate import images, plugins, pool, schema
-from curate.errors import UsageError, listed
+from curate.errors import UsageError, listed, one_line
 from curate.progress import Progress, silent
 from curate.schema import CommitRecord, ScorerRecord
 from curate.scorers import PatchScorer, Scorer
@@ -80,7 +80,7 @@ def score(
     scores differ in their last digits. Raises UsageError for an unknown scorer or device before any work is done.
     """
     store = store if isinstance(store, Store) else Store.open(store)
-    chosen: list[Scorer] = [plugins.parse("scorers", s) if isinstance(s, str) else s for s in scorers]
+    chosen = [_scorer(given) for given in scorers]
     if not chosen:
         raise UsageError(f"which scorers? There are: {listed(plugins.names('scorers'))}")
     target = pick_device(device)
@@ -95,6 +95,13 @@ def score(
         tally = _run(store, list(units.values()), list(jobs.values()), target, progress)
     names = [name for name, (found, _) in store.score_columns().items() if found in sets]
     return ScoreReport(names, tally.images, tally.patches, tally.skipped, tally.not_finite)
+
+
+def _scorer(given: Scorer | str) -> Scorer:
+    scorer = plugins.parse("scorers", given) if isinstance(given, str) else given
+    if not isinstance(scorer, Scorer):
+        raise UsageError(f"'{one_line(given)}' is not a scorer: it is no subclass of MapScorer or PatchScorer")
+    return scorer
 
 
 def label(scorer: Scorer) -> str:

@@ -188,7 +188,11 @@ class Store:
     def write_table(self, folder: str, unit: int, table: pa.Table) -> Part:
         """Publish the Parquet of one unit under `tables/<folder>`; the same table gives the same bytes."""
         path = self.path / "tables" / folder / f"{unit:06d}.parquet"
-        digest = files.publish(path, lambda file: pq.write_table(table, file, compression="zstd"))
+        # Parquet's statistics leave NaN out and DuckDB believes them: with none, isnan() and max() are right.
+        exact = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+        digest = files.publish(
+            path, lambda file: pq.write_table(table, file, compression="zstd", write_statistics=exact)
+        )
         return self.part(path, digest, table.num_rows)
 
     # ---- tables
@@ -285,8 +289,11 @@ class Store:
         files_of = {found.folder: self._committed_files(found) for found in sets}
         aliases = {found.folder: f"s{index}" for index, found in enumerate(sets)}
         for name, (found, column) in self.score_columns().items():
-            if files_of[found.folder]:
-                columns.append(f"{aliases[found.folder]}.{sql.identifier(column)} AS {sql.identifier(name)}")
+            # A scorer that was cut off before its first shard has no table yet.
+            value = (
+                f"{aliases[found.folder]}.{sql.identifier(column)}" if files_of[found.folder] else "CAST(NULL AS FLOAT)"
+            )
+            columns.append(f"{value} AS {sql.identifier(name)}")
         for folder, paths in files_of.items():
             if paths:
                 joins.append(f"LEFT JOIN ({sql.parquet(paths)}) {aliases[folder]} USING (patch_id)")

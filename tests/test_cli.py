@@ -222,7 +222,7 @@ def test_a_moved_store_is_named_and_can_be_given(run: Run, work: Path, tmp_path:
     manifest.write_bytes((work / "half.parquet").read_bytes())
     command = ["train", manifest, "--arch", "fsrcnn:d=8,s=4,m=1", "--steps", 1, "--crop", 24]
     lost = run(*command, "-o", tmp_path / "a")
-    assert lost.code == 1 and "--store PATH" in lost.err and not (tmp_path / "a").exists()
+    assert lost.code == 2 and "--store PATH" in lost.err and not (tmp_path / "a").exists()
     assert run(*command, "-o", tmp_path / "b", "--store", work / "store").code == 0
 
 

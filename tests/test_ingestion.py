@@ -930,9 +930,7 @@ def test_one_lr_image_for_two_photographs_is_refused_before_anything_is_written(
     second = fill(tmp_path / "b", {"0001.png": png(2)})
     lrs = fill(tmp_path / "X2", {"0001x2.png": png(3, 18, 24)})
     fill(tmp_path / "one", {"sub/0001.png": png(1), "0001.png": png(2)})
-    with pytest.raises(
-        UsageError, match="'0001x2.png' would be the x2 LR image of both"
-    ):
+    with pytest.raises(UsageError, match=r"'0001x2\.png' would be the x2 LR image of both"):
         take(tmp_path / "one", tmp_path / "store", lr={2: str(lrs)})
     assert not (tmp_path / "store").exists()
     assert take(first, tmp_path / "store", lr={2: str(lrs)}).added == 1

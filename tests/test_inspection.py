@@ -10,7 +10,7 @@ import pytest
 from curate import __version__, display
 from curate.errors import DataError, UsageError
 from curate.ingestion import ingest
-from curate.inspection import inspect
+from curate.inspection import info
 from curate.manifest import Manifest
 from curate.selection import select
 from curate.store import Store
@@ -51,7 +51,7 @@ def test_a_store_has_its_grid_its_counts_and_its_scores(place: Path) -> None:
         },
     }
     for path in (place / "store", str(place / "store")):
-        content = inspect(path)
+        content = info(path)
         assert content == expected and next(iter(content)) == "kind"
 
 
@@ -59,7 +59,7 @@ def test_an_ingested_store_counts_what_was_refused(tmp_path: Path, photos: Calla
     folder = photos(((50, 61), (36, 48), (12, 40)))  # the last is smaller than a patch
     (folder / "broken.png").write_bytes(b"no picture")
     report = ingest([folder], tmp_path / "store", patch=24, step=12, shard_size=4000)
-    content = inspect(tmp_path / "store")
+    content = info(tmp_path / "store")
     assert (content["images"], content["refused"]) == (report.added, len(report.refused)) == (2, 2)
     assert (content["patches"], content["shards"]) == (report.patches, report.shards)
     assert content["scores"] == {} and content["bytes"] >= report.bytes > 0
@@ -67,19 +67,19 @@ def test_an_ingested_store_counts_what_was_refused(tmp_path: Path, photos: Calla
 
 def test_an_empty_store_is_one(tmp_path: Path) -> None:
     Store.create(tmp_path / "store", patch=30, step=7)
-    content = inspect(tmp_path / "store")
+    content = info(tmp_path / "store")
     assert (content["kind"], content["patch"], content["step"]) == ("store", 30, 7)
     assert {content[name] for name in ("images", "refused", "patches", "shards", "bytes")} == {0}
 
 
 def test_an_unfinished_scorer_has_scored_nothing(tmp_path: Path, write_store: Write) -> None:
     write_store(tmp_path / "store", (5,), {"sobel": []})
-    assert inspect(tmp_path / "store")["scores"]["sobel"]["patches"] == 0
+    assert info(tmp_path / "store")["scores"]["sobel"]["patches"] == 0
 
 
 def test_a_manifest_has_its_counts_and_its_recipe(place: Path) -> None:
     manifest = Manifest.load(place / "chosen.parquet")
-    assert inspect(place / "chosen.parquet") == {
+    assert info(place / "chosen.parquet") == {
         "kind": "manifest",
         "patches": 4,
         "images": 2,
@@ -90,18 +90,18 @@ def test_a_manifest_has_its_counts_and_its_recipe(place: Path) -> None:
 
 
 def test_a_manifest_without_scores_has_none(place: Path) -> None:
-    content = inspect(str(place / "drawn.parquet"))
+    content = info(str(place / "drawn.parquet"))
     assert content["patches"] == 6 and content["score"] == {"lowest": None, "highest": None}
 
 
 def test_a_manifest_need_not_be_called_parquet_nor_have_its_store(place: Path, tmp_path: Path) -> None:
     (tmp_path / "chosen").write_bytes((place / "chosen.parquet").read_bytes())
-    assert inspect(tmp_path / "chosen") == inspect(place / "chosen.parquet")
+    assert info(tmp_path / "chosen") == info(place / "chosen.parquet")
 
 
 @pytest.mark.parametrize("name", ["store", "chosen.parquet", "drawn.parquet"])
 def test_it_fits_into_json_and_on_lines_for_people(place: Path, name: str) -> None:
-    content = inspect(place / name)
+    content = info(place / name)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     lines = display.tree(content)
     assert lines[0] == f"kind: {content['kind']}" and all(line.isprintable() for line in lines)
@@ -110,7 +110,7 @@ def test_it_fits_into_json_and_on_lines_for_people(place: Path, name: str) -> No
 def test_looking_changes_nothing(place: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in place.rglob("*") if path.is_file()}
     for name in ("store", "chosen.parquet"):
-        inspect(place / name)
+        info(place / name)
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in place.rglob("*") if path.is_file()} == before
 
 
@@ -127,7 +127,7 @@ def test_looking_changes_nothing(place: Path) -> None:
 def test_what_is_none_of_them_is_a_mistake_of_the_users(tmp_path: Path, name: str, found: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError) as refused:
-        inspect(name if "://" in name else tmp_path / name)
+        info(name if "://" in name else tmp_path / name)
     assert found in str(refused.value) and str(refused.value).isprintable()
     assert refused.value.exit_code == 2
 
@@ -135,7 +135,7 @@ def test_what_is_none_of_them_is_a_mistake_of_the_users(tmp_path: Path, name: st
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("notes")
     with pytest.raises(DataError, match="is not a manifest"):
-        inspect(tmp_path / "notes.txt")
+        info(tmp_path / "notes.txt")
 
 
 @pytest.mark.parametrize(
@@ -151,5 +151,5 @@ def test_a_damaged_store_is_refused(tmp_path: Path, write_store: Write, path: st
     write_store(tmp_path / "store", (5,))
     (tmp_path / "store" / path).write_text(content)
     with pytest.raises(DataError) as refused:
-        inspect(tmp_path / "store")
+        info(tmp_path / "store")
     assert part in str(refused.value) and str(refused.value).isprintable() and refused.value.exit_code == 1

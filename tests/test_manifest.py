@@ -344,12 +344,12 @@ def test_a_store_that_is_not_there_is_said_and_can_be_named(work: Path, tmp_path
         where = work / "store"
         manifest = Manifest.load((work / "chosen.parquet").rename(tmp_path / "chosen.parquet"))
     missing = work / "store" if moved == "the store" else tmp_path / "store"
-    message = refusal(DataError, manifest.store)
-    assert message == f"the manifest's store is not at '{missing}' any more; say where with --store PATH"
+    message = refusal(UsageError, manifest.store)
+    assert message == f"the manifest's store is not at '{missing}' any more; name it with --store PATH"
     for path in (where, str(where)):
         assert manifest.store(path).path == where
     saved = manifest.save(tmp_path / "again.parquet")  # it can be saved all the same, and means the same place
-    assert str(missing) in refusal(DataError, saved.store)
+    assert str(missing) in refusal(UsageError, saved.store)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from curate import plugins
 from curate.archs.fsrcnn import Fsrcnn
 from curate.archs.srcnn import Srcnn
 from curate.errors import UsageError
-from curate.inspection import inspect
+from curate.inspection import info
 from curate.manifest import Manifest
 from curate.scorers.sobel import Sobel
 from curate.selection import select
@@ -386,7 +386,7 @@ def test_nothing_is_imported_because_a_store_or_a_manifest_names_it(
     loaded = Manifest.load(path)
     assert loaded.recipe.strategy == f"{evil}:k=1"
     loaded.verify(loaded.store())
-    assert evil in loaded.describe() and evil in json.dumps(inspect(path)) and evil in json.dumps(inspect(store.path))
+    assert evil in loaded.describe() and evil in json.dumps(info(path)) and evil in json.dumps(info(store.path))
     assert isinstance(store.query("from scores join chosen using (patch_id)", {"chosen": path}), pa.Table)
     assert not touched.exists() and evil not in sys.modules
 

@@ -406,6 +406,8 @@ def test_patches_added_since_the_scores_are_candidates_without_a_score(tmp_path:
     assert grown.recipe.store.shards == 2 and grown.recipe.store.digest != before.recipe.store.digest
 
 
-def test_a_scorer_that_was_cut_off_before_its_first_shard_is_refused(tmp_path: Path, write_store: Write) -> None:
+def test_a_scorer_that_was_cut_off_before_its_first_shard_has_nothing_to_choose(
+    tmp_path: Path, write_store: Write
+) -> None:
     store = write_store(tmp_path / "store", scores={"sobel": []})
-    assert '"sobel"' in refusal(store, "des", by="sobel")
+    assert refusal(store, "des", by="sobel") == "nothing to choose: 0.5 of 0 candidates is 0 patches"

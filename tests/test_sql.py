@@ -135,10 +135,6 @@ def test_a_store_answers_with_the_manifests_that_are_named(place: Path) -> None:
         store.query(f"from '{place}/half.parquet'")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="DuckDB believes Parquet's statistics, which leave NaN out: Store.write_table should write none for floats",
-)
 def test_a_score_that_is_no_number_is_found(tmp_path: Path, write_store: Callable[..., Store]) -> None:
     store = write_store(tmp_path / "store", (3, 2), {"sobel": [0.5, math.nan, 1.0, None, math.nan]})
     assert store.query("select count(*) as n from scores where isnan(sobel)").to_pylist() == [{"n": 2}]

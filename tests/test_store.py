@@ -366,9 +366,11 @@ def test_a_score_set_is_made_once_and_never_taken_for_another(store: Store) -> N
     assert tree(store.path) == before
 
 
-def test_a_score_set_without_finished_units_has_no_column_in_sql(store: Store) -> None:
+def test_a_score_set_without_finished_units_is_a_column_of_nulls(store: Store) -> None:
     add_scores(store, "one", "a" * 16, units=[])
-    assert store.query("select * from scores").schema.names == store.query("select * from patches").schema.names
+    answer = store.query("select * from scores")
+    assert answer.schema.names == [*store.query("select * from patches").schema.names, "one"]
+    assert answer["one"].null_count == answer.num_rows > 0
 
 
 def test_a_manifest_cannot_hide_a_view(store: Store, tmp_path: Path) -> None:

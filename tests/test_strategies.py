@@ -11,6 +11,7 @@ import pytest
 from curate import plugins
 from curate.errors import UsageError
 from curate.strategies import Picks, Strategy, ranked, share, window
+from curate.strategies.refined import Refined
 
 STRATEGIES = plugins.names("strategies")
 SPECS = [*STRATEGIES, "refined:drop_top=0.2", "random:seed=7"]
@@ -107,7 +108,8 @@ def by_definition(table: pa.Table, *, descending: bool, keep: str, drop_top: str
     rows = list(zip(table["score"].to_pylist(), table["patch_id"].to_pylist(), strict=True))
     order = [patch_id for _, patch_id in sorted(rows, key=lambda row: (-row[0] if descending else row[0], row[1]))]
     lo, k = rounded(drop_top, len(rows)), rounded(keep, len(rows))
-    return order[lo : lo + k] if lo + k <= len(order) else None
+    both_rounded_up = lo > 0 and lo + k == len(order) + 1  # the last rank of the definition does not exist then
+    return order[lo : lo + k] if lo + k <= len(order) or both_rounded_up else None
 
 
 RULES: dict[str, dict[str, Any]] = {
@@ -258,9 +260,17 @@ def test_options_out_of_range_are_refused(spec: str, found: str) -> None:
 def test_a_window_is_cut_from_the_order() -> None:
     order = np.array([4, 2, 0, 1, 3])
     assert window(order, 1, 3).tolist() == [2, 0, 1] and window(order, 5, 0).tolist() == []
-    with pytest.raises(UsageError, match="dropping 3 and keeping 3 of 5 candidates is more than there are"):
-        window(order, 3, 3)
+    with pytest.raises(UsageError, match="dropping 3 and keeping 4 of 5 candidates is more than there are"):
+        window(order, 3, 4)
 
 
 def test_equal_picks_weigh_one_each() -> None:
     assert Picks.equal(np.array([3, 1])).weights.tolist() == [1, 1]
+
+
+def test_shares_that_add_up_to_everything_fit_however_they_are_rounded() -> None:
+    candidates = pa.table({"patch_id": [f"p{i}" for i in range(10)], "score": [float(i) for i in range(10)]})
+    picks = Refined(drop_top=0.05).select(candidates, share(0.95, 10))  # 0.5 and 9.5, both rounded up
+    assert picks.rows.tolist() == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    with pytest.raises(UsageError, match="more than there are"):
+        Refined(drop_top=0.2).select(candidates, 10)

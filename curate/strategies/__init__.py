@@ -54,7 +54,12 @@ def share(fraction: float, count: int) -> int:
 
 
 def window(order: npt.NDArray[np.int64], first: int, budget: int) -> npt.NDArray[np.int64]:
-    """Ranks [first, first + budget) of an order. UsageError if it is shorter."""
+    """Ranks [first, first + budget) of an order. UsageError if it is shorter.
+
+    Where two shares that add up to everything are both rounded up, the last rank does not exist, and is left out.
+    """
+    if first and first + budget == len(order) + 1:
+        budget -= 1
     if first + budget > len(order):
         found = f"dropping {first} and keeping {budget} of {len(order)} candidates"
         raise UsageError(f"{found} is more than there are; keep or drop less")
