@@ -421,7 +421,7 @@ def test_numbers_out_of_range_are_one_line(options: dict[str, Any], reason: str)
 def test_a_store_that_moved_is_found_where_one_says(manifest: Manifest, tmp_path: Path) -> None:
     shutil.copytree(manifest.store().path, tmp_path / "moved")
     lost = replace(manifest, path=tmp_path / "elsewhere" / "all.parquet")
-    assert "say where with --store PATH" in refusal(DataError, lambda: train(NET, lost, BRIEF))
+    assert "name it with --store PATH" in refusal(UsageError, lambda: train(NET, lost, BRIEF))
     found = train(NET, lost, BRIEF, store=tmp_path / "moved")
     assert weights_hash(found.state) == weights_hash(train(NET, manifest, BRIEF).state)
 
