@@ -143,8 +143,16 @@ def _recorded_arch(file: Path, recorded: str, spec: str | None) -> "Arch":
         arch: Arch = plugins.parse("archs", recorded)
     except UsageError as error:
         raise DataError(f"{_quoted(file)} is for an arch that this curate cannot build: {error}") from None
-    if spec is not None and plugins.parse("archs", spec) != arch:
+    if spec is not None and _with_rest(spec, plugins.options_of(arch)) != arch:
         raise UsageError(f"{_quoted(file)} is for {one_line(recorded)}, not for {one_line(spec)}")
+    return arch
+
+
+def _with_rest(spec: str, options: Mapping[str, Any]) -> "Arch":
+    """The arch that `spec` names, with `options` for those that it leaves open, where the arch has them."""
+    known = plugins.options_of(plugins.parse("archs", spec))
+    left_open = {key: options[key] for key in known.keys() & options.keys() if key not in plugins.given_in(spec)}
+    arch: Arch = plugins.parse("archs", spec, **left_open)
     return arch
 
 
@@ -185,9 +193,7 @@ def _completed(spec: str, tensors: "dict[str, Tensor]") -> "Arch":
     """The arch that `spec` names, with the options it leaves open as the weights' shapes have them."""
     draft: Arch = plugins.parse("archs", spec)
     inferred = draft.infer(draft.adapt(tensors))
-    left_open = {key: value for key, value in inferred.items() if key not in plugins.given_in(spec)}
-    arch: Arch = plugins.parse("archs", spec, **left_open)
-    return arch
+    return _with_rest(spec, inferred)
 
 
 def _inferred_arch(file: Path, tensors: "dict[str, Tensor]") -> "Arch":

@@ -152,7 +152,10 @@ def test_an_arch_outside_curate_is_not_imported_because_a_file_says_so(
 def test_asking_for_another_arch_than_the_file_has_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     checkpoint.save(tmp_path)
     assert Checkpoint.load(tmp_path, "srcnn:kernel=9-1-5,scale=3").arch == checkpoint.arch
-    assert one_line_error(UsageError, tmp_path, "srcnn").endswith("is for srcnn:scale=3,kernel=9-1-5, not for srcnn")
+    assert Checkpoint.load(tmp_path, "srcnn").arch == checkpoint.arch  # what is left open is what the file says
+    message = "is for srcnn:scale=3,kernel=9-1-5, not for srcnn:scale=2"
+    assert one_line_error(UsageError, tmp_path, "srcnn:scale=2").endswith(message)
+    assert one_line_error(UsageError, tmp_path, "fsrcnn").endswith("not for fsrcnn")
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,13 @@ def test_srcnn_with_a_matlab_file_is_the_authors_program(
     np.testing.assert_allclose(run(scorer, to_float(hr_BCHW))[0, 0].numpy(), expected_HW, atol=2e-6)
 
 
+def test_the_kernel_may_be_left_to_the_weights(random_net: Callable[..., SrcnnNet], tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "net.mat", to_matlab(random_net("9-1-5")))
+    left_open = plugins.parse("scorers", f"srcnn:weights={tmp_path / 'net.mat'}")
+    said = plugins.parse("scorers", f"srcnn:weights={tmp_path / 'net.mat'},kernel=9-1-5")
+    assert left_open.identity() == said.identity() and left_open.identity()["kernel"] == "9-1-5"
+
+
 def test_weights_of_any_origin_count_by_their_values(
     random_net: Callable[..., SrcnnNet], photos: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -283,7 +290,8 @@ def test_bundled_weights_that_are_missing_are_one_line(
     ingest([photos([(48, 60)])], tmp_path / "store", patch=24)
     with pytest.raises(UsageError) as error:
         score(tmp_path / "store", ["sobel", spec])
-    scale, kernel = (plugins.options_of(plugins.parse("scorers", spec))[name] for name in ("scale", "kernel"))
+    scorer = plugins.parse("scorers", spec)
+    scale, kernel = scorer.scale, scorer.kernel or "9-5-5"
     assert str(error.value) == (
         f"no bundled weights for srcnn:scale={scale},kernel={kernel}; there are: {there}; "
         "or name a file: srcnn:weights=FILE"
@@ -295,7 +303,7 @@ def test_bundled_weights_that_are_missing_are_one_line(
     ("spec", "kind", "reason"),
     [
         ("srcnn:weights={}/absent.mat", UsageError, "no such file or folder"),
-        ("srcnn:weights={}/x3", UsageError, "is for srcnn:scale=3,kernel=9-5-5, not for srcnn:scale=2,kernel=9-5-5"),
+        ("srcnn:weights={}/x3", UsageError, "is for srcnn:scale=3,kernel=9-5-5, not for srcnn:scale=2"),
         ("srcnn:scale=3,kernel=9-1-5,weights={}/x3", UsageError, "not for srcnn:scale=3,kernel=9-1-5"),
         ("srcnn:weights={}/fsrcnn", UsageError, "is for fsrcnn:"),
         ("srcnn:weights={}/half.mat", DataError, "missing: conv2.weight"),

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from curate import plugins
 from curate.archs import srcnn
 from curate.checkpoint import Checkpoint, weights_hash
 from curate.errors import UsageError, listed
@@ -19,6 +20,7 @@ from curate.tensors import to_float
 __all__ = ["Srcnn", "refine_in_strips", "squared_error"]
 
 _BUNDLED = Path(__file__).parent.parent / "weights"
+_BUNDLED_KERNEL = "9-5-5"
 _STRIP_PIXELS = 1 << 20  # pixels that go through the network at a time: 64 maps of them are 256 MB
 
 
@@ -31,18 +33,22 @@ class Srcnn(MapScorer):
     """
 
     scale: int = 2  # 2, 3 or 4
-    kernel: Literal["9-5-5", "9-1-5"] = "9-5-5"
+    kernel: Literal["9-5-5", "9-1-5"] | None = None  # None takes that of the weights; the bundled ones are 9-5-5
     weights: Path | None = None  # a checkpoint or a public file; None takes the bundled one
 
     columns: ClassVar[tuple[str, ...]] = ("srcnn",)
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        srcnn.Srcnn(self.scale, self.kernel)  # refuses a scale that it does not have
+        srcnn.Srcnn(self.scale)  # refuses a scale that it does not have
 
     def identity(self) -> dict[str, Any]:
-        """The options, with the weights' hash for their path."""
-        return super().identity() | {"weights": weights_hash(self._checkpoint().state)}
+        """The options, with the weights' own kernel and their hash for their path."""
+        found = self._checkpoint()
+        return super().identity() | {
+            "kernel": plugins.options_of(found.arch)["kernel"],
+            "weights": weights_hash(found.state),
+        }
 
     def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         net = self._checkpoint().module().to(device)
@@ -51,13 +57,15 @@ class Srcnn(MapScorer):
 
     def _checkpoint(self) -> Checkpoint:
         """The weights asked for, as a Checkpoint. UsageError if there are none for this scale and kernel."""
-        spec = f"srcnn:scale={self.scale},kernel={self.kernel}"
         if self.weights is not None:
-            return Checkpoint.load(self.weights, spec)
-        file = _BUNDLED / f"srcnn_{self.kernel.replace('-', '')}_x{self.scale}.safetensors"
+            kernel = f",kernel={self.kernel}" if self.kernel else ""
+            return Checkpoint.load(self.weights, f"srcnn:scale={self.scale}{kernel}")
+        kernel = self.kernel or _BUNDLED_KERNEL
+        file = _BUNDLED / f"srcnn_{kernel.replace('-', '')}_x{self.scale}.safetensors"
         if not file.is_file():
+            asked = f"srcnn:scale={self.scale},kernel={kernel}"
             there = listed(path.stem for path in _BUNDLED.glob("*.safetensors"))
-            raise UsageError(f"no bundled weights for {spec}; there are: {there}; or name a file: srcnn:weights=FILE")
+            raise UsageError(f"no bundled weights for {asked}; there are: {there}; or name a file: srcnn:weights=FILE")
         return Checkpoint.load(file)
 
 
