@@ -6,7 +6,7 @@ the same bytes as one that was not.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curate import files, images, pool, schema, windows
+from curate import files, pool, schema, windows
 from curate.errors import DataError, UsageError, listed, one_line
-from curate.images import ImageRefused
+from curate.examination import Examined, Examiner
 from curate.progress import Progress, silent
 from curate.schema import STATUS_OK
 from curate.shards import write_tar
@@ -42,44 +42,6 @@ class IngestReport:
     shards: int  # shards that this run wrote
     patches: int  # windows that this run added
     bytes: int  # of image files that this run added
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """A decoded image's file."""
-
-    data: bytes
-    suffix: str
-    height: int
-    width: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Examined:
-    """One source, read and decoded: `ok` with its pictures (role -> file), or the reason why it is refused."""
-
-    source: Source
-    sha256: str | None
-    status: str
-    height: int | None = None
-    width: int | None = None
-    pictures: Mapping[str, _Picture] = field(default_factory=dict)
-    known: bool = False  # the store has this very file already
-
-    @property
-    def file(self) -> tuple[str, str, str | None]:
-        """What tells it from every other source."""
-        return self.source.source, self.source.name, self.sha256
-
-    @property
-    def image_id(self) -> str | None:
-        """16 hex of the hash; none if it is refused, so that a join over images meets every photograph once."""
-        return self.sha256[:16] if self.sha256 and self.pictures else None
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes in a shard."""
-        return sum(len(picture.data) for picture in self.pictures.values())
 
 
 def ingest(
@@ -110,7 +72,7 @@ def ingest(
     target = _open_or_create(store, patch, step)
     with target.writing():
         known = _Known.of(target)
-        examiner = _Examiner(pairs, frozenset(known.files), target.header.patch)
+        examiner = Examiner(pairs, frozenset(known.files), target.header.patch)
         examined = _only_new(pool.ahead(examiner.examine, found.sources), known)
         tally = _Tally(len(found.sources), progress, lambda item: _lacks_lr(target, item, pairs))
         unit = max(target.commits(), default=-1) + 1
@@ -126,7 +88,7 @@ class _Tally:
 
     total: int
     progress: Progress
-    lacks_lr: Callable[[_Examined], bool]
+    lacks_lr: Callable[[Examined], bool]
     done: int = 0
     added: int = 0
     known: int = 0
@@ -136,7 +98,7 @@ class _Tally:
     shards: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
 
-    def over(self, examined: Iterable[_Examined]) -> Iterator[_Examined]:
+    def over(self, examined: Iterable[Examined]) -> Iterator[Examined]:
         for item in examined:
             self.done += 1
             self.known += item.known
@@ -177,7 +139,7 @@ def _open_pairs(lr: Mapping[int, str], sources: Sequence[Source]) -> dict[int, P
     return pairs
 
 
-def _lacks_lr(store: Store, known: _Examined, pairs: Mapping[int, PairedFolder]) -> bool:
+def _lacks_lr(store: Store, known: Examined, pairs: Mapping[int, PairedFolder]) -> bool:
     """Whether an image that the store took before has no LR image of a scale that is asked for."""
     image_id = (known.sha256 or "")[:16]
     return store.cell(image_id) is not None and any(store.cell(image_id, f"lr{scale}") is None for scale in pairs)
@@ -215,68 +177,7 @@ class _Known:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Examiner:
-    pairs: Mapping[int, PairedFolder]
-    known: Set[tuple[str, str, str | None]]  # read only: several threads look things up in it
-    patch: int
-
-    def examine(self, source: Source) -> _Examined:
-        """Read, hash and decode one source. A bad image is refused with its reason, never raised."""
-        try:
-            data = _read(source)
-        except ImageRefused as refusal:
-            return _Examined(source, None, str(refusal))
-        sha256 = hashlib.sha256(data).hexdigest()
-        if (known := _Examined(source, sha256, STATUS_OK, known=True)).file in self.known:
-            return known
-        try:
-            hr = _picture(data, source.suffix)
-        except ImageRefused as refusal:
-            return _Examined(source, sha256, str(refusal))
-        try:
-            _check_patch(hr, self.patch)
-            lrs = {f"lr{scale}": self._paired(source, hr, scale) for scale in self.pairs}
-        except ImageRefused as refusal:
-            return _Examined(source, sha256, str(refusal), hr.height, hr.width)
-        return _Examined(source, sha256, STATUS_OK, hr.height, hr.width, {"hr": hr, **lrs})
-
-    def _paired(self, source: Source, hr: _Picture, scale: int) -> _Picture:
-        lr = self.pairs[scale].lookup(source.name)
-        if lr is None:
-            raise ImageRefused(f"no x{scale} LR image for it")
-        try:
-            picture = _picture(_read(lr), lr.suffix)
-        except ImageRefused as refusal:
-            raise ImageRefused(f"its x{scale} LR image: {refusal}") from None
-        # MATLAB rounds sizes up, other tools down; both keep the pixel grid of the top-left corner.
-        sides = ((picture.height, hr.height), (picture.width, hr.width))
-        if any(low not in (high // scale, -(-high // scale)) for low, high in sides):
-            found = f"{picture.height}x{picture.width}"
-            raise ImageRefused(f"its x{scale} LR image is {found}, which is not {hr.height}x{hr.width} / {scale}")
-        return picture
-
-
-def _read(source: Source) -> bytes:
-    try:
-        return source.read()
-    except OSError as error:
-        raise ImageRefused(f"cannot be read: {one_line(error.strerror or error)}") from None
-
-
-def _picture(data: bytes, suffix: str) -> _Picture:
-    height, width, _ = images.decode(data).shape
-    return _Picture(data, suffix if suffix in images.SUFFIXES else ".img", height, width)
-
-
-def _check_patch(picture: _Picture, patch: int) -> None:
-    height, width = windows.cropped(picture.height), windows.cropped(picture.width)
-    if min(height, width) < patch:
-        found = f"{picture.height}x{picture.width} px (cropped: {height}x{width})"
-        raise ImageRefused(f"smaller than a patch: {found}, a patch is {patch}")
-
-
-def _only_new(examined: Iterable[_Examined], known: _Known) -> Iterator[_Examined]:
+def _only_new(examined: Iterable[Examined], known: _Known) -> Iterator[Examined]:
     """Pass everything on; a source seen before becomes known, a second copy of a photograph refused. Adds to `known`.
 
     What this run has seen counts as what the store has: an interrupted run, run again, cannot tell the two apart.
@@ -299,9 +200,9 @@ def _only_new(examined: Iterable[_Examined], known: _Known) -> Iterator[_Examine
             raise DataError(f"two photographs share the image id {image_id}: SHA-256 {first} and {sha256}")
 
 
-def _groups(items: Iterable[_Examined], shard_size: int) -> Iterator[list[_Examined]]:
+def _groups(items: Iterable[Examined], shard_size: int) -> Iterator[list[Examined]]:
     """Cut the new items into shards: greedily, in order, so that where a run was cut off does not matter."""
-    group: list[_Examined] = []
+    group: list[Examined] = []
     size = 0
     for item in items:
         if item.known:
@@ -316,7 +217,7 @@ def _groups(items: Iterable[_Examined], shard_size: int) -> Iterator[list[_Exami
         yield group
 
 
-def _write_unit(store: Store, unit: int, group: Sequence[_Examined], split: str) -> int:
+def _write_unit(store: Store, unit: int, group: Sequence[Examined], split: str) -> int:
     """Publish one shard with its three tables and commit it; returns how many windows it has."""
     members = {_member(item, role): picture.data for item in group for role, picture in item.pictures.items()}
     path = store.shard_path(unit)
@@ -330,12 +231,12 @@ def _write_unit(store: Store, unit: int, group: Sequence[_Examined], split: str)
     return int(patches.num_rows)
 
 
-def _member(item: _Examined, role: str) -> str:
+def _member(item: Examined, role: str) -> str:
     """`{image_id}.png`, `{image_id}.lr2.png`: WebDataset takes what is before the first dot for the key."""
     return f"{item.image_id}{'' if role == 'hr' else '.' + role}{item.pictures[role].suffix}"
 
 
-def _image_table(group: Sequence[_Examined], split: str) -> pa.Table:
+def _image_table(group: Sequence[Examined], split: str) -> pa.Table:
     rows = [
         {
             "image_id": item.image_id,
@@ -352,7 +253,7 @@ def _image_table(group: Sequence[_Examined], split: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema.IMAGES)
 
 
-def _cell_table(group: Sequence[_Examined], offsets: Mapping[str, int]) -> pa.Table:
+def _cell_table(group: Sequence[Examined], offsets: Mapping[str, int]) -> pa.Table:
     rows = [
         {
             "image_id": item.image_id,
@@ -371,7 +272,7 @@ def _cell_table(group: Sequence[_Examined], offsets: Mapping[str, int]) -> pa.Ta
     return pa.Table.from_pylist(rows, schema.CELLS)
 
 
-def _patch_table(group: Sequence[_Examined], size: int, step: int) -> pa.Table:
+def _patch_table(group: Sequence[Examined], size: int, step: int) -> pa.Table:
     taken = sorted((item for item in group if item.pictures), key=lambda item: item.image_id or "")
     corners = [windows.grid(item.pictures["hr"].height, item.pictures["hr"].width, size, step) for item in taken]
     ids = [str(item.image_id) for item, corners_N2 in zip(taken, corners, strict=True) for _ in corners_N2]

@@ -23,7 +23,7 @@ import xxhash
 from conftest import synthetic_photo
 from PIL import Image
 
-from curate import files, images, ingestion, pool, windows
+from curate import examination, files, images, ingestion, pool, windows
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import IngestReport, ingest
 from curate.store import Store
@@ -544,7 +544,7 @@ def test_two_photographs_of_one_id_are_an_error_and_not_a_copy(tmp_path: Path, m
         def hexdigest(self) -> str:
             return "0" * 16 + self.full[16:]
 
-    monkeypatch.setattr(ingestion, "hashlib", SimpleNamespace(sha256=Colliding))
+    monkeypatch.setattr(examination, "hashlib", SimpleNamespace(sha256=Colliding))
     with pytest.raises(DataError, match="two photographs share the image id 0000000000000000: SHA-256"):
         take(fill(tmp_path / "photos", {"1.png": png(1), "2.png": png(2)}), tmp_path / "store")
     assert Store.open(tmp_path / "store").commits() == {}
