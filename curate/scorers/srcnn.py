@@ -21,7 +21,7 @@ __all__ = ["Srcnn", "refine_in_strips", "squared_error"]
 
 _BUNDLED = Path(__file__).parent.parent / "weights"
 _BUNDLED_KERNEL = "9-5-5"
-_STRIP_PIXELS = 1 << 20  # pixels that go through the network at a time: 64 maps of them are 256 MB
+_STRIP_PIXELS = 1 << 18  # pixels that go through the network at a time: 64 maps of them are 64 MB
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Srcnn(MapScorer):
     def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         net = self._checkpoint().module().to(device)
         assert isinstance(net, srcnn.SrcnnNet)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on a CPU
         return lambda image_BCHW: squared_error(net, image_BCHW)
 
     def _checkpoint(self) -> Checkpoint:
