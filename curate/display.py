@@ -61,7 +61,7 @@ def progress(verb: str, unit: str) -> Iterator[Progress]:
         return
     bar = RichProgress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),  # so that a training run's line fits into 80 columns
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),
         TextColumn("{task.fields[rate]}"),
@@ -75,7 +75,8 @@ def progress(verb: str, unit: str) -> Iterator[Progress]:
         task = bar.add_task(verb, total=None, unit=unit, rate="", note="")
 
         def live(done: int, total: int, note: str = "") -> None:
-            rate = f"{done / max(time.monotonic() - started, 1e-9):.3g}/s"
+            speed = f"{done / max(time.monotonic() - started, 1e-9):.3g}/s"
+            rate = "" if "/s" in note else speed  # the note may say it better
             bar.update(task, completed=done, total=total, rate=rate, note=one_line(note))
 
         yield live

@@ -168,7 +168,7 @@ class _Meter:
     def note(self) -> str:
         if not self.latest:
             return ""
-        return "loss {loss:.5f}  {psnr:.2f} dB  {images_per_second:.0f} images/s".format(**self.latest)
+        return "loss {loss:.5f} {psnr:.2f} dB {images_per_second:.0f} images/s".format(**self.latest)
 
 
 def _load(net: nn.Module, init: Checkpoint, arch: Arch) -> None:
