@@ -6,6 +6,7 @@
     photo_folder  the folder `photos` with four of them, of four sizes
     write_store   function (folder, units, scores) -> Store: tables alone, with the scores that the test chooses
     untrained     folder of random weights that stand in for curate's bundled ones, so that no test depends on those
+    memory        URL of an empty folder in memory; `put(url, data)` writes a file there
     shared        folder of real photographs and public checkpoints beside the repository; skips where it is absent
 
 Everything is made in the test: no binary fixtures, no network.
@@ -13,10 +14,12 @@ Everything is made in the test: no binary fixtures, no network.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -172,6 +175,23 @@ def untrained(_untrained_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Random weights of SRCNN 9-5-5 in place of curate/weights: `srcnn` and `srcnn:scale=3` take them."""
     monkeypatch.setattr("curate.scorers.srcnn._BUNDLED", _untrained_folder)
     return _untrained_folder
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """URL of an empty folder in fsspec's memory file system."""
+    url = f"memory://{uuid4().hex}"
+    yield url
+    fs, path = fsspec.url_to_fs(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def put(url: str, data: bytes) -> str:
+    """Write a file at an fsspec URL; returns the URL."""
+    with fsspec.open(url, "wb") as file:
+        file.write(data)
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -9,18 +9,16 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from uuid import uuid4
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
-from conftest import synthetic_photo
+from conftest import put, synthetic_photo
 from PIL import Image
 
 from curate import examination, files, images, ingestion, pool, windows
@@ -613,22 +611,6 @@ def tar_of(content: Mapping[str, bytes], mode: str = "w") -> bytes:
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return file.getvalue()
-
-
-@pytest.fixture
-def memory() -> Iterator[str]:
-    """URL of a folder in fsspec's memory file system."""
-    url = f"memory://{uuid4().hex}"
-    yield url
-    fs, path = fsspec.url_to_fs(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
-
-
-def put(url: str, data: bytes) -> str:
-    with fsspec.open(url, "wb") as file:
-        file.write(data)
-    return url
 
 
 @pytest.mark.parametrize("kind", ["photos.tar", "photos.tar.gz", "memory folder", "memory photos.tar"])

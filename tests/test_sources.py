@@ -5,12 +5,11 @@ import io
 import os
 import pickle
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
-import fsspec
 import pytest
+from conftest import put
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import known_implementations
 
@@ -55,22 +54,6 @@ def refusal(error: type[Exception], path: str | Path) -> str:
         find([path])
     assert str(caught.value).isprintable()
     return str(caught.value)
-
-
-@pytest.fixture
-def memory() -> Iterator[str]:
-    """URL of an empty folder in fsspec's memory file system."""
-    url = f"memory://{uuid4().hex}"
-    yield url
-    fs, path = fsspec.url_to_fs(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
-
-
-def put(url: str, data: bytes) -> str:
-    with fsspec.open(url, "wb") as file:
-        file.write(data)
-    return url
 
 
 # --- folders and files ------------------------------------------------------------------------------------------------
