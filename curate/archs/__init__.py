@@ -7,7 +7,7 @@ The first line of the module's docstring is what `curate archs` shows. Nothing h
 Axes in names: B batch, C channels (1 where `colour` is y, 3 where it is rgb), H height, W width.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,8 +19,16 @@ class Arch(Protocol):
     """What training, evaluation and checkpoints need of an architecture. Subclass it: `adapt`, `infer` come along."""
 
     scale: int  # output height / input height, and the same for width
-    colour: ClassVar[Literal["y", "rgb"]]  # y: BT.601 studio luma, [16, 235] / 255 of `peak`; rgb: sRGB, [0, peak]
-    peak: ClassVar[float]  # what white of an 8-bit image (255) is in its input and its output: 1.0 or 255.0
+
+    @property  # as a ClassVar, or as an option where public networks of one name differ in it
+    def colour(self) -> Literal["y", "rgb"]:
+        """y: BT.601 studio luma, [16, 235] / 255 of `peak`; rgb: sRGB, [0, peak]."""
+        ...
+
+    @property
+    def peak(self) -> float:
+        """What white of an 8-bit image (255) is in the network's input and output: 1.0 or 255.0."""
+        ...
 
     def build(self) -> "nn.Module":
         """A fresh network lr_BCHW float32 -> sr_BCHW float32, H and W times `scale`, any H and W.

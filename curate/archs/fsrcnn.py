@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from curate.archs import Arch
+from curate.archs._layers import check_scale
 
 __all__ = ["Fsrcnn", "FsrcnnNet"]
 
@@ -32,8 +33,7 @@ class Fsrcnn(Arch):
     peak: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        if self.scale not in (2, 3, 4):
-            raise ValueError(f"scale should be 2, 3 or 4, found {self.scale}")
+        check_scale(self.scale)
         if self.d < 1 or self.s < 1 or self.m < 0:
             raise ValueError(f"d and s should be at least 1 and m at least 0, found d={self.d}, s={self.s}, m={self.m}")
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from curate.archs import Arch
+from curate.archs._layers import Bicubic, check_scale
 from curate.errors import DataError
-from curate.resize import upscale
 
 __all__ = ["Srcnn", "SrcnnNet"]
 
@@ -36,8 +36,7 @@ class Srcnn(Arch):
     peak: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        if self.scale not in (2, 3, 4):
-            raise ValueError(f"scale should be 2, 3 or 4, found {self.scale}")
+        check_scale(self.scale)
 
     def build(self) -> "SrcnnNet":
         """A fresh network whose output is close to its bicubic input: see `SrcnnNet`."""
@@ -65,6 +64,7 @@ class SrcnnNet(nn.Module):
     def __init__(self, scale: int, kernel: tuple[int, int, int]) -> None:
         super().__init__()
         self.scale = scale
+        self.bicubic = Bicubic(scale)
         self.radius = sum(size // 2 for size in kernel)
         self.conv1 = _conv(1, _WIDTHS[0], kernel[0])
         self.conv2 = _conv(_WIDTHS[0], _WIDTHS[1], kernel[1])
@@ -73,7 +73,7 @@ class SrcnnNet(nn.Module):
 
     def forward(self, lr_B1HW: Tensor) -> Tensor:
         """Upscale by MATLAB's bicubic, unrounded, and refine."""
-        return self.refine(upscale(lr_B1HW, self.scale, rounding="none"))
+        return self.refine(self.bicubic(lr_B1HW))
 
     def refine(self, bicubic_B1HW: Tensor) -> Tensor:
         """The three layers alone, on an image that is upscaled already -> refined_B1HW of the same size.
