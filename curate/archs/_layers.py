@@ -3,11 +3,13 @@
 Axes in names: B batch, C channels, H height, W width.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from curate.resize import upscale
 
-__all__ = ["DIV2K_MEAN", "SCALES", "Bicubic", "PixelShuffleUpsampler", "check_scale"]
+__all__ = ["DIV2K_MEAN", "SCALES", "Bicubic", "PixelShuffleUpsampler", "check_scale", "upsampler_scale"]
 
 SCALES = (2, 3, 4)
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # of R, G, B in [0, 1]: what EDSR, RCAN and SwinIR subtract from their input
@@ -45,3 +47,10 @@ class PixelShuffleUpsampler(nn.Sequential):
         for step in steps:
             layers += [nn.Conv2d(features, features * step**2, 3, padding=1), nn.PixelShuffle(step)]
         super().__init__(*layers)
+
+
+def upsampler_scale(state: Mapping[str, Tensor], features: int) -> int | None:
+    """The scale of the `PixelShuffleUpsampler` that is called `upsample`, of so many features; None if it is none."""
+    steps = [state.get(f"upsample.{index}.weight") for index in (0, 2)]
+    maps = [step.shape[0] for step in steps if step is not None and step.ndim == 4]
+    return {(4 * features,): 2, (9 * features,): 3, (4 * features, 4 * features): 4}.get(tuple(maps))

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from curate.archs import Arch
-from curate.archs._layers import DIV2K_MEAN, PixelShuffleUpsampler, check_scale
+from curate.archs._layers import DIV2K_MEAN, PixelShuffleUpsampler, check_scale, upsampler_scale
 from curate.errors import DataError
 
-__all__ = ["Edsr", "EdsrNet", "from_edsr_pytorch", "upsampler_scale"]
+__all__ = ["Edsr", "EdsrNet", "from_edsr_pytorch"]
 
 _PEAK = 255.0
 _PAPER_FEATURES = 256  # where the paper needs residual scaling; its weights do not show it
@@ -134,13 +134,6 @@ def from_edsr_pytorch(state: Mapping[str, Tensor], body: Mapping[str, str]) -> d
     rules = {**body, **_ROUND_THE_BODY}
     kept = (name for name in state if not name.startswith(("sub_mean.", "add_mean.")))
     return {_renamed(name, rules): state[name] for name in kept}
-
-
-def upsampler_scale(state: Mapping[str, Tensor], features: int) -> int | None:
-    """The scale of the `PixelShuffleUpsampler` that is called `upsample`, of so many features; None if it is none."""
-    steps = [state.get(f"upsample.{index}.weight") for index in (0, 2)]
-    maps = [step.shape[0] for step in steps if step is not None and step.ndim == 4]
-    return {(4 * features,): 2, (9 * features,): 3, (4 * features, 4 * features): 4}.get(tuple(maps))
 
 
 def _renamed(name: str, rules: Mapping[str, str]) -> str:

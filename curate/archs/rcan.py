@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from curate.archs import Arch
-from curate.archs._layers import check_scale
-from curate.archs.edsr import EdsrNet, from_edsr_pytorch, upsampler_scale
+from curate.archs._layers import check_scale, upsampler_scale
+from curate.archs.edsr import EdsrNet, from_edsr_pytorch
 
 __all__ = ["Rcan"]
 
