@@ -1,35 +1,65 @@
-"""Info: what a path is (a store, a manifest or a checkpoint), its counts and its recipe."""
+"""Info: what a path is (a store, a manifest or a checkpoint), its counts and its recipe.
 
+Answers without torch wherever no network is built: for stores, manifests, and checkpoints of curate's own as they are.
+"""
+
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
 from curate import files
-from curate.errors import UsageError, one_line
+from curate.errors import DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
-from curate.schema import STATUS_OK
+from curate.schema import METADATA_KEY, STATUS_OK
 from curate.store import Store
 
-__all__ = ["info"]
+__all__ = ["info", "parse_size"]
 
 _CHECKPOINTS = (".safetensors", ".pth", ".pt", ".mat")
 
 
-def info(path: str | Path) -> dict[str, Any]:
+def info(path: str | Path, *, size: tuple[int, int] | None = None, arch: str | None = None) -> dict[str, Any]:
     """Everything that is worth knowing about a path, JSON-able; its first key, `kind`, says what it is.
 
-    Raises UsageError for a path that is none of the three, DataError for a damaged one.
+    Of a checkpoint, size, the (width, height) of an answer in px, adds `multiply_adds` and the `convention` that they
+    are counted by. arch is the spec of its network, for a public file whose weights do not tell it and for an arch
+    outside curate, which is imported only if it is named here: without it, `parameters` is what the file says and so
+    has running statistics in it, and there is no size.
+    Raises UsageError for a path that is none of the three, for size or arch where there is no network, and for a
+    network that is not known; DataError for a damaged file.
     """
     where = files.local_path(path, "a store, a manifest or a checkpoint")
+    asked = [name for name, value in (("--size", size), ("--arch", arch)) if value is not None]
     if Store.is_store(where):
-        return _store(Store.open(where))
+        store = Store.open(where)
+        _refuse(asked, where, "store")
+        return _store(store)
     if where.suffix.lower() in _CHECKPOINTS or (where.is_dir() and any(where.glob("*.safetensors"))):
-        return _checkpoint(where)
+        return _checkpoint(where, size, arch)
     if where.is_file():
-        return _manifest(Manifest.load(where))
+        manifest = Manifest.load(where)
+        _refuse(asked, where, "manifest")
+        return _manifest(manifest)
     found = "a folder without a store.json or a model.safetensors" if where.is_dir() else "nothing"
     raise UsageError(f"'{one_line(path)}' is not a store, a manifest or a checkpoint: found {found}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) in px of a text as `1280x720`. UsageError for any other."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UsageError(f"--size should be WIDTHxHEIGHT in px, such as 1280x720, found '{one_line(text)}'")
+    return int(match[1]), int(match[2])
+
+
+def _refuse(asked: list[str], path: Path, kind: str) -> None:
+    """UsageError if anything was asked that only a checkpoint can answer."""
+    if asked:
+        meant = f"a checkpoint (a run's folder, or a file of type {listed(_CHECKPOINTS)})"
+        raise UsageError(f"{' and '.join(asked)} should go with {meant}, found the {kind} '{one_line(path)}'")
 
 
 def _store(store: Store) -> dict[str, Any]:
@@ -67,7 +97,50 @@ def _manifest(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
-    from curate.checkpoint import read_recipe
+def _checkpoint(path: Path, size: tuple[int, int] | None, arch: str | None) -> dict[str, Any]:
+    facts = _recorded(path)
+    if not facts or size is not None or arch is not None:
+        facts |= _loaded(path, size, arch)
+    return {"kind": "checkpoint", **facts}
 
-    return {"kind": "checkpoint", **read_recipe(path)}
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """What the header of a checkpoint of curate's own says; {} of others' files, and where there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    from curate.checkpoint import MODEL_FILE, read_recipe
+
+    file = path / MODEL_FILE if path.is_dir() else path
+    if file.suffix.lower() != ".safetensors" or not file.is_file():
+        return {}
+    try:
+        with safe_open(file, framework="np") as header:
+            if METADATA_KEY not in (header.metadata() or {}):
+                return {}
+            names = header.keys()
+            numbers = sum(math.prod(header.get_slice(name).get_shape()) for name in names)
+    except SafetensorError:
+        raise DataError(f"'{one_line(file)}' is not a safetensors file, or is damaged") from None
+    return {**read_recipe(file), "parameters": numbers}
+
+
+def _loaded(path: Path, size: tuple[int, int] | None, arch: str | None) -> dict[str, Any]:
+    """What the network of anyone's checkpoint says."""
+    from curate.checkpoint import Checkpoint, full_spec, weights_hash
+    from curate.macs import convention, multiply_adds, parameters
+
+    checkpoint = Checkpoint.load(path, arch)
+    network = checkpoint.arch
+    facts = {
+        "arch": full_spec(network),
+        "weights": weights_hash(checkpoint.state),
+        "parameters": parameters(network),
+    }
+    if size is None:
+        return facts
+    width, height = size
+    return {
+        **facts,
+        "multiply_adds": multiply_adds(network, height, width),
+        "convention": convention(network, height, width),
+    }

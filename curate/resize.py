@@ -14,6 +14,7 @@ Axes   B batch, C channel, H height, W width; N planes (B and C together); K win
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -140,7 +141,9 @@ def _resize(
         raise UsageError(f"cannot resize an image of {height}x{width} pixels")
     planes_NHW = image_BCHW.reshape(-1, height, width)
     # Autocast would cut the products to 8 or 11 bits; TF32, where allowed, holds these whole numbers exactly.
-    with torch.autocast(image_BCHW.device.type, enabled=False):
+    # (Meta tensors, which only have a shape, know no autocast.)
+    device = image_BCHW.device.type
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
         chunks = planes_NHW.chunk(max(1, planes_NHW.numel() // CHUNK_SAMPLES))
         resized_NHW = torch.cat([_resize_planes(chunk_NHW, kernel, edge, rounding) for chunk_NHW in chunks])
     return resized_NHW.reshape(*image_BCHW.shape[:-2], *resized_NHW.shape[-2:])
