@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from curate.archs import Arch
 
-__all__ = ["MODEL_FILE", "RECIPE_FILE", "Checkpoint", "read_recipe", "weights_hash"]
+__all__ = ["MODEL_FILE", "RECIPE_FILE", "Checkpoint", "full_spec", "read_recipe", "weights_hash"]
 
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
@@ -60,7 +60,7 @@ class Checkpoint:
         from safetensors.torch import save
 
         state = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in self.state.items()}
-        record = CheckpointRecipe(arch=_full_spec(self.arch), weights=weights_hash(state), training=self.recipe)
+        record = CheckpointRecipe(arch=full_spec(self.arch), weights=weights_hash(state), training=self.recipe)
         publish_bytes(folder / MODEL_FILE, save(state, {schema.METADATA_KEY: schema.dump(record).decode()}))
         publish_bytes(folder / RECIPE_FILE, schema.dump(record, indent=2))
 
@@ -118,7 +118,7 @@ def weights_hash(state: "Mapping[str, Tensor]") -> str:
 # Of curate's own making
 
 
-def _full_spec(arch: "Arch") -> str:
+def full_spec(arch: "Arch") -> str:
     """All options, also those at their defaults: a default may change, what a file was made with may not."""
     name = plugins.spec_of(arch).partition(":")[0]
     return f"{name}:" + ",".join(f"{k}={v}" for k, v in plugins.options_of(arch).items() if v is not None)

@@ -3,15 +3,17 @@
 Nothing heavy is imported here: `curate --help` answers before torch would have loaded.
 """
 
+import inspect
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from curate.config import TrainConfig
+from curate.config import Option, TrainConfig, options_of, plan
 from curate.errors import CurateError, UsageError, one_line
 
 __all__ = ["app", "main"]
@@ -161,61 +163,109 @@ def sql(
 @app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="A store, a manifest or a checkpoint.")],
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Count multiply-adds for an answer of 1280x720.")
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="For a checkpoint that does not say: srcnn:scale=2.")] = None,
     form: FormatOption = "table",
 ) -> None:
     """Say what a path is, its counts and its recipe."""
     from curate import display
     from curate.inspection import info as describe
+    from curate.inspection import parse_size
 
-    content = describe(path)
+    content = describe(path, size=parse_size(size) if size else None, arch=arch)
     display.answer(json.dumps(content, indent=2) if form == "json" else "\n".join(display.tree(content)))
 
 
+def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for every field of TrainConfig in place of its **options; None where not given."""
+    fixed = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    made = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[_on_the_command_line(option.type), typer.Option(help=_help(option))],
+        )
+        for option in options_of(TrainConfig)
+    ]
+    command.__signature__ = inspect.Signature([*fixed, *made])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*fixed, *made)}
+    return command
+
+
+def _on_the_command_line(kind: Any) -> Any:
+    """The type of an option that may be left out; a list of numbers is one text with commas."""
+    return str | None if kind == tuple[int, ...] else kind | None
+
+
+def _help(option: Option) -> str:
+    return option.help if option.default in (None, "", ()) else f"{option.help} [{option.default}]"
+
+
 @app.command()
+@_with_train_options
 def train(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
-    arch: Annotated[str, typer.Option(help="fsrcnn:scale=2, srcnn:scale=3,kernel=9-1-5, ...")],
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="A new folder for checkpoint and logs.")],
-    batch_size: Annotated[int, typer.Option(help="Crops a step.")] = TrainConfig.batch_size,
-    crop: Annotated[int, typer.Option(help="Side of a crop, HR px.")] = TrainConfig.crop,
-    rate: Annotated[float, typer.Option(help="Adam's step size at the start.")] = TrainConfig.rate,
-    schedule: Annotated[Literal["cosine", "constant"], typer.Option()] = TrainConfig.schedule,
-    loss: Annotated[Literal["l1", "mse"], typer.Option()] = TrainConfig.loss,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of products.")] = TrainConfig.precision,
-    seed: Annotated[int, typer.Option(help="Of weights, order, crops and flips.")] = TrainConfig.seed,
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run; made, or gone on with.")],
+    arch: Annotated[str | None, typer.Option(help="fsrcnn:scale=2, swinir:scale=2,variant=light, ...")] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Arch and options; those given here win.")] = None,
     init: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help="Weights to start from.")] = None,
+    validate: Annotated[Path | None, typer.Option(metavar="FOLDER", help="HR images; the best is kept.")] = None,
     store: Annotated[Path | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Curves to Weights & Biases too.")] = None,
     device: DeviceOption = "auto",
+    **options: Any,
 ) -> None:
-    """Train a network on a manifest's patches."""
+    """Train a network on a manifest's patches; the same command goes on with a run that was killed."""
     from curate import display
     from curate.training import train as run
 
-    config = TrainConfig(steps, batch_size, crop, rate, schedule, loss, precision, seed)
+    given = {name: value for name, value in options.items() if value is not None}
+    if "milestones" in given:
+        given["milestones"] = _numbers(given["milestones"])
+    spec, config = plan(recipe, arch, given)
     with display.progress("train", "steps") as progress:
-        made = run(arch, manifest, config, out, init=init, store=store, device=device, progress=progress)
-    last = made.recipe["last"]
+        made = run(
+            spec,
+            manifest,
+            config,
+            out,
+            init=init,
+            store=store,
+            validate=validate,
+            wandb=wandb,
+            device=device,
+            progress=progress,
+        )
+    last, best = made.recipe["last"], made.recipe["best"]
     result = f"loss {last['loss']:.5f}, {last['psnr']:.2f} dB on the last training crops"
-    display.answer(f"{steps} steps, {result}: {one_line(out)}")
+    if best is not None:
+        result += f", best validation {best['psnr']:.2f} dB after {best['step']}"
+    display.answer(f"{made.recipe['steps']} steps, {result}: {one_line(out)}")
 
 
 @app.command("eval")
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="HR images.")],
-    lr: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Their LR images; made if not given.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="HR images, or a benchmark's HR and LR_bicubic.")],
+    lr: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Their LR images; made if there are none.")] = None,
     arch: Annotated[str | None, typer.Option(help="For a file that does not say: srcnn:scale=2,kernel=9-1-5.")] = None,
+    protocol: Annotated[
+        Literal["y", "luma", "rgb"], typer.Option(help="y: most tables; luma: SRCNN's; rgb: EDSR's.")
+    ] = "y",
     device: DeviceOption = "auto",
     form: FormatOption = "table",
 ) -> None:
-    """Measure PSNR and SSIM on Y, per image and on average."""
+    """Measure PSNR and SSIM by the field's protocols, per image and on average."""
     from curate import display
     from curate.evaluation import averages, summary
     from curate.evaluation import evaluate as run
 
     with display.progress("eval", "images") as progress:
-        table = run(checkpoint, folder, lr=lr, arch=arch, device=device, progress=progress)
+        table = run(checkpoint, folder, lr=lr, arch=arch, protocol=protocol, device=device, progress=progress)
     if form == "json":
         display.answer(json.dumps(summary(table), indent=2))
         return
@@ -256,6 +306,12 @@ def _lr_folder(item: str) -> tuple[int, str]:
     if not equals or not folder or scale not in ("2", "3", "4"):
         raise UsageError(f"--lr should be SCALE=DIR with scale 2, 3 or 4, found '{one_line(item)}'")
     return int(scale), folder
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UsageError(f"--milestones should be steps such as 250000,400000, found '{one_line(text)}'")
+    return tuple(int(number) for number in text.split(","))
 
 
 def _bytes(text: str) -> int:

@@ -1,31 +1,175 @@
-"""Options of the long verbs as frozen dataclasses: one set of names for Python, the command line and TOML."""
+"""Options of the long verbs as frozen dataclasses: one set of names for Python, the command line and TOML.
 
+Each field's help is part of its type (`Annotated`), so that the command line and this page cannot drift apart.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from curate.errors import UsageError
+import pydantic
 
-__all__ = ["TrainConfig"]
+from curate.errors import UsageError, listed, one_line
+from curate.files import local_path
+
+__all__ = ["Option", "TrainConfig", "options_of", "plan"]
+
+_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "crop": 1,
+    "warmup": 0,
+    "seed": 0,
+    "log_every": 1,
+    "validate_every": 1,
+    "save_every": 1,
+}
+_ENDS = {"steps", "epochs"}  # one says when to stop
+_SHARES = ("beta1", "beta2", "ema")  # from 0 to below 1
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train; every field is an option of `curate train`."""
+    """How to train; every field is an option of `curate train` and a key of a recipe's TOML file."""
 
-    steps: int  # optimiser steps
-    batch_size: int = 16  # crops a step
-    crop: int = 96  # HR px, side of a crop
-    rate: float = 1e-3  # Adam's step size at the start
-    schedule: Literal["cosine", "constant"] = "cosine"  # cosine falls to 1 % of the rate at the last step
-    loss: Literal["l1", "mse"] = "l1"
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's products; weights and loss stay float32
-    seed: int = 0  # of the weights, the order, crops and flips
-    log_every: int = 100  # steps between two points in TensorBoard
+    steps: Annotated[int | None, "Optimiser steps."] = None
+    epochs: Annotated[float | None, "Or: the steps that this many passes over the full set would take."] = None
+    batch_size: Annotated[int, "Crops a step, over all processes."] = 16
+    accumulate: Annotated[int, "Parts that a batch is cut into, one after another, to save memory."] = 1
+    crop: Annotated[int, "Side of a crop, HR px."] = 96
+    optimizer: Annotated[Literal["adam", "adamw", "soap"], "SOAP suits small networks."] = "adam"
+    rate: Annotated[float, "Step size at the start."] = 1e-3
+    beta1: Annotated[float | None, "Decay of the mean gradient (0.9; soap 0.95)."] = None
+    beta2: Annotated[float | None, "Decay of its mean square (0.999; soap 0.95)."] = None
+    weight_decay: Annotated[float, "Of adam (L2) and adamw."] = 0.0
+    clip: Annotated[float, "Largest norm of the gradient; 0 for none."] = 0.0
+    schedule: Annotated[
+        Literal["cosine", "multistep", "constant"], "Of the rate: cosine falls to 1 %, multistep at milestones."
+    ] = "cosine"
+    milestones: Annotated[tuple[int, ...], "Steps after which multistep lowers the rate."] = ()
+    gamma: Annotated[float, "What multistep multiplies the rate by."] = 0.5
+    warmup: Annotated[int, "Steps in which the rate rises from near 0."] = 0
+    loss: Annotated[Literal["l1", "mse", "charbonnier"], "Between the network's answer and HR."] = "l1"
+    ema: Annotated[float, "Decay of a running mean of the weights, which then is the result; 0 for none."] = 0.0
+    precision: Annotated[Literal["fp32", "bf16"], "Of the network's products."] = "fp32"
+    compile: Annotated[bool, "Compile the network first (minutes, once)."] = False
+    degrade: Annotated[str, "How LR is made: bicubic, blur, second_order, ..."] = "bicubic"
+    seed: Annotated[int, "Of weights, order, crops, flips and degradations."] = 0
+    log_every: Annotated[int, "Steps between two points of the curves."] = 100
+    validate_every: Annotated[int, "Steps between two validations."] = 1000
+    save_every: Annotated[int, "Steps between two states to resume from."] = 1000
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch_size": 1, "crop": 1, "log_every": 1, "seed": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise UsageError(f"{name} should be {value} or more, found {getattr(self, name)}")
+        for option in options_of(type(self)):
+            found = getattr(self, option.name)
+            if get_origin(option.type) is Literal and found not in get_args(option.type):
+                raise UsageError(f"{option.name} should be one of {listed(get_args(option.type))}, found {found}")
+        if (self.steps is None) == (self.epochs is None):
+            found = "neither" if self.steps is None else f"{self.steps} steps and {self.epochs} epochs"
+            raise UsageError(f"one of steps and epochs should be given, found {found}")
+        for name, value in _LEAST.items():
+            found = getattr(self, name)
+            if found is not None and found < value:
+                raise UsageError(f"{name} should be {value} or more, found {found}")
+        for name in _SHARES:
+            found = getattr(self, name)
+            if found is not None and not 0 <= found < 1:
+                raise UsageError(f"{name} should be 0 or more and below 1, found {found}")
         if not 0 < self.rate < 1:
             raise UsageError(f"rate should be above 0 and below 1, found {self.rate}")
+        for name in ("weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UsageError(f"{name} should be 0 or more, found {getattr(self, name)}")
+        if not 0 < self.gamma <= 1:
+            raise UsageError(f"gamma should be above 0 and at most 1, found {self.gamma}")
+        if self.epochs is not None and not 0 < self.epochs < float("inf"):
+            raise UsageError(f"epochs should be above 0, found {self.epochs}")
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise UsageError(f"milestones go with schedule multistep, found {self.schedule} and {self.milestones}")
+        if list(self.milestones) != sorted({step for step in self.milestones if step > 0}):
+            raise UsageError(f"milestones should be rising steps above 0, found {self.milestones}")
+        if self.batch_size % self.accumulate:
+            raise UsageError(f"batch_size {self.batch_size} should be a multiple of accumulate {self.accumulate}")
+
+    def recipe(self) -> dict[str, Any]:
+        """All fields, JSON-able."""
+        fields = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], source: str) -> "TrainConfig":
+        """From options by name, checked by type (text is no number); `source` says in errors where they come from."""
+        kinds = {option.name: option.type for option in options_of(cls)}
+        try:
+            if unknown := options.keys() - kinds.keys():
+                raise UsageError(f"no option '{one_line(listed(unknown))}'; there are: {', '.join(kinds)}")
+            return cls(**{name: _checked(name, kinds[name], value) for name, value in options.items()})
+        except UsageError as error:
+            raise UsageError(f"{source}: {error}") from None
+
+
+def _checked(name: str, kind: Any, value: Any) -> Any:
+    """`value` as its option has it: a list, as TOML and JSON say it, is a tuple. UsageError for another type."""
+    plain = tuple(value) if isinstance(value, list) else value
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(plain, strict=True)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        expected = problem["msg"].removeprefix("Input ")
+        raise UsageError(f"{name} {one_line(expected)}, found {one_line(repr(problem['input']))}") from None
+
+
+class Option(NamedTuple):
+    """A field of a config, for those who make a command line of it."""
+
+    name: str
+    type: Any
+    help: str
+    default: Any
+
+
+def options_of(config: type[TrainConfig]) -> list[Option]:
+    """The fields in their order."""
+    hints = get_type_hints(config, include_extras=True)
+    made = []
+    for field in dataclasses.fields(config):
+        kind, text = get_args(hints[field.name])
+        made.append(Option(field.name, kind, text, field.default))
+    return made
+
+
+def plan(recipe: str | Path | None, arch: str | None, given: Mapping[str, Any]) -> tuple[str, TrainConfig]:
+    """The arch and the options of a recipe's TOML file (`arch`, and TrainConfig's names); what is `given` wins.
+
+    A given end stands for the file's, steps or epochs, and a given schedule does without the file's milestones.
+    Raises UsageError for a file that is none, for names and values that do not fit, and where no arch is named.
+    """
+    options = {} if recipe is None else _read(recipe)
+    source = "options" if recipe is None else f"'{one_line(recipe)}'"
+    named = options.pop("arch", None)
+    if not isinstance(named, str | None):
+        raise UsageError(f"{source}: arch should be a spec such as 'swinir:scale=2', found {one_line(named)}")
+    if given.keys() & _ENDS:
+        options = {name: value for name, value in options.items() if name not in _ENDS}
+    if given.get("schedule", "multistep") != "multistep":
+        options.pop("milestones", None)
+    spec = arch or named
+    if spec is None:
+        raise UsageError(f"{source}: which network? Name it with --arch, or as arch in a recipe")
+    if recipe is not None and given:
+        source += f" with {', '.join(given)}"
+    return spec, TrainConfig.of({**options, **given}, source)
+
+
+def _read(recipe: str | Path) -> dict[str, Any]:
+    file = local_path(recipe, "a recipe")
+    if not file.is_file():
+        raise UsageError(f"no recipe '{one_line(file)}': there is no such file")
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"'{one_line(file)}' is not a TOML file: {one_line(error)}") from None

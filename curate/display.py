@@ -1,5 +1,6 @@
 """What a person sees in the terminal. Answers go to standard output; progress and notes to standard error."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +21,10 @@ __all__ = ["answer", "note", "progress", "table", "tree"]
 _PIPE_WIDTH = 1_000_000  # characters
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
-_errors = Console(stderr=True, highlight=False)
-_answers = Console(highlight=False)
+_QUIET = os.environ.get("RANK", "0") != "0"  # of the processes that torchrun started, the first speaks
+
+_errors = Console(stderr=True, highlight=False, quiet=_QUIET)
+_answers = Console(highlight=False, quiet=_QUIET)
 
 
 def note(text: str) -> None:
@@ -88,7 +91,7 @@ def _lines(verb: str, unit: str) -> Progress:
     def line(done: int, total: int, note: str = "") -> None:
         nonlocal latest
         now = time.monotonic()
-        if now - latest >= _PLAIN_SECONDS:
+        if now - latest >= _PLAIN_SECONDS and not _QUIET:
             latest = now
             rate = done / (now - started)
             left = (total - done) / rate if rate else 0.0

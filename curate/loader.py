@@ -7,9 +7,10 @@ once an epoch, the next one while the current one is used; a corpus that fits th
 Sample n is a function of (manifest, options, seed, n) alone: any step can be resumed, and threads do not matter.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,10 +38,16 @@ class Batch(NamedTuple):
     lr_BCHW: Tensor  # float32 sRGB in [0, 1]
     hr_BCHW: Tensor  # the same, H and W `scale` times larger
     weight_B: Tensor  # float32, mean 1 over the manifest
+    seed_B: Tensor  # int64: a number of each sample's own, for `curate.degrade` and whatever else is drawn
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        """The same batch on a device; the seeds, which are for the CPU's generators, stay."""
+        lr_BCHW, hr_BCHW, weight_B = (tensor.to(device, non_blocking=True) for tensor in self[:3])
+        return Batch(lr_BCHW, hr_BCHW, weight_B, self.seed_B)
+
+    def parts(self, number: int) -> "list[Batch]":
+        """The batch cut into `number` batches, in its order; `number` should divide its length."""
+        return [Batch(*tensors) for tensors in zip(*(tensor.chunk(number) for tensor in self), strict=True)]
 
 
 def batches(
@@ -52,15 +59,17 @@ def batches(
     seed: int = 0,
     start: int = 0,
     augment: bool = True,
+    share: tuple[int, int] = (0, 1),
     store: Store | None = None,
     cache_bytes: int = 1 << 30,
 ) -> Iterator[Batch]:
     """Endless batches of `crop` x `crop` HR pixels from inside the manifest's windows, and their LR.
 
     Every window is drawn once an epoch; epochs follow one another without a gap. `start` is the number of the first
-    batch, for resuming. `augment` flips and turns. The LR is the store's own where it was ingested with one for this
-    scale, and otherwise MATLAB's bicubic of the whole photograph (cropped to a multiple of 12), so that it equals the
-    crop of the whole LR image. Up to twice `cache_bytes` of decoded photographs are held in memory.
+    batch, for resuming. `augment` flips and turns. `share` (i, n) gives the i-th of n equal parts of every batch: the n
+    processes of a training see one batch together, whatever n is. The LR is the store's own where it was ingested with
+    one for this scale, and otherwise MATLAB's bicubic of the whole photograph (cropped to a multiple of 12), so that it
+    equals the crop of the whole LR image. Up to twice `cache_bytes` of decoded photographs are held in memory.
 
     Raises UsageError if the crop does not fit the windows or the scale, DataError if the store is not the manifest's.
     """
@@ -70,8 +79,10 @@ def batches(
     if crop < scale or crop % scale or batch_size < 1:
         found = f"found a crop of {crop} and a batch of {batch_size}"
         raise UsageError(f"a crop should be a multiple of the scale {scale} and a batch 1 or more, {found}")
+    if batch_size % share[1]:
+        raise UsageError(f"a batch of {batch_size} cannot be shared among {share[1]} processes; take a multiple")
     plan = _Plan.of(manifest, source, scale, crop, cache_bytes)
-    return _batches(plan, _Cache(source, scale), batch_size, seed, start, augment)
+    return _batches(plan, _Cache(source, scale), batch_size, seed, start, augment, share)
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,8 @@ class _Plan:
         mixed = rng.permutation(len(block))
         order = mixed[np.argsort(block[mixed], kind="stable")]
         corner_W2 = self.first_W2 + rng.integers(0, self.span_W2)
-        return _Epoch(order, block[order], corner_W2[order], rng.integers(0, 8, len(order)))
+        turn, seeds = rng.integers(0, 8, len(order)), rng.integers(0, 1 << 63, len(order))
+        return _Epoch(order, block[order], corner_W2[order], turn, seeds)
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,7 @@ class _Epoch:
     block: _Ints
     corner_W2: _Ints  # (y, x) of the crop, LR px
     turn: _Ints  # 0..7: one of the eight symmetries of the square
+    seed: _Ints  # a number of the sample's own
 
 
 def _area(cell: Cell | None) -> int:
@@ -165,20 +178,34 @@ class _Cache:
         return hr, to_pixels(downscale(crop_to_multiple(to_tensor(hr))[None], self.scale)[0])
 
 
-def _batches(plan: _Plan, cache: _Cache, batch_size: int, seed: int, start: int, augment: bool) -> Iterator[Batch]:
-    samples = _samples(plan, cache, seed, start * batch_size, augment)
+class _Sample(NamedTuple):
+    lr: _Pixels
+    hr: _Pixels
+    weight: np.float32
+    seed: int
+
+
+def _batches(
+    plan: _Plan, cache: _Cache, batch_size: int, seed: int, start: int, augment: bool, share: tuple[int, int]
+) -> Iterator[Batch]:
+    size = batch_size // share[1]
+    mine = range(share[0] * size, (share[0] + 1) * size)  # places in a batch
+    samples = (
+        sample
+        for number, sample in enumerate(_samples(plan, cache, seed, start * batch_size, augment))
+        if number % batch_size in mine
+    )
     try:
         while True:
-            lrs, hrs, weights = zip(*(next(samples) for _ in range(batch_size)), strict=True)
-            yield Batch(_stack(lrs), _stack(hrs), torch.tensor(weights, dtype=torch.float32))
+            lrs, hrs, weights, seeds = zip(*(next(samples)() for _ in range(size)), strict=True)
+            weight_B = torch.tensor(weights, dtype=torch.float32)
+            yield Batch(_stack(lrs), _stack(hrs), weight_B, torch.tensor(seeds, dtype=torch.int64))
     finally:
         cache.close()
 
 
-def _samples(
-    plan: _Plan, cache: _Cache, seed: int, start: int, augment: bool
-) -> Iterator[tuple[_Pixels, _Pixels, np.float32]]:
-    """(LR, HR, weight) of sample `start`, `start` + 1, ... for ever."""
+def _samples(plan: _Plan, cache: _Cache, seed: int, start: int, augment: bool) -> Iterator[Callable[[], _Sample]]:
+    """What cuts sample `start`, `start` + 1, ... for ever. To be called, if at all, before the next is taken."""
     number, position = divmod(start, len(plan.image))
     while True:
         epoch = plan.epoch(seed, number)
@@ -187,15 +214,20 @@ def _samples(
             if epoch.block[index] != block:
                 block = int(epoch.block[index])
                 cache.want(_in_blocks(plan, epoch, index, block))
-            window = int(epoch.window[index])
-            turn = int(epoch.turn[index]) if augment else 0
-            hr, lr = cache.get(plan.image_ids[plan.image[window]])
-            y, x = epoch.corner_W2[index].tolist()
-            size, scale = plan.crop // plan.scale, plan.scale
-            lr_crop = _turned(lr[y : y + size, x : x + size], turn)
-            hr_crop = _turned(hr[y * scale : y * scale + plan.crop, x * scale : x * scale + plan.crop], turn)
-            yield lr_crop, hr_crop, plan.weight[window]
+            yield partial(_cut, plan, cache, epoch, index, augment)
         number, position = number + 1, 0
+
+
+def _cut(plan: _Plan, cache: _Cache, epoch: _Epoch, index: int, augment: bool) -> _Sample:
+    """Sample `index` of an epoch."""
+    window = int(epoch.window[index])
+    turn = int(epoch.turn[index]) if augment else 0
+    hr, lr = cache.get(plan.image_ids[plan.image[window]])
+    y, x = epoch.corner_W2[index].tolist()
+    size, scale = plan.crop // plan.scale, plan.scale
+    lr_crop = _turned(lr[y : y + size, x : x + size], turn)
+    hr_crop = _turned(hr[y * scale : y * scale + plan.crop, x * scale : x * scale + plan.crop], turn)
+    return _Sample(lr_crop, hr_crop, plan.weight[window], int(epoch.seed[index]))
 
 
 def _in_blocks(plan: _Plan, epoch: _Epoch, index: int, block: int) -> list[str]:

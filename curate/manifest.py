@@ -15,6 +15,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from curate import files, schema
 from curate.errors import DataError, UsageError, one_line
@@ -95,6 +96,12 @@ class Manifest:
             if store.cell(image_id) is None:
                 where = f"the store '{one_line(store.path)}'"
                 raise DataError(f"the manifest's image '{one_line(image_id)}' is not in {where}")
+
+    def digest(self) -> str:
+        """xxh3-128 (hex) of what a trainer reads: the patches and their weights, rank by rank."""
+        digest = xxhash.xxh3_128("\n".join(self.table["patch_id"].to_pylist()).encode())
+        digest.update(self.table["weight"].to_numpy().astype("<f4").tobytes())
+        return digest.hexdigest()
 
     def describe(self) -> str:
         """The recipe, indented, for people."""

@@ -5,6 +5,7 @@
     tables/scores/*/scorer.json  ScorerRecord   what drew the scores in this folder
     manifest.parquet      ManifestRecipe    in the file's metadata under `curate`: all that made the manifest
     model.safetensors     CheckpointRecipe  in the file's metadata under `curate`: all that made the checkpoint
+    state.safetensors     TrainingState     the same, of a training run that has not ended
 
 `schemas/*.json` are generated from here: `python -m curate.schema --write`, and `--check` fails if they differ.
 """
@@ -37,6 +38,7 @@ __all__ = [
     "ScorerRecord",
     "StoreHeader",
     "StoreReference",
+    "TrainingState",
     "dump",
     "json_schemas",
     "main",
@@ -175,6 +177,14 @@ class CheckpointRecipe(Document):
     training: dict[str, Any]  # manifest, options, start, last loss, device, versions
 
 
+class TrainingState(Document):
+    """How far an unfinished training run is; its tensors are beside it."""
+
+    identity: dict[str, Any]  # arch, manifest, start and options: what a run that goes on must have in common with it
+    step: pydantic.PositiveInt  # steps done
+    best: dict[str, Any] | None  # step, psnr and ssim of the best validation so far
+
+
 _DocumentT = TypeVar("_DocumentT", bound=Document)
 
 
@@ -199,7 +209,8 @@ def dump(document: Document, indent: int | None = None) -> bytes:
 
 def json_schemas() -> dict[str, str]:
     """File name -> content of everything under `schemas/`."""
-    documents: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord, ManifestRecipe, CheckpointRecipe]
+    made_by_store: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord]
+    documents: list[type[Document]] = [*made_by_store, ManifestRecipe, CheckpointRecipe, TrainingState]
     tables = {"images": IMAGES, "cells": CELLS, "patches": PATCHES, "manifest": MANIFEST}
     content: dict[str, Any] = {
         re.sub(r"(?<!^)([A-Z])", r"-\1", model.__name__).lower(): model.model_json_schema() for model in documents

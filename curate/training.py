@@ -1,39 +1,58 @@
-"""Train: a manifest and an Arch -> a Checkpoint. One readable loop.
+"""Train: a manifest and an Arch -> a Checkpoint. One readable loop, on one device or several.
 
-What a run leaves in its folder: `model.safetensors` with the recipe in its header, `recipe.json`, the same to read, and
-TensorBoard's event file.
+What a run leaves in its folder:
+
+    model.safetensors     the weights (their running mean, where one was asked for), with the recipe in its header
+    recipe.json           the same recipe, to read
+    best/                 the checkpoint of the best validation, in the same two files
+    events.out.*          the curves, for TensorBoard
+    state.safetensors     while it runs: what `curate.resume` needs
+
+The same command goes on with a run that was killed, and gives what it would have given: a step depends on (manifest,
+options, seed, number of the step) and the state before it, on nothing else. Of several processes each computes its part
+of every batch.
 """
 
+import json
 import platform
-import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
-from math import cos, pi
+from math import ceil, cos, isfinite, pi
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from curate import files, plugins
+from curate import degrade, files, optim, plugins, resume
 from curate.archs import Arch
-from curate.checkpoint import Checkpoint, weights_hash
+from curate.checkpoint import MODEL_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.config import TrainConfig
+from curate.curves import Curves, draw
+from curate.degrade import Degradation
 from curate.errors import DataError, UsageError, one_line
+from curate.evaluation import averages, evaluate
 from curate.loader import Batch, batches
 from curate.manifest import Manifest
 from curate.metrics import rgb_to_y
+from curate.processes import Team
 from curate.progress import Progress, silent
 from curate.store import Store
-from curate.tensors import pick_device
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
 
 __all__ = ["train"]
+
+_BEST = "best"  # folder of the best checkpoint, in the run's
+_HARMLESS = ("log_every", "save_every")  # options that change nothing about what is trained
+_CHARBONNIER = 1e-3  # epsilon, of values in [0, 1] (LapSRN, Lai et al. 2017)
+_PROGRESS_EVERY = 10  # steps
 
 
 def train(
@@ -44,77 +63,223 @@ def train(
     *,
     init: Checkpoint | str | Path | None = None,
     store: Store | str | Path | None = None,
+    validate: str | Path | None = None,
+    wandb: str | None = None,
     device: str = "auto",
     progress: Progress = silent,
 ) -> Checkpoint:
-    """Train `arch` on the manifest's patches for `config.steps` steps; with `out`, write the run there.
+    """Train `arch` on the manifest's patches; with `out`, write the run there, or go on with the one that is there.
 
-    `init` gives the weights to start from (the same network; the scale may differ where no layer depends on it). The
-    same inputs, seed and threads give the same weights on a CPU. Raises UsageError for options that do not fit and an
-    `out` that holds a model, DataError if the loss or the weights are not finite any more.
+    `init` gives the weights to start from: of the same layers, or of the same arch at another scale, whose upsampler
+    then starts fresh. `validate` is a folder of HR images to measure on now and then; the best checkpoint is kept.
+    `wandb` names a Weights & Biases project for the curves. Under torchrun the processes share every batch.
+
+    The same inputs, seed and threads give the same weights on a CPU. A finished run is returned as it is. Raises
+    UsageError for options that do not fit and an `out` that holds another run, DataError if the loss or the weights
+    are not finite any more.
     """
     network: Arch = plugins.parse("archs", arch) if isinstance(arch, str) else arch
     chosen = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
-    folder = _new_run(out)
-    target = pick_device(device)
     before = Checkpoint.load(init) if isinstance(init, str | Path) else init
+    folder = None if out is None else files.local_path(out, "a run")
+    run = _Run(network, chosen, config, before)
+    if folder and (finished := _finished(folder, run.identity)):
+        return finished
+    team = Team(device)
+    snapshot = resume.Snapshot.load(folder, run.identity) if folder else None
+    live = _Live.start(run, team, snapshot)
     feed = batches(
         chosen,
         scale=network.scale,
         crop=config.crop,
         batch_size=config.batch_size,
         seed=config.seed,
+        start=live.step,
+        share=(team.rank, team.size),
         store=store if isinstance(store, Store) else chosen.store(store),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        net = network.build()
-    if before is not None:
-        _load(net, before, network)
-    net = net.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with _writer(folder) or nullcontext() as writer:
-        last = _fit(net, network, islice(feed, config.steps), config, target, writer, progress)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise DataError(f"the weights are not finite after step {config.steps}: train with a smaller --rate")
-    made = Checkpoint(network, state, _recipe(chosen, config, before, target, last))
-    if folder:
-        made.save(folder)
-    return made
+    kept = folder if team.leads else None
+    with ExitStack() as stack:
+        if kept:
+            kept.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.lock(kept))
+        if team.leads:
+            drawing = draw(kept, start=live.step, project=wandb, name=run.number, settings=run.identity)
+            curves = stack.enter_context(drawing)
+            keeper = _Keeper(run, team.device, kept, validate, curves, progress)
+        else:
+            keeper = _Keeper(run, team.device, None, None, lambda step, values: None, silent)
+        stack.enter_context(torch.random.fork_rng([team.device] if team.device.type == "cuda" else []))
+        _fit(run, live, feed, team, keeper)
+        return keeper.finish(live, team)
 
 
-def _fit(
-    net: nn.Module,
-    arch: Arch,
-    feed: Iterator[Batch],
-    config: TrainConfig,
-    device: torch.device,
-    writer: "SummaryWriter | None",
-    progress: Progress,
-) -> dict[str, float]:
-    """The loop. Returns the mean loss and PSNR of the last `log_every` steps."""
-    optimiser = torch.optim.Adam(net.parameters(), lr=config.rate)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _factor(config, step))
-    meter = _Meter()
-    for step, batch in enumerate(feed, start=1):
-        lr_BCHW, hr_BCHW, weight_B = batch.to(device)
-        target_BCHW = _seen(hr_BCHW, arch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            sr_BCHW = net(_seen(lr_BCHW, arch))
-        loss = (_distance(sr_BCHW, target_BCHW, config.loss) * weight_B).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        meter.add(loss.detach(), (sr_BCHW.detach().float() - target_BCHW).square().mean() / arch.peak**2, len(weight_B))
-        if step % config.log_every == 0 or step == config.steps:
-            last = meter.take(step)
-            if writer:
-                for name, value in {**last, "rate": scheduler.get_last_lr()[0]}.items():
-                    writer.add_scalar(f"train/{name}", value, step)
-        if step % 10 == 0 or step == config.steps:
-            progress(step, config.steps, meter.note())
-        scheduler.step()
-    return {name: last[name] for name in ("loss", "psnr")}
+@dataclass(frozen=True)
+class _Run:
+    """What is trained, and how: all that does not change while it is."""
+
+    arch: Arch
+    manifest: Manifest
+    config: TrainConfig
+    init: Checkpoint | None
+    degradation: Degradation = field(init=False)
+    steps: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "degradation", degrade.parse(self.config.degrade, self.arch.scale))
+        object.__setattr__(self, "steps", _steps(self.config, self.manifest))
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What two runs must have in common to be the same run, JSON-able and flat."""
+        return _identity(full_spec(self.arch), self.recipe)
+
+    @property
+    def number(self) -> str:
+        """A short name of the identity."""
+        return sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """What a checkpoint says about its making, before there is any result."""
+        init = self.init and {"arch": plugins.spec_of(self.init.arch), "weights": weights_hash(self.init.state)}
+        patches = {"patches": len(self.manifest), "digest": self.manifest.digest()}
+        return {
+            "manifest": {**patches, "recipe": self.manifest.recipe.model_dump(mode="json")},
+            "config": self.config.recipe(),
+            "steps": self.steps,
+            "init": init,
+        }
+
+
+def _identity(arch: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of the run that a checkpoint's recipe tells of."""
+    init, options = recipe.get("init"), recipe.get("config", {})
+    return {
+        "arch": arch,
+        "manifest": recipe.get("manifest", {}).get("digest"),
+        "init": init and init["weights"],
+        **{name: value for name, value in options.items() if name not in _HARMLESS},
+    }
+
+
+def _steps(config: TrainConfig, manifest: Manifest) -> int:
+    """Optimiser steps: as many as asked for, or as `epochs` over every patch of the store that was chosen from.
+
+    Core-sets of any size are compared at equal steps, never at equal epochs of their own (Moser et al. 2024, Table 1).
+    """
+    if config.steps is not None:
+        return config.steps
+    assert config.epochs is not None
+    return ceil(config.epochs * manifest.recipe.counts["patches"] / config.batch_size)
+
+
+def _finished(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """The checkpoint of this very run, if it has ended. UsageError where the folder holds another one, or is a file."""
+    others = [file for file in folder.glob("*.safetensors") if file.name not in (MODEL_FILE, resume.STATE_FILE)]
+    if folder.is_file() or others:
+        raise UsageError(f"'{one_line(folder)}' is a file or holds another model; name another folder with -o")
+    if not (folder / MODEL_FILE).exists():
+        return None
+    try:
+        record = read_recipe(folder)
+    except DataError as error:
+        raise UsageError(f"{error}; name another folder with -o") from None
+    if found := resume.differences(_identity(record["arch"], record["training"]), identity):
+        raise UsageError(f"'{one_line(folder)}' holds a model trained with {found}; name another folder with -o")
+    return Checkpoint.load(folder)
+
+
+@dataclass
+class _Live:
+    """What changes from step to step: all of it is in a snapshot."""
+
+    net: nn.Module
+    shared: nn.Module  # the same weights, compiled and shared among the processes
+    optimiser: torch.optim.Optimizer
+    mean: AveragedModel | None
+    meter: "_Meter"
+    step: int = 0
+    best: dict[str, Any] | None = None
+
+    @classmethod
+    def start(cls, run: _Run, team: Team, snapshot: resume.Snapshot | None) -> "_Live":
+        """Before the first step, or where the snapshot was taken."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.config.seed)
+            net = run.arch.build()
+        if run.init is not None:
+            _load(net, run.init, run.arch)
+        net = net.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        decay = run.config.ema
+        mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None  # type: ignore[no-untyped-call]
+        live = cls(net, net, optim.optimiser(net.parameters(), run.config), mean, _Meter(team))
+        if snapshot is not None:
+            live._restore(snapshot)
+        if run.config.compile:
+            net.compile()  # in place: the weights keep their names
+        live.shared = team.share(net)
+        return live
+
+    def snapshot(self) -> resume.Snapshot:
+        tensors = resume.with_prefix("net.", self.net.state_dict())
+        tensors |= resume.with_prefix("optimizer.", resume.optimizer_tensors(self.optimiser))
+        tensors |= resume.with_prefix("meter.", self.meter.tensors())
+        if self.mean is not None:
+            tensors |= resume.with_prefix("ema.", self.mean.state_dict())
+        return resume.Snapshot(self.step, self.best, tensors)
+
+    def _restore(self, snapshot: resume.Snapshot) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return resume.without_prefix(prefix, snapshot.tensors)
+
+        self.net.load_state_dict(part("net."))
+        resume.restore_optimizer(self.optimiser, part("optimizer."))
+        self.meter.restore(part("meter."))
+        if self.mean is not None:
+            self.mean.load_state_dict(part("ema."))
+        self.step, self.best = snapshot.step, snapshot.best
+
+    def weights(self) -> dict[str, Tensor]:
+        """The result so far, on the CPU: the running mean of the weights where there is one."""
+        net = self.net if self.mean is None else self.mean.module
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+
+
+def _fit(run: _Run, live: _Live, feed: Iterator[Batch], team: Team, keeper: "_Keeper") -> None:
+    """The loop."""
+    config = run.config
+    for batch in islice(feed, run.steps - live.step):
+        torch.manual_seed(_step_seed(config.seed, live.step, team.rank))
+        for group in live.optimiser.param_groups:
+            group["lr"] = config.rate * _factor(config, live.step, run.steps)
+        parts = batch.parts(config.accumulate)
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == len(parts) else team.alone(live.shared):
+                loss, error = _loss(live.shared, part.to(team.device), run)
+                (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+            live.meter.add(loss.detach(), error, len(part.weight_B))
+        if config.clip:
+            nn.utils.clip_grad_norm_(live.net.parameters(), config.clip)
+        live.optimiser.step()
+        live.optimiser.zero_grad(set_to_none=True)
+        if live.mean is not None:
+            live.mean.update_parameters(live.net)
+        live.step += 1
+        keeper.after_step(live)
+
+
+def _loss(net: nn.Module, batch: Batch, run: _Run) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, and its mean squared error of values in [0, 1] (a figure, not a function to minimise)."""
+    lr_BCHW = batch.lr_BCHW
+    if not isinstance(run.degradation, degrade.Bicubic):  # the loader's LR is that one already, or the store's own
+        lr_BCHW = run.degradation(batch.hr_BCHW, batch.seed_B.tolist())
+    target_BCHW = _seen(batch.hr_BCHW, run.arch)
+    with torch.autocast(target_BCHW.device.type, torch.bfloat16, enabled=run.config.precision == "bf16"):
+        sr_BCHW = net(_seen(lr_BCHW, run.arch))
+    difference_BCHW = sr_BCHW.float() - target_BCHW
+    loss = (_distance(difference_BCHW, run) * batch.weight_B).mean()
+    return loss, difference_BCHW.detach().square().mean() / run.arch.peak**2
 
 
 def _seen(image_BCHW: Tensor, arch: Arch) -> Tensor:
@@ -122,28 +287,99 @@ def _seen(image_BCHW: Tensor, arch: Arch) -> Tensor:
     return (rgb_to_y(image_BCHW) if arch.colour == "y" else image_BCHW) * arch.peak
 
 
-def _distance(sr_BCHW: Tensor, hr_BCHW: Tensor, loss: str) -> Tensor:
-    """Mean absolute or squared difference of each sample, as B."""
-    difference = sr_BCHW.float() - hr_BCHW
-    return (difference.abs() if loss == "l1" else difference.square()).flatten(1).mean(1)
+def _distance(difference_BCHW: Tensor, run: _Run) -> Tensor:
+    """The loss of each sample, as B."""
+    if run.config.loss == "l1":
+        pixels_BCHW = difference_BCHW.abs()
+    elif run.config.loss == "mse":
+        pixels_BCHW = difference_BCHW.square()
+    else:
+        pixels_BCHW = (difference_BCHW.square() + (_CHARBONNIER * run.arch.peak) ** 2).sqrt()
+    return pixels_BCHW.flatten(1).mean(1)
 
 
-def _factor(config: TrainConfig, step: int) -> float:
+def _factor(config: TrainConfig, step: int, steps: int) -> float:
     """What the rate is multiplied by at a step, counted from 0."""
-    if config.schedule == "constant":
-        return 1.0
-    return 0.01 + 0.99 * (1 + cos(pi * step / config.steps)) / 2
+    rising = min(1.0, (step + 1) / (config.warmup + 1))
+    if config.schedule == "cosine":
+        return rising * (0.01 + 0.99 * (1 + cos(pi * step / steps)) / 2)
+    if config.schedule == "multistep":
+        return rising * config.gamma ** sum(step >= milestone for milestone in config.milestones)
+    return rising
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """For what a network draws in a step (stochastic depth): no random state has to outlive a step."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+
+
+@dataclass
+class _Keeper:
+    """What happens between steps, in the process that leads: curves, validation, snapshots, progress."""
+
+    run: _Run
+    device: torch.device
+    folder: Path | None
+    validation: str | Path | None
+    curves: Curves
+    progress: Progress
+    last: dict[str, float] = field(default_factory=dict)
+
+    def after_step(self, live: _Live) -> None:
+        config, step, end = self.run.config, live.step, live.step == self.run.steps
+        if step % config.log_every == 0 or end:
+            self.last = live.meter.take(step)
+            rate = live.optimiser.param_groups[0]["lr"]
+            self.curves(step, {**{f"train/{name}": value for name, value in self.last.items()}, "train/rate": rate})
+        if step % _PROGRESS_EVERY == 0 or end:
+            self.progress(step, self.run.steps, self._note(live))
+        if self.validation is not None and (step % config.validate_every == 0 or end):
+            self._validate(live)
+        if self.folder and step % config.save_every == 0 and not end:
+            live.snapshot().save(self.folder, self.run.identity)
+
+    def finish(self, live: _Live, team: Team) -> Checkpoint:
+        """The checkpoint of the last step; written, where there is a folder, and the run's state taken away."""
+        made = self._checkpoint(live, {"last": {name: self.last[name] for name in ("loss", "psnr")}, "best": live.best})
+        made = replace(made, recipe={**made.recipe, "processes": team.size})
+        if not all(tensor.isfinite().all() for tensor in made.state.values()):
+            raise DataError(f"the weights are not finite after step {live.step}: train with a smaller --rate")
+        if self.folder:
+            made.save(self.folder)
+            (self.folder / resume.STATE_FILE).unlink(missing_ok=True)
+        return made
+
+    def _validate(self, live: _Live) -> None:
+        assert self.validation is not None
+        made = self._checkpoint(live, {})
+        found = averages(evaluate(made, self.validation, device=str(self.device)))
+        self.curves(live.step, {f"val/{name}": value for name, value in found.items()})
+        if live.best is None or found["psnr"] > live.best["psnr"]:
+            live.best = {"step": live.step, **found}
+            if self.folder:
+                replace(made, recipe={**made.recipe, "best": live.best}).save(self.folder / _BEST)
+
+    def _checkpoint(self, live: _Live, result: Mapping[str, Any]) -> Checkpoint:
+        versions = {"curate": version("curate"), "torch": torch.__version__, "python": platform.python_version()}
+        recipe = {**self.run.recipe, **result, "device": self.device.type, "versions": versions}
+        return Checkpoint(self.run.arch, live.weights(), recipe)
+
+    def _note(self, live: _Live) -> str:
+        if not self.last:
+            return ""
+        note = "loss {loss:.5f} {psnr:.2f} dB {images_per_second:.0f} images/s".format(**self.last)
+        return f"{note}, best {live.best['psnr']:.2f}" if live.best else note
 
 
 class _Meter:
     """Means since the last `take`, and speed. Values stay on the device until they are asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, team: Team) -> None:
+        self.team = team
         self.losses: list[Tensor] = []
         self.errors: list[Tensor] = []
         self.samples = 0
-        self.since = time.monotonic()
-        self.latest: dict[str, float] = {}
+        self.since = monotonic()
 
     def add(self, loss: Tensor, error: Tensor, samples: int) -> None:
         self.losses.append(loss)
@@ -152,61 +388,38 @@ class _Meter:
 
     def take(self, step: int) -> dict[str, float]:
         """loss, psnr (dB, in the network's colours, no border, 100 at most) and images_per_second; starts anew."""
-        loss = float(torch.stack(self.losses).mean())
-        if not torch.isfinite(torch.tensor(loss)):
+        loss = float(self.team.mean(torch.stack(self.losses).mean()))
+        if not isfinite(loss):
             raise DataError(f"the loss is {loss} at step {step}: train with a smaller --rate")
-        error = torch.stack(self.errors).double().mean()
-        elapsed = time.monotonic() - self.since
-        self.latest = {
-            "loss": loss,
-            "psnr": float(-10 * torch.log10(error.clamp(min=1e-10))),  # JSON has no infinity
-            "images_per_second": self.samples / max(elapsed, 1e-9),
-        }
-        self.losses, self.errors, self.samples, self.since = [], [], 0, time.monotonic()
-        return self.latest
+        error = float(self.team.mean(torch.stack(self.errors).double().mean()))
+        speed = self.samples * self.team.size / max(monotonic() - self.since, 1e-9)
+        self.losses, self.errors, self.samples, self.since = [], [], 0, monotonic()
+        return {"loss": loss, "psnr": -10 * float(np.log10(max(error, 1e-10))), "images_per_second": speed}
 
-    def note(self) -> str:
-        if not self.latest:
-            return ""
-        return "loss {loss:.5f} {psnr:.2f} dB {images_per_second:.0f} images/s".format(**self.latest)
+    def tensors(self) -> dict[str, Tensor]:
+        """What has been added since the last `take`."""
+        none = torch.zeros(0)
+        return {
+            "losses": torch.stack(self.losses) if self.losses else none,
+            "errors": torch.stack(self.errors) if self.errors else none,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The way back from `tensors`; the speed is measured from now."""
+        self.losses = list(tensors["losses"].to(self.team.device))
+        self.errors = list(tensors["errors"].to(self.team.device))
 
 
 def _load(net: nn.Module, init: Checkpoint, arch: Arch) -> None:
-    """Start from the weights of `init`, which must be those of the same layers."""
+    """Start from the weights of `init`: all of them, or, of the same arch at another scale, those that fit."""
     fresh = net.state_dict()
-    if {k: v.shape for k, v in init.state.items()} != {k: v.shape for k, v in fresh.items()}:
+    fitting = {name: tensor for name, tensor in init.state.items() if _shape(fresh.get(name)) == tensor.shape}
+    same = {k: v.shape for k, v in init.state.items()} == {k: v.shape for k, v in fresh.items()}
+    rescaled = type(init.arch) is type(arch) and asdict(init.arch) | {"scale": arch.scale} == asdict(arch)  # type: ignore[call-overload]
+    if not same and not (rescaled and fitting):
         raise UsageError(f"the weights of {plugins.spec_of(init.arch)} do not fit {plugins.spec_of(arch)}")
-    net.load_state_dict(init.state)
+    net.load_state_dict({**fresh, **fitting})
 
 
-def _new_run(out: str | Path | None) -> Path | None:
-    """The folder of a run, which may not hold a model yet; made when there is something to write."""
-    if out is None:
-        return None
-    folder = files.local_path(out, "a run")
-    if folder.exists() and (not folder.is_dir() or any(folder.glob("*.safetensors"))):
-        raise UsageError(f"'{one_line(out)}' exists and holds a model or is a file; name another folder with -o")
-    return folder
-
-
-def _writer(folder: Path | None) -> "SummaryWriter | None":
-    """TensorBoard's writer, which makes the run's folder."""
-    if folder is None:
-        return None
-    from torch.utils.tensorboard.writer import SummaryWriter  # heavy: only where a run is written
-
-    return SummaryWriter(str(folder))
-
-
-def _recipe(
-    manifest: Manifest, config: TrainConfig, init: Checkpoint | None, device: torch.device, last: dict[str, float]
-) -> dict[str, Any]:
-    """Everything that made the checkpoint, but for its arch."""
-    return {
-        "manifest": {"patches": len(manifest), "recipe": manifest.recipe.model_dump(mode="json")},
-        "config": asdict(config),
-        "init": {"arch": plugins.spec_of(init.arch), "weights": weights_hash(init.state)} if init else None,
-        "last": last,
-        "device": device.type,
-        "versions": {"curate": version("curate"), "torch": torch.__version__, "python": platform.python_version()},
-    }
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,8 @@ from conftest import synthetic_photo
 from PIL import Image
 
 from curate import cli
+
+FSRCNN = Path(__file__).parents[1] / "pipelines" / "fsrcnn_x2.toml"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,10 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photographs, a store scored by sobel, and the manifest of its textured half."""
+    """A folder with photographs, a store scored by sobel, the manifest of its textured half, and untrained networks."""
     import curate
+    from curate import plugins
+    from curate.checkpoint import Checkpoint
 
     folder = tmp_path_factory.mktemp("work")
     (folder / "photos").mkdir()
@@ -54,6 +59,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     curate.ingest([folder / "photos"], folder / "store", patch=48, step=24)
     curate.score(folder / "store", ["sobel"])
     curate.select(folder / "store", "des").save(folder / "half.parquet")
+    for name, spec in (("luma", "fsrcnn:d=8,s=4,m=1"), ("rgb", "edsr:features=8,blocks=1")):
+        arch = plugins.parse("archs", spec)
+        Checkpoint(arch, arch.build().state_dict(), {}).save(folder / name)
+    (folder / "wrong.toml").write_text('arch = "fsrcnn"\nsteps = "many"\n')
     return folder
 
 
@@ -184,7 +193,7 @@ MISTAKES = {
     ),
     "an architecture that does not exist": (
         ["train", "{work}/half.parquet", "--arch", "fsrcn", "--steps", "1", "-o", "{new}"],
-        "there are: fsrcnn, srcnn",
+        "there are: drrn, edsr, fsrcnn",
     ),
     "no steps": (
         ["train", "{work}/half.parquet", "--arch", "fsrcnn", "--steps", "0", "-o", "{new}"],
@@ -194,7 +203,36 @@ MISTAKES = {
         ["train", "{work}/half.parquet", "--arch", "fsrcnn", "--steps", "1", "--crop", "96", "-o", "{new}"],
         "does not fit into windows of 48 px",
     ),
+    "no end": (
+        ["train", "{work}/half.parquet", "--arch", "fsrcnn", "-o", "{new}"],
+        "one of steps and epochs should be",
+    ),
+    "no network": (["train", "{work}/half.parquet", "--steps", "1", "-o", "{new}"], "which network?"),
+    "a recipe that is not there": (
+        ["train", "{work}/half.parquet", "--recipe", "{work}/nowhere.toml", "-o", "{new}"],
+        "nowhere.toml': there is no such file",
+    ),
+    "a recipe that is wrong": (
+        ["train", "{work}/half.parquet", "--recipe", "{work}/wrong.toml", "-o", "{new}"],
+        "wrong.toml': steps should be a valid integer, found 'many'",
+    ),
+    "an optimiser that does not exist": (
+        ["train", "{work}/half.parquet", "--arch", "fsrcnn", "--steps", "1", "--optimizer", "sgd", "-o", "{new}"],
+        "'adam', 'adamw', 'soap'",
+    ),
     "a checkpoint that is not there": (["eval", "{work}/nowhere", "{work}/photos"], "no checkpoint"),
+    "luma of a network of RGB": (
+        ["eval", "{work}/rgb", "{work}/photos", "--protocol", "luma"],
+        "protocol 'luma' asked for a network of RGB, which takes: rgb, y",
+    ),
+    "RGB of a network of luma": (
+        ["eval", "{work}/luma", "{work}/photos", "--protocol", "rgb"],
+        "protocol 'rgb' asked for a network of luma, which takes: luma, y",
+    ),
+    "a protocol that does not exist": (
+        ["eval", "{work}/luma", "{work}/photos", "--protocol", "yuv"],
+        "'y', 'luma', 'rgb'",
+    ),
     "a missing argument": (["select", "{work}/store", "des"], "Missing option"),
     "an option that does not exist": (["info", "{work}/store", "--colour", "red"], "--colour"),
     "a verb that does not exist": (["frobnicate"], "frobnicate"),
@@ -215,6 +253,95 @@ def test_a_mistake_is_one_line_and_writes_nothing(run: Run, work: Path, tmp_path
     lines = [line for line in result.err.splitlines() if not line.startswith(("Usage:", "Try ")) and line]
     assert len(lines) == 1, result.err
     assert not result.out and tree(work) == before and not (tmp_path / "new").exists()
+
+
+MILESTONES = {
+    "falling": (["--schedule", "multistep", "--milestones", "5,2"], "should be rising steps above 0, found (5, 2)"),
+    "zero": (["--schedule", "multistep", "--milestones", "0,2"], "should be rising steps above 0, found (0, 2)"),
+    "none": (["--schedule", "multistep"], "milestones go with schedule multistep, found multistep and ()"),
+    "of another schedule": (["--milestones", "2,5"], "milestones go with schedule multistep, found cosine and (2, 5)"),
+    **{
+        f"written '{text}'": (
+            ["--schedule", "multistep", "--milestones", text],
+            f"--milestones should be steps such as 250000,400000, found '{text}'",
+        )
+        for text in ("", "2;5", "2,", "2.5", "-2", "two")
+    },
+}
+
+
+@pytest.mark.parametrize("mistake", MILESTONES)
+def test_milestones_that_are_none(run: Run, work: Path, tmp_path: Path, mistake: str) -> None:
+    arguments, expected = MILESTONES[mistake]
+    result = run("train", work / "half.parquet", "--arch", "fsrcnn", "--steps", 9, *arguments, "-o", tmp_path / "run")
+    assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1) and expected in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def trained_with(folder: Path) -> dict[str, Any]:
+    """The options with which a run was trained, and its arch."""
+    record = json.loads((folder / "recipe.json").read_text("utf-8"))
+    options: dict[str, Any] = record["training"]["config"]
+    return {"arch": record["arch"], **options}
+
+
+def test_a_recipe_trains_and_what_is_given_wins(
+    run: Run, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", work / "half.parquet", "--recipe", FSRCNN, "--steps", 2, "--crop", 12, "--batch-size", 2]
+    command += ["-o", tmp_path / "run"]
+    first = run(*command)
+    assert first.code == 0 and first.out.startswith("2 steps, loss")
+    options = trained_with(tmp_path / "run")
+    assert (options["steps"], options["crop"], options["batch_size"]) == (2, 12, 2)
+    assert (options["rate"], options["schedule"], options["loss"]) == (1e-3, "constant", "mse")
+    assert options["arch"].startswith("fsrcnn:scale=2")
+
+    def not_again(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    before = tree(tmp_path / "run")
+    monkeypatch.setattr("curate.training.batches", not_again)
+    again = run(*command)
+    assert (again.code, again.out) == (0, first.out)
+    assert run(*command, "--log-every", 7).out == first.out  # which changes nothing about the weights
+    for option, value, difference in (
+        ("--rate", 2e-3, "rate 0.001, not 0.002"),
+        ("--arch", "fsrcnn:d=8", "arch fsrcnn:scale=2,d=56,s=12,m=4, not fsrcnn:scale=2,d=8,s=12,m=4"),
+        ("--crop", 24, "crop 12, not 24"),
+    ):
+        other = run(*command, option, value)
+        assert (other.code, other.out, len(other.err.splitlines())) == (2, "", 1)
+        assert difference in other.err and "name another folder with -o" in other.err
+    assert tree(tmp_path / "run") == before
+
+
+def test_milestones_and_compile_on_the_command_line(run: Run, work: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "compiled.toml"
+    recipe.write_text('arch = "fsrcnn:d=8,s=4,m=1"\nsteps = 3\ncrop = 12\nbatch_size = 2\ncompile = true\n')
+    command = ["train", work / "half.parquet", "--recipe", recipe, "--no-compile"]
+    command += ["--schedule", "multistep", "--milestones", "2,5", "-o", tmp_path / "run"]
+    assert run(*command).code == 0
+    options = trained_with(tmp_path / "run")
+    assert (options["milestones"], options["compile"]) == ([2, 5], False)
+
+
+@pytest.mark.parametrize(
+    ("network", "protocol", "said"),
+    [
+        ("luma", "y", "on Y, border = scale"),
+        ("luma", "luma", "on 8-bit Y, border = scale"),
+        ("rgb", "y", "on Y, border = scale"),
+        ("rgb", "rgb", "on RGB, border = scale + 6"),
+    ],
+)
+def test_the_protocol_is_chosen_and_said(run: Run, work: Path, network: str, protocol: str, said: str) -> None:
+    command = ["eval", work / network, work / "photos", "--protocol", protocol]
+    table, answer = run(*command), run(*command, "--format", "json")
+    assert (table.code, answer.code) == (0, 0)
+    assert said in table.err and said in json.loads(answer.out)["protocol"]
+    psnr = json.loads(answer.out)["average"]["psnr"]
+    assert table.out.splitlines()[-1].split()[:2] == ["average", f"{psnr:.2f}"]
 
 
 def test_a_moved_store_is_named_and_can_be_given(run: Run, work: Path, tmp_path: Path) -> None:

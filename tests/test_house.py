@@ -20,11 +20,18 @@ MAX_BYTES = 2 * 2**20  # of one file in the repository
 # Every other module, and so `curate --help` and every SQL question, answers without the seconds that torch takes.
 WITH_TORCH = {
     "checkpoint",
+    "degrade",
     "demo",
     "evaluation",
+    "jpeg",
     "loader",
+    "macs",
     "metrics",
+    "optics",
+    "optim",
+    "processes",
     "resize",
+    "resume",
     "scoring",
     "tensors",
     "training",

@@ -133,7 +133,8 @@ def test_batches_are_float32_in_0_to_1_of_the_sizes_asked_for(manifest: Manifest
     (batch,) = take(manifest, 1, scale=3, crop=21, batch_size=5)
     assert batch.hr_BCHW.shape == (5, 3, 21, 21) and batch.lr_BCHW.shape == (5, 3, 7, 7)
     assert batch.weight_B.shape == (5,)
-    assert {tensor.dtype for tensor in batch} == {torch.float32}
+    assert {tensor.dtype for tensor in batch[:3]} == {torch.float32}
+    assert batch.seed_B.dtype == torch.int64 and len(set(batch.seed_B.tolist())) == 5
     assert all(0 <= tensor.min() < tensor.max() <= 1 for tensor in batch[:2])
     moved = batch.to(torch.device("cpu"))
     assert isinstance(moved, Batch) and same([moved], [batch])

@@ -132,7 +132,7 @@ def test_the_first_step_is_what_it_says(loss: Literal["l1", "mse"], arch: Arch, 
     made = train(arch, manifest, config)
 
     source = batches(manifest, scale=arch.scale, crop=12, batch_size=4, seed=3)
-    lr_BCHW, hr_BCHW, _ = next(source)
+    lr_BCHW, hr_BCHW, _, _ = next(source)
     lr_BCHW, hr_BCHW = (rgb_to_y(image) if arch.colour == "y" else image for image in (lr_BCHW, hr_BCHW))
     network = fresh(arch, seed=3)
     difference = network(lr_BCHW * arch.peak) - hr_BCHW * arch.peak
@@ -220,9 +220,11 @@ def test_the_recipe_says_everything(manifest: Manifest, tmp_path: Path) -> None:
     record = read_recipe(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "recipe.json").read_text()) == record
     assert record == {"format": 1, "arch": NET, "weights": weights_hash(made.state), "training": made.recipe}
-    assert made.recipe.keys() == {"manifest", "config", "init", "last", "device", "versions"}
-    assert made.recipe["config"] == asdict(config)
+    expected = {"manifest", "config", "steps", "init", "last", "best", "device", "versions", "processes"}
+    assert made.recipe.keys() == expected
+    assert made.recipe["config"] == {**asdict(config), "milestones": []}
     assert made.recipe["manifest"]["patches"] == len(manifest)
+    assert made.recipe["manifest"]["digest"] == manifest.digest()
     assert made.recipe["manifest"]["recipe"] == json.loads(manifest.recipe.model_dump_json())
     assert made.recipe["manifest"]["recipe"]["store"]["digest"] == manifest.store().digest()
     assert (made.recipe["init"], made.recipe["device"]) == (None, "cpu")
@@ -274,7 +276,8 @@ def test_a_folder_that_holds_a_model_is_refused_and_untouched(holds: str, manife
 
     before = content()
     message = refusal(UsageError, lambda: train(NET, manifest, replace(BRIEF, seed=9), run))
-    assert "holds a model or is a file; name another folder with -o" in message
+    assert "name another folder with -o" in message
+    assert holds != "model" or "trained with seed 0, not 9" in message
     assert content() == before
 
 
@@ -344,9 +347,9 @@ def test_a_patch_of_weight_zero_gives_no_gradient_among_others(
     def with_second(replaced: Callable[[Tensor], Tensor], weight: float) -> dict[str, Tensor]:
         def feed(*_: object, **__: object) -> Iterator[Batch]:
             for batch in real:
-                lr_BCHW, hr_BCHW, weight_B = (tensor.clone() for tensor in batch)
+                lr_BCHW, hr_BCHW, weight_B, seed_B = (tensor.clone() for tensor in batch)
                 lr_BCHW[1], hr_BCHW[1], weight_B[1] = replaced(lr_BCHW[1]), replaced(hr_BCHW[1]), weight
-                yield Batch(lr_BCHW, hr_BCHW, weight_B)
+                yield Batch(lr_BCHW, hr_BCHW, weight_B, seed_B)
 
         monkeypatch.setattr("curate.training.batches", feed)
         return train(NET, manifest, BRIEF).state
