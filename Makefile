@@ -36,6 +36,7 @@ lint: $(VENV)/dev.stamp ## style, types, layers, schemas
 
 bench: $(VENV)/run.stamp ## measure how fast every step is on this machine
 	$(PY) benchmarks/spine.py
+	$(PY) benchmarks/training.py
 
 weights: $(VENV)/run.stamp ## train the bundled SRCNN weights again: make weights CORPUS="photos more-photos"
 	@test -n "$(CORPUS)" || { echo "make weights needs CORPUS=folder/of/photographs" >&2; exit 2; }

@@ -20,7 +20,9 @@ import torch
 
 import curate
 from curate import images, pool
+from curate.resize import downscale
 from curate.sources import find
+from curate.tensors import to_tensor
 
 SAMPLES = Path(curate.__file__).parent / "samples" / "photos"
 HEIGHT, WIDTH = 1356, 2040  # px, most common size in DIV2K
@@ -37,6 +39,7 @@ def main(photos: str | Path = SAMPLES) -> None:
         rows = [
             ("`curate --help`", ms(lambda: command("--help")), "python -c pass", ms(python_alone)),
             *pixels(corpus, folder),
+            lr_of_one(corpus),
         ]
     print(f"{platform.processor() or platform.machine()}, {pool.workers()} cores, torch {torch.__version__}; ", end="")
     print(f"{NUM_IMAGES} PNGs of {WIDTH}x{HEIGHT}; medians of {REPEATS}\n")
@@ -64,6 +67,14 @@ def pixels(corpus: Path, folder: Path) -> list[tuple[str, float, str, float]]:
         ("score sobel", scoring - ingesting, decode, decoding),
         ("`curate sql`, first answer", answer, "python -c 'import duckdb'", ms(duckdb_alone)),
     ]
+
+
+def lr_of_one(corpus: Path) -> tuple[str, float, str, float]:
+    """The row of MATLAB's bicubic: one image of 2K, x2, beside torch's antialiased bicubic, which is another."""
+    image_BCHW = to_tensor(images.decode(min(corpus.iterdir()).read_bytes()))[None]
+    half = {"scale_factor": 0.5, "mode": "bicubic", "antialias": True}
+    theirs = ms(lambda: torch.nn.functional.interpolate(image_BCHW, **half))
+    return "LR of one image, x2", ms(lambda: downscale(image_BCHW, 2)), "torch's interpolate, inexact", theirs
 
 
 def mosaics(photos: str | Path, folder: Path) -> Path:

@@ -84,6 +84,8 @@ class TrainConfig:
         for name in ("weight_decay", "clip"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"{name} should be 0 or more, found {getattr(self, name)}")
+        if self.weight_decay and self.optimizer == "soap":
+            raise UsageError(f"weight_decay goes with adam and adamw, found {self.weight_decay} and soap")
         if not 0 < self.gamma <= 1:
             raise UsageError(f"gamma should be above 0 and at most 1, found {self.gamma}")
         if self.epochs is not None and not 0 < self.epochs < float("inf"):

@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from conftest import put
 from PIL import Image
 from torch import Tensor, nn
 
 from curate import plugins
 from curate.archs import Arch
+from curate.archs._layers import Bicubic
 from curate.checkpoint import Checkpoint
 from curate.errors import CurateError, DataError, UsageError
-from curate.evaluation import averages, evaluate, summary
+from curate.evaluation import Protocol, averages, evaluate, summary
 from curate.images import decode
 from curate.resize import downscale
 
@@ -51,6 +53,19 @@ class NearestNet(nn.Module):
         return nn.functional.interpolate(lr_BCHW, scale_factor=self.arch.scale, mode="nearest") + self.shift
 
 
+@dataclass(frozen=True)
+class Plain(Arch):
+    """MATLAB's bicubic of luma, to measure what the tables call bicubic."""
+
+    scale: int = 2
+
+    colour: ClassVar[Literal["y", "rgb"]] = "y"
+    peak: ClassVar[float] = 1.0
+
+    def build(self) -> Bicubic:
+        return Bicubic(self.scale)
+
+
 def untrained(arch: str | Arch) -> Checkpoint:
     """Random weights, near enough to a bicubic upscale that every decibel is a sane one."""
     built: Arch = plugins.parse("archs", arch) if isinstance(arch, str) else arch
@@ -66,6 +81,16 @@ MODELS = {
     "rgb x2": untrained(Nearest(brighter=20.3)),
     "rgb x3": untrained(Nearest(scale=3)),
 }
+MEASURED = [  # every model by the protocols that it can be measured by
+    *((name, "y") for name in MODELS),
+    *((name, "luma" if model.arch.colour == "y" else "rgb") for name, model in MODELS.items()),
+]
+SAID = {
+    "y": "PSNR and SSIM on Y, border = scale",
+    "luma": "PSNR and SSIM on 8-bit Y, border = scale",
+    "rgb": "PSNR and SSIM on RGB, border = scale + 6",
+}
+MADE = {"y": "MATLAB bicubic", "luma": "bicubic of Y, unrounded", "rgb": "MATLAB bicubic"}
 
 
 @pytest.fixture(scope="module")
@@ -85,38 +110,58 @@ def rounded(image: _Floats) -> _Floats:
     return np.asarray(np.floor(image.clip(0, 255) + 0.5))
 
 
-def sr_luma(model: Checkpoint, lr_HWC: _Pixels) -> _Floats:
-    """The network's answer as luma, 0..255."""
-    arch, net = model.arch, model.module()
-    image_HWC = luma(lr_HWC / 255)[..., None] if arch.colour == "y" else lr_HWC.astype(np.float64)
-    seen_BCHW = torch.from_numpy(image_HWC / 255 * arch.peak).float().permute(2, 0, 1)[None]
+def answer(model: Checkpoint, seen_HWC: _Floats) -> _Floats:
+    """The network's answer to luma or RGB of 0..255, as an 8-bit file holds it."""
+    seen_BCHW = torch.from_numpy(seen_HWC / 255 * model.arch.peak).float().permute(2, 0, 1)[None]
     with torch.no_grad():
-        answer_HWC = net(seen_BCHW)[0].permute(1, 2, 0).double().numpy() * 255 / arch.peak
-    answer_HWC = rounded(answer_HWC)
-    return answer_HWC[..., 0] if arch.colour == "y" else luma(answer_HWC / 255)
+        answer_HWC = model.module()(seen_BCHW)[0].permute(1, 2, 0).double().numpy() * 255 / model.arch.peak
+    return rounded(answer_HWC)
 
 
-def psnr_by_hand(sr_HW: _Floats, hr_HW: _Floats, border: int) -> float:
+def compared(
+    model: Checkpoint, protocol: Protocol, hr_HWC: _Pixels, lr_HWC: _Pixels | None
+) -> tuple[_Floats, _Floats, int]:
+    """SR and HR, 0..255, HWC with one channel or three, and the border; None for an LR image that is to be made."""
+    scale = model.arch.scale
+    hr_HW1 = luma(hr_HWC / 255)[..., None]
+    if protocol == "luma":
+        hr_HW1 = rounded(hr_HW1)
+        if lr_HWC is None:
+            lr_HW = downscale(torch.from_numpy(hr_HW1[..., 0]), scale).numpy()
+            return answer(model, lr_HW[..., None]), hr_HW1, scale
+    lr_HWC = imresize(hr_HWC, scale) if lr_HWC is None else lr_HWC
+    if model.arch.colour == "y":
+        return answer(model, luma(lr_HWC / 255)[..., None]), hr_HW1, scale
+    sr_HWC = answer(model, lr_HWC.astype(np.float64))
+    if protocol == "rgb":
+        return sr_HWC, hr_HWC.astype(np.float64), scale + 6
+    return luma(sr_HWC / 255)[..., None], hr_HW1, scale
+
+
+def psnr_by_hand(sr_HWC: _Floats, hr_HWC: _Floats, border: int) -> float:
     inner = (slice(border, -border or None),) * 2
-    error = float(np.mean((sr_HW[inner] - hr_HW[inner]) ** 2))
+    error = float(np.mean((sr_HWC[inner] - hr_HWC[inner]) ** 2))
     return 10 * log10(255**2 / error) if error else inf
 
 
-def ssim_by_hand(sr_HW: _Floats, hr_HW: _Floats, border: int) -> float:
-    """Wang et al. 2004, window by window."""
+def ssim_by_hand(sr_HWC: _Floats, hr_HWC: _Floats, border: int) -> float:
+    """Wang et al. 2004, window by window; the mean over the channels."""
     weights = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-    weights_11 = np.outer(weights, weights) / weights.sum() ** 2
-    a_HW, b_HW = (image[border:-border, border:-border] for image in (sr_HW, hr_HW))
+    weights_11 = (np.outer(weights, weights) / weights.sum() ** 2)[..., None]
+
+    def mean(window_11C: _Floats) -> _Floats:
+        return np.asarray((weights_11 * window_11C).sum((0, 1)))
+
+    a_HWC, b_HWC = (image[border:-border, border:-border] for image in (sr_HWC, hr_HWC))
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     values = []
-    for y in range(a_HW.shape[0] - 10):
-        for x in range(a_HW.shape[1] - 10):
-            a, b = a_HW[y : y + 11, x : x + 11], b_HW[y : y + 11, x : x + 11]
-            mean_a, mean_b = (weights_11 * a).sum(), (weights_11 * b).sum()
-            variance_a = (weights_11 * (a - mean_a) ** 2).sum()
-            variance_b = (weights_11 * (b - mean_b) ** 2).sum()
-            covariance = (weights_11 * (a - mean_a) * (b - mean_b)).sum()
-            c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    for y in range(a_HWC.shape[0] - 10):
+        for x in range(a_HWC.shape[1] - 10):
+            a, b = a_HWC[y : y + 11, x : x + 11], b_HWC[y : y + 11, x : x + 11]
+            mean_a, mean_b = mean(a), mean(b)
+            variance_a, variance_b = mean((a - mean_a) ** 2), mean((b - mean_b) ** 2)
             luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+            covariance = mean((a - mean_a) * (b - mean_b))
             values.append(luminance * (2 * covariance + c2) / (variance_a + variance_b + c2))
     return float(np.mean(values))
 
@@ -126,29 +171,43 @@ def imresize(image_HWC: _Pixels, scale: int) -> _Pixels:
     return np.asarray(lr_BCHW[0].permute(1, 2, 0).numpy())
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_figures_are_the_fields_protocol_by_hand(name: str, folder: Path) -> None:
+@pytest.mark.parametrize(("name", "protocol"), MEASURED)
+def test_figures_are_the_fields_protocol_by_hand(name: str, protocol: Protocol, folder: Path) -> None:
     model = MODELS[name]
-    scale = model.arch.scale
-    table = evaluate(model, folder)
+    table = evaluate(model, folder, protocol=protocol)
     assert table.column_names == ["name", "psnr", "ssim"]
     assert table["name"].to_pylist() == ["000.png", "001.jpg", "002.png"]
-    assert table.schema.metadata[b"protocol"] == b"PSNR and SSIM on Y, border = scale, LR = MATLAB bicubic"
+    assert summary(table)["protocol"] == f"{SAID[protocol]}, LR = {MADE[protocol]}"
     for row in table.to_pylist():
         hr_HWC = decode((folder / row["name"]).read_bytes())
-        height, width = (side - side % scale for side in hr_HWC.shape[:2])
-        hr_HWC = hr_HWC[:height, :width]
-        sr_HW, hr_HW = sr_luma(model, imresize(hr_HWC, scale)), luma(hr_HWC / 255)
-        assert row["psnr"] == pytest.approx(psnr_by_hand(sr_HW, hr_HW, scale), abs=2e-3)  # a float32 on a tie
-        assert row["psnr"] != pytest.approx(psnr_by_hand(sr_HW, hr_HW, 0), abs=1e-2)
-        assert row["ssim"] == pytest.approx(ssim_by_hand(sr_HW, hr_HW, scale), abs=1e-4)
+        height, width = (side - side % model.arch.scale for side in hr_HWC.shape[:2])
+        sr_HWC, hr_HWC, border = compared(model, protocol, hr_HWC[:height, :width], None)
+        assert row["psnr"] == pytest.approx(psnr_by_hand(sr_HWC, hr_HWC, border), abs=2e-3)  # a float32 on a tie
+        assert row["psnr"] != pytest.approx(psnr_by_hand(sr_HWC, hr_HWC, border - model.arch.scale), abs=1e-2)
+        assert row["ssim"] == pytest.approx(ssim_by_hand(sr_HWC, hr_HWC, border), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["srcnn x2", "rgb x3"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_luma_rounds_hr_and_not_lr(scale: int, tmp_path: Path) -> None:
+    """On an image so smooth that all errors are of rounding: 57 to 60 dB, with LR rounded too 2.5 to 5 less."""
+    y, x = np.mgrid[0:60, 0:72]
+    waves = [90 + 60 * np.sin((a * y + b * x) / 40) for a, b in ((1, 2), (2, 1), (1, -1))]
+    hr_HWC = np.stack(waves, axis=-1).round().astype(np.uint8)
+    Image.fromarray(hr_HWC).save(tmp_path / "smooth.png")
+    bicubic = untrained(Plain(scale=scale))
+    found = {protocol: averages(evaluate(bicubic, tmp_path, protocol=protocol))["psnr"] for protocol in ("y", "luma")}
+    for protocol, decibel in found.items():
+        assert decibel == pytest.approx(psnr_by_hand(*compared(bicubic, protocol, hr_HWC, None)), abs=0.02)
+    assert found["luma"] > found["y"] + 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"), [("srcnn x2", "y"), ("rgb x3", "y"), ("srcnn x2", "luma"), ("rgb x3", "rgb")]
+)
 @pytest.mark.parametrize("multiple", ["scale", 12])
 @pytest.mark.parametrize("suffix", ["marked", "plain"])
 def test_lr_files_are_used_where_they_are_given(
-    name: str, multiple: str | int, suffix: str, folder: Path, tmp_path: Path
+    name: str, protocol: Protocol, multiple: str | int, suffix: str, folder: Path, tmp_path: Path
 ) -> None:
     """LR of HR cropped to a multiple of the scale, or of 12, as the field's files are; HR is cropped to that."""
     model = MODELS[name]
@@ -159,15 +218,16 @@ def test_lr_files_are_used_where_they_are_given(
         hr_HWC = decode(path.read_bytes())
         height, width = (side - side % (scale if multiple == "scale" else 12) for side in hr_HWC.shape[:2])
         hr_HWC = hr_HWC[:height, :width]
-        lr_HWC = rounded(imresize(hr_HWC, scale) + rng.normal(0, 9, (height // scale, width // scale, 3)))
+        noisy_HWC = rounded(imresize(hr_HWC, scale) + rng.normal(0, 9, (height // scale, width // scale, 3)))
+        lr_HWC = noisy_HWC.astype(np.uint8)
         lr_name = f"{path.stem}x{scale}.png" if suffix == "marked" else f"{path.stem}.png"
-        Image.fromarray(lr_HWC.astype(np.uint8)).save(tmp_path / lr_name)
-        sr_HW = sr_luma(model, lr_HWC.astype(np.uint8))
-        expected.append(psnr_by_hand(sr_HW, luma(hr_HWC / 255), scale))
-    table = evaluate(model, folder, lr=tmp_path)
+        Image.fromarray(lr_HWC).save(tmp_path / lr_name)
+        expected.append(psnr_by_hand(*compared(model, protocol, hr_HWC, lr_HWC)))
+    table = evaluate(model, folder, lr=tmp_path, protocol=protocol)
     assert table["psnr"].to_pylist() == pytest.approx(expected, abs=2e-3)
-    assert table["psnr"].to_pylist() != pytest.approx(evaluate(model, folder)["psnr"].to_pylist(), abs=0.1)
-    assert summary(table)["protocol"].endswith("LR = files")
+    made = evaluate(model, folder, protocol=protocol)
+    assert table["psnr"].to_pylist() != pytest.approx(made["psnr"].to_pylist(), abs=0.1)
+    assert summary(table)["protocol"] == f"{SAID[protocol]}, LR = files"
 
 
 def test_a_checkpoint_on_disk_and_a_public_file_measure_alike(folder: Path, tmp_path: Path) -> None:
@@ -190,6 +250,107 @@ def test_progress_names_the_images(folder: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     evaluate(MODELS["rgb x2"], folder, progress=lambda done, total, note="": calls.append((done, total, note)))
     assert calls == [(1, 3, "000.png"), (2, 3, "001.jpg"), (3, 3, "002.png")]
+
+
+# A benchmark's folder
+
+
+@pytest.fixture
+def benchmark(folder: Path, tmp_path: Path) -> Path:
+    """The field's layout, HR and LR_bicubic of x2; the LR images are of noise, so that it shows where they are used."""
+    for path in folder.iterdir():
+        hr_HWC = decode(path.read_bytes())
+        save(tmp_path / "Set5" / "LR_bicubic" / "X2" / f"{path.stem}x2.png", *(side // 2 for side in hr_HWC.shape[:2]))
+        (tmp_path / "Set5" / "HR").mkdir(exist_ok=True)
+        (tmp_path / "Set5" / "HR" / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "Set5"
+
+
+@pytest.mark.parametrize(("name", "protocol"), [("srcnn x2", "y"), ("srcnn x2", "luma"), ("rgb x2", "rgb")])
+def test_a_benchmarks_own_lr_files_are_used(name: str, protocol: Protocol, benchmark: Path, folder: Path) -> None:
+    found = evaluate(MODELS[name], benchmark, protocol=protocol)
+    files = evaluate(MODELS[name], folder, lr=benchmark / "LR_bicubic" / "X2", protocol=protocol)
+    assert found.equals(files, check_metadata=True)
+    assert summary(found)["protocol"] == f"{SAID[protocol]}, LR = files"
+    assert not found.equals(evaluate(MODELS[name], folder, protocol=protocol))
+
+
+def test_other_lr_files_win_over_a_benchmarks(benchmark: Path, folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        height, width = (side - side % 2 for side in decode(path.read_bytes()).shape[:2])
+        lr_HWC = imresize(decode(path.read_bytes())[:height, :width], 2)
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        Image.fromarray(lr_HWC).save(tmp_path / "mine" / f"{path.stem}.png")
+    found = evaluate(MODELS["srcnn x2"], str(benchmark), lr=tmp_path / "mine")
+    assert found.equals(evaluate(MODELS["srcnn x2"], folder))
+    assert summary(found)["protocol"].endswith("LR = files")
+
+
+@pytest.mark.parametrize("name", ["srcnn x3", "rgb x3"])
+def test_lr_files_of_another_scale_are_no_lr_files(name: str, benchmark: Path, folder: Path) -> None:
+    found = evaluate(MODELS[name], benchmark)
+    assert found.equals(evaluate(MODELS[name], folder), check_metadata=True)
+    assert summary(found)["protocol"].endswith("LR = MATLAB bicubic")
+
+
+def test_without_lr_files_a_benchmarks_are_made(benchmark: Path, folder: Path) -> None:
+    (benchmark / "LR_bicubic").rename(benchmark / "elsewhere")
+    for protocol in ("y", "luma"):
+        found = evaluate(MODELS["srcnn x2"], benchmark, protocol=protocol)
+        assert found.equals(evaluate(MODELS["srcnn x2"], folder, protocol=protocol), check_metadata=True)
+    made = evaluate(MODELS["srcnn x2"], benchmark / "HR")
+    assert made.equals(evaluate(MODELS["srcnn x2"], folder), check_metadata=True)
+
+
+def test_an_lr_image_that_a_benchmark_lacks_is_named(benchmark: Path) -> None:
+    (benchmark / "LR_bicubic" / "X2" / "001x2.png").unlink()
+    message = refusal(UsageError, MODELS["rgb x2"], benchmark)
+    assert message == "no x2 LR image for '001.jpg' in the LR folder"
+
+
+def test_a_folder_may_be_a_url(folder: Path, memory: str) -> None:
+    for path in folder.iterdir():
+        put(f"{memory}/photos/{path.name}", path.read_bytes())
+    for url in (f"{memory}/photos", folder.as_uri()):
+        assert evaluate(MODELS["srcnn x2"], url).equals(evaluate(MODELS["srcnn x2"], folder), check_metadata=True)
+
+
+# Published figures
+
+
+def figures(*arguments: Any, **options: Any) -> tuple[str, str]:
+    """As tables print them."""
+    mean = averages(evaluate(*arguments, **options))
+    return f"{mean['psnr']:.2f}", f"{mean['ssim']:.4f}"
+
+
+@pytest.mark.parametrize(
+    ("scale", "published"), [(2, ("33.66", "0.9299")), (3, ("30.39", "0.8682")), (4, ("28.42", "0.8104"))]
+)
+def test_the_tables_bicubic_is_measured_by_luma(scale: int, published: tuple[str, str], shared: Path) -> None:
+    bicubic = untrained(Plain(scale=scale))
+    assert figures(bicubic, shared / "benchmark" / "Set5" / "HR", protocol="luma") == published
+
+
+def test_srcnn_measures_as_its_authors_say(shared: Path) -> None:
+    """36.34 dB, by either protocol; LR that is made is what the files hold, and gives every figure again."""
+    model = Checkpoint.load(shared / "checkpoints" / "srcnn_915_x2.mat", "srcnn:scale=2")
+    folder = shared / "benchmark" / "Set5"
+    files, made = evaluate(model, folder), evaluate(model, folder / "HR")
+    assert summary(files)["protocol"] == "PSNR and SSIM on Y, border = scale, LR = files"
+    assert summary(made)["protocol"] == "PSNR and SSIM on Y, border = scale, LR = MATLAB bicubic"
+    assert made.equals(files)
+    assert averages(files) == pytest.approx({"psnr": 36.340, "ssim": 0.95205}, abs=5e-4)
+    luma_made = averages(evaluate(model, folder / "HR", protocol="luma"))
+    assert luma_made == pytest.approx({"psnr": 36.342, "ssim": 0.95214}, abs=5e-4)
+
+
+def test_fsrcnn_measures_as_known(shared: Path) -> None:
+    model = Checkpoint.load(shared / "checkpoints" / "fsrcnn_x2.pth", "fsrcnn:scale=2")
+    folder = shared / "benchmark" / "Set5"
+    assert averages(evaluate(model, folder)) == pytest.approx({"psnr": 37.100, "ssim": 0.95615}, abs=5e-4)
+    luma_files = averages(evaluate(model, folder, protocol="luma"))
+    assert luma_files == pytest.approx({"psnr": 37.063, "ssim": 0.9556}, abs=5e-4)
 
 
 # Averages and the summary
@@ -232,7 +393,7 @@ def refusal(kind: type[CurateError], *arguments: Any, **options: Any) -> str:
 
 
 def save(path: Path, height: int, width: int) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(noise).save(path)
 
@@ -257,9 +418,27 @@ def test_an_image_that_is_too_small_is_named(height: int, width: int, tmp_path: 
     assert "'small.png' is " in refusal(DataError, MODELS["rgb x2"], tmp_path / "hr", lr=tmp_path / "lr")
 
 
-def test_the_smallest_image_is_measured(tmp_path: Path) -> None:
-    save(tmp_path / "hr" / "small.png", 16, 16)
-    assert evaluate(MODELS["rgb x2"], tmp_path / "hr").num_rows == 1
+@pytest.mark.parametrize(("height", "width"), [(26, 40), (40, 26), (15, 15)])
+def test_rgbs_border_takes_larger_images(height: int, width: int, tmp_path: Path) -> None:
+    """11 x 11 px without the border of 8."""
+    save(tmp_path / "hr" / "small.png", height, width)
+    save(tmp_path / "lr" / "small.png", height // 2, width // 2)
+    for lr in (None, tmp_path / "lr"):
+        message = refusal(DataError, MODELS["rgb x2"], tmp_path / "hr", lr=lr, protocol="rgb")
+        assert message.startswith("'small.png' is ") and message.endswith("measuring takes 27x27")
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "size"),
+    [("rgb x2", "y", 16), ("srcnn x2", "luma", 16), ("rgb x2", "rgb", 28), ("rgb x3", "rgb", 29)],
+)
+def test_the_smallest_image_is_measured(name: str, protocol: Protocol, size: int, tmp_path: Path) -> None:
+    """Of x3, 29 px become 27, which is too small."""
+    save(tmp_path / "hr" / "small.png", size, size)
+    if name == "rgb x3":
+        assert "small.png' is 27x27" in refusal(DataError, MODELS[name], tmp_path / "hr", protocol=protocol)
+        save(tmp_path / "hr" / "small.png", size + 1, size + 1)
+    assert evaluate(MODELS[name], tmp_path / "hr", protocol=protocol).num_rows == 1
 
 
 def test_a_missing_lr_image_is_named(folder: Path, tmp_path: Path) -> None:
@@ -293,7 +472,10 @@ def test_an_lr_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) 
         ({"folder": "{}/absent"}, "absent"),
         ({"folder": "{}/empty"}, "no images in"),
         ({"lr": "{}/empty"}, "no images in"),
+        ({"folder": "x" * 5000}, "cannot read 'xxx"),
         ({"device": "abacus"}, "no device 'abacus' here"),
+        ({"protocol": "ycbcr"}, "no protocol 'ycbcr'; there are: luma, rgb, y"),
+        ({"protocol": "y\n"}, "no protocol 'y"),
         ({"checkpoint": "{}/absent"}, "no such file or folder"),
     ],
 )
@@ -304,3 +486,14 @@ def test_what_cannot_be_asked_for_is_one_line(
     given = {"checkpoint": MODELS["rgb x2"], "folder": folder}
     given |= {key: value.format(tmp_path) for key, value in options.items()}
     assert reason in refusal(UsageError, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "message"),
+    [
+        ("rgb x2", "luma", "protocol 'luma' asked for a network of RGB, which takes: rgb, y"),
+        ("srcnn x2", "rgb", "protocol 'rgb' asked for a network of luma, which takes: luma, y"),
+    ],
+)
+def test_a_protocol_of_the_other_colours_is_refused(name: str, protocol: Protocol, message: str, folder: Path) -> None:
+    assert refusal(UsageError, MODELS[name], folder, protocol=protocol) == message
