@@ -118,6 +118,7 @@ def select(
     out: Annotated[Path, typer.Option("-o", "--out", help="The manifest to write: NAME.parquet.")],
     by: Annotated[str | None, typer.Option(help="The score: srcnn, sobel, ... (needed if there are several).")] = None,
     keep: Annotated[float, typer.Option(help="Share of the candidates to keep, above 0, at most 1.")] = 0.5,
+    unit: Annotated[Literal["patches", "pixels"], typer.Option(help="What --keep counts; pixels once.")] = "patches",
     drop_top: Annotated[float | None, typer.Option(help="Share of the hardest to pass over (refined: 0.05).")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition on the candidates.")] = None,
 ) -> None:
@@ -126,7 +127,7 @@ def select(
     from curate.selection import select as run
 
     options = {} if drop_top is None else {"drop_top": drop_top}
-    manifest = run(store, strategy, by=by, keep=keep, where=where, **options).save(out)
+    manifest = run(store, strategy, by=by, keep=keep, unit=unit, where=where, **options).save(out)
     counts = manifest.recipe.counts
     display.answer(
         f"{counts['selected']} of {counts['candidates']} patches selected "

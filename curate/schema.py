@@ -95,9 +95,10 @@ MANIFEST = pa.schema(
 )
 
 
-def scores_schema(columns: tuple[str, ...]) -> pa.Schema:
-    """The schema of a scorer's table: patch_id and one float32 column a score."""
-    return pa.schema([pa.field("patch_id", pa.string(), False), *(pa.field(c, pa.float32()) for c in columns)])
+def scores_schema(columns: tuple[str, ...], length: int | None = None) -> pa.Schema:
+    """The schema of a scorer's table: patch_id and a float32 column a score, or lists of so many of them."""
+    kind = pa.float32() if length is None else pa.list_(pa.float32(), length)
+    return pa.schema([pa.field("patch_id", pa.string(), False), *(pa.field(c, kind) for c in columns)])
 
 
 class Document(pydantic.BaseModel):
@@ -163,8 +164,9 @@ class ManifestRecipe(Document):
     options: dict[str, Any]  # all options of the strategy, defaults included, its seed among them
     by: str | None  # label of the score
     keep: float  # share of the candidates
+    unit: Literal["patches", "pixels"] = "patches"  # what `keep` counts
     where: str | None  # SQL condition on the candidates
-    counts: dict[str, int]  # patches in the store, candidates, without a finite score, selected
+    counts: dict[str, int]  # patches in the store, candidates, without a finite score, selected; pixels under those
     scorers: dict[str, str]  # label -> fingerprint of every scorer that was used
     versions: dict[str, str]
 

@@ -6,7 +6,7 @@ An image is decoded once for all scorers. The unit is the shard: a unit whose co
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from curate import images, plugins, pool, schema
 from curate.errors import UsageError, listed, one_line
 from curate.progress import Progress, silent
 from curate.schema import CommitRecord, ScorerRecord
-from curate.scorers import PatchScorer, Scorer
+from curate.scorers import MapScorer, PatchScorer, Scorer
 from curate.store import ScoreSet, Store
 from curate.tensors import crop_to_multiple, pick_device, to_float, to_tensor
 
@@ -114,7 +114,7 @@ def label(scorer: Scorer) -> str:
 
 
 def window_means(maps_BKHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int) -> Tensor:
-    """Means of K maps (of one image, B = 1) over N square windows of `size` px, as means_NK float32 on the CPU.
+    """Means of K maps (of one image, B = 1) over N square windows of `size` px, as means_NK float64 on the CPU.
 
     Through a summed-area table in float64: each window costs four look-ups, however they overlap. A pixel that is not
     finite makes the means of its own windows NaN, and leaves the others alone.
@@ -124,7 +124,7 @@ def window_means(maps_BKHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int
     sums_KN = _window_sums(maps_KHW.where(finite_KHW, 0), corners_N2, size)
     if not finite_KHW.all():
         sums_KN[_window_sums((~finite_KHW).double(), corners_N2, size) > 0] = float("nan")
-    return (sums_KN / size**2).T.float().cpu()
+    return (sums_KN / size**2).T.cpu()
 
 
 def _window_sums(maps_KHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int) -> Tensor:
@@ -198,7 +198,8 @@ def _score_function(scorer: Scorer, device: torch.device, size: int) -> _ScoreFu
 
     @torch.inference_mode()
     def by_map(image_BCHW: Tensor, corners_N2: npt.NDArray[np.int32]) -> Tensor:
-        return window_means(function(image_BCHW), corners_N2, size)
+        assert isinstance(scorer, MapScorer)
+        return scorer.finish(window_means(function(image_BCHW), corners_N2, size)).float()
 
     @torch.inference_mode()
     def by_patch(image_BCHW: Tensor, corners_N2: npt.NDArray[np.int32]) -> Tensor:
@@ -214,11 +215,16 @@ def _cut(image_BCHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int) -> It
         yield torch.cat([image_BCHW[..., y : y + size, x : x + size] for y, x in batch])
 
 
-def _write(store: Store, unit: CommitRecord, job: _Job, ids: pa.ChunkedArray, rows: Iterable[Tensor]) -> int:
+def _write(store: Store, unit: CommitRecord, job: _Job, ids: pa.ChunkedArray, rows: Sequence[Tensor]) -> int:
     """Publish and commit one scorer's table of one shard; returns how many scores are not finite."""
     names = tuple(job.scorer.columns)
-    scores_NK = torch.cat([torch.empty(0, len(names)), *rows]).numpy()
-    table = pa.table([ids, *(pa.array(scores_NK[:, k]) for k in range(len(names)))], schema=schema.scores_schema(names))
+    scores_NK = torch.cat(list(rows)).numpy() if rows else np.empty((0, len(names)), np.float32)
+    if job.scorer.vector:
+        length = scores_NK.shape[1]
+        columns = [pa.FixedSizeListArray.from_arrays(pa.array(scores_NK.reshape(-1)), length)]
+    else:
+        columns = [pa.array(scores_NK[:, k]) for k in range(len(names))]
+    table = pa.table([ids, *columns], schema=schema.scores_schema(names, length if job.scorer.vector else None))
     part = store.write_table(job.found.kind, unit.unit, table)
     store.commit(job.found.kind, unit.unit, job.fingerprint(unit), [part])
     return int((~np.isfinite(scores_NK)).sum())

@@ -2,15 +2,17 @@
 
 import math
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, get_args
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import __version__, plugins, schema, sql
+from curate import __version__, coverage, plugins, schema, sql
 from curate.errors import UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.schema import ManifestRecipe, StoreReference
@@ -18,6 +20,8 @@ from curate.store import Store
 from curate.strategies import Picks, Strategy, share
 
 __all__ = ["candidates", "select"]
+
+Unit = Literal["patches", "pixels"]
 
 _COLUMNS = ("patch_id", "image_id", "y", "x", "size", "shard")
 
@@ -28,6 +32,7 @@ def select(
     *,
     by: str | None = None,
     keep: float = 0.5,
+    unit: Unit = "patches",
     where: str | None = None,
     **options: object,
 ) -> Manifest:
@@ -35,8 +40,9 @@ def select(
 
     With N candidates that have a finite score, k = floor(keep * N + 0.5) are kept; order is by score, equal scores by
     patch_id. Patches whose score is NaN, infinite or missing are excluded and counted. `where` is an SQL condition
-    over the columns of `scores` and `images`. `options` are more options of a strategy given as a spec. `by` may be
-    left out where the store has one score or none is needed.
+    over the columns of `scores` and `images`. With `unit` pixels `keep` is a share of the pixels under the candidates,
+    each counted once however many windows cover it: as many patches are kept as stay within it. `options` are more
+    options of a strategy given as a spec. `by` may be left out where the store has one score or none is needed.
 
     Raises UsageError for a share out of range, a score that does not exist, or nothing to choose from.
     """
@@ -49,25 +55,32 @@ def select(
     if not (math.isfinite(keep) and 0 < keep <= 1):
         raise UsageError(f"keep should be above 0 and at most 1 (0.5 is half of the patches), found {keep}")
     column = _score_column(store, by, needed=chosen.needs_score)
-    everything = candidates(store, column, where)
+    if unit not in get_args(Unit):
+        raise UsageError(f"no unit '{one_line(unit)}'; there are: {listed(get_args(Unit))}")
+    everything = candidates(store, column, where, chosen.columns)
     finite = _finite(everything) if column else everything
-    budget = share(keep, finite.num_rows)
-    if budget == 0:
+    if unit == "pixels":
+        picks = _within_pixels(chosen, finite, share(keep, coverage.pixels(finite)))
+    else:
+        picks = chosen.select(finite, share(keep, finite.num_rows)) if share(keep, finite.num_rows) else None
+    if picks is None or not len(picks.rows):
         condition = f" with {one_line(where)}" if where else ""
-        raise UsageError(f"nothing to choose: {keep} of {finite.num_rows} candidates{condition} is 0 patches")
-    picks = chosen.select(finite, budget)
+        counted = "the pixels of " if unit == "pixels" else ""
+        raise UsageError(f"nothing to choose: {keep} of {counted}{finite.num_rows} candidates{condition} is 0 patches")
     recipe = ManifestRecipe(
         store=StoreReference(url=str(store.path.resolve()), shards=len(store.commits()), digest=store.digest()),
         strategy=plugins.spec_of(chosen),
         options=plugins.options_of(chosen),
         by=column,
         keep=keep,
+        unit=unit,
         where=where,
         counts={
             "patches": sum(store.rows(unit, "patches") for unit in store.commits().values()),
             "candidates": everything.num_rows,
             "without_finite_score": everything.num_rows - finite.num_rows,
             "selected": len(picks.rows),
+            "pixels": coverage.pixels(finite.take(pa.array(picks.rows))),
         },
         scorers=_scorers(store, column, where),
         versions={
@@ -79,11 +92,11 @@ def select(
     return Manifest(_manifest_table(finite, picks), recipe)
 
 
-def candidates(store: Store, column: str | None, where: str | None = None) -> pa.Table:
+def candidates(store: Store, column: str | None, where: str | None = None, more: Sequence[str] = ()) -> pa.Table:
     """The patches that a choice is made from: patch_id, image_id, y, x, size, shard and score, sorted by patch_id.
 
     The score is float64, null without a column. `where` is one SQL condition; it can name every
-    column of `scores` and of `images`.
+    column of `scores` and of `images`. `more` are further ones of these columns to have, as they are.
     """
     score = f"CAST({sql.identifier(column)} AS DOUBLE)" if column else "CAST(NULL AS DOUBLE)"
     joined = "SELECT scores.*, images.* EXCLUDE (image_id) FROM scores JOIN images USING (image_id)"
@@ -93,7 +106,10 @@ def candidates(store: Store, column: str | None, where: str | None = None) -> pa
         if where is not None:
             sql.check(connection, f"SELECT * FROM scores WHERE (\n{where}\n)")
             rows = rows.filter(where)
-        return rows.project(f"{', '.join(_COLUMNS)}, {score} AS score").order("patch_id").to_arrow_table()
+        if missing := set(more) - set(rows.columns):
+            raise UsageError(f"the strategy needs '{one_line(listed(missing))}'; the store has: {listed(rows.columns)}")
+        wanted = ", ".join([*_COLUMNS, f"{score} AS score", *map(sql.identifier, more)])
+        return rows.project(wanted).order("patch_id").to_arrow_table()
     except duckdb.Error as error:
         raise sql.query_error(error) from None
 
@@ -120,6 +136,19 @@ def _scorers(store: Store, column: str | None, where: str | None) -> dict[str, s
         for name, (found, _) in store.score_columns().items()
         if name == column or name.lower() in condition
     }
+
+
+def _within_pixels(strategy: Strategy, candidates: pa.Table, budget: int) -> Picks | None:
+    """The picks of as many patches as cover `budget` pixels at most, found by bisection; None if one is too many."""
+    least, most, found = 0, candidates.num_rows, None
+    while least < most:
+        middle = (least + most + 1) // 2
+        picks = strategy.select(candidates, middle)
+        if coverage.pixels(candidates.take(pa.array(picks.rows))) <= budget:
+            least, found = middle, picks
+        else:
+            most = middle - 1
+    return found
 
 
 def _finite(table: pa.Table) -> pa.Table:

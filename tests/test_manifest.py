@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate import schema
+from curate.coverage import pixels
 from curate.errors import CurateError, DataError, UsageError
 from curate.manifest import Manifest
 from curate.selection import select
@@ -76,7 +77,13 @@ def test_pyarrow_alone_opens_it(made: Path) -> None:
     recipe = json.loads(table.schema.metadata[b"curate"])
     assert (recipe["strategy"], recipe["by"], recipe["keep"]) == ("refined", "sobel", 0.5)
     assert recipe["where"] == "name <> 'é'" and recipe["options"] == {"drop_top": 0.05}
-    assert recipe["counts"] == {"patches": 12, "candidates": 12, "without_finite_score": 0, "selected": 6}
+    assert recipe["counts"] == {
+        "patches": 12,
+        "candidates": 12,
+        "without_finite_score": 0,
+        "selected": 6,
+        "pixels": pixels(table),
+    }
 
 
 def test_duckdb_alone_opens_it_and_reads_the_same(made: Path) -> None:

@@ -139,7 +139,7 @@ def test_window_means_are_brute_force_means(height: int, width: int, size: int, 
     corners = list(itertools.product((0, rng.integers(height - size + 1), height - size), range(width - size + 1)))
     corners_N2 = rng.permutation(np.array(corners, np.int32))
     means_NK = window_means(torch.from_numpy(maps_KHW)[None], corners_N2, size)
-    assert means_NK.dtype == torch.float32
+    assert means_NK.dtype == torch.float64
     np.testing.assert_allclose(means_NK.numpy(), brute_force_means(maps_KHW, corners_N2, size), rtol=1e-6)
 
 

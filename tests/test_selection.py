@@ -13,6 +13,7 @@ import pytest
 
 import curate
 from curate import plugins
+from curate.coverage import pixels
 from curate.errors import UsageError
 from curate.manifest import Manifest
 from curate.schema import MANIFEST
@@ -96,7 +97,13 @@ def test_where_all_scores_are_equal_the_patch_id_decides(tmp_path: Path, write_s
 def test_scores_that_are_no_numbers_are_left_out_and_counted(store: Store) -> None:
     manifest = select(store, "asc", by="mixed", keep=1)
     assert manifest.table["score"].to_pylist() == [0.5, 1.0, 1.0, 2.0]
-    assert manifest.recipe.counts == {"patches": 12, "candidates": 12, "without_finite_score": 8, "selected": 4}
+    assert manifest.recipe.counts == {
+        "patches": 12,
+        "candidates": 12,
+        "without_finite_score": 8,
+        "selected": 4,
+        "pixels": pixels(manifest.table),
+    }
 
 
 def test_keep_is_a_share_of_those_with_a_finite_score(store: Store) -> None:
@@ -112,7 +119,13 @@ def test_keep_counts_to_the_nearest_and_halves_up(store: Store, keep: float, cou
 def test_random_needs_no_score_and_takes_all_patches_for_candidates(store: Store) -> None:
     manifest = select(store, "random:seed=5", keep=0.5)
     assert manifest.recipe.by is None and manifest.recipe.scorers == {}
-    assert manifest.recipe.counts == {"patches": 12, "candidates": 12, "without_finite_score": 0, "selected": 6}
+    assert manifest.recipe.counts == {
+        "patches": 12,
+        "candidates": 12,
+        "without_finite_score": 0,
+        "selected": 6,
+        "pixels": pixels(manifest.table),
+    }
     assert manifest.table["score"].null_count == 6
     assert len(set(ids(manifest))) == 6
     assert ids(select(store, "random", seed=5)) == ids(manifest) != ids(select(store, "random", seed=6))
@@ -168,7 +181,13 @@ def test_a_condition_is_over_the_columns_of_scores_and_images(
 
 def test_the_score_of_the_choice_and_of_the_condition_can_differ(store: Store) -> None:
     manifest = select(store, "des", by="mixed", keep=1, where="sobel < 3")
-    assert manifest.recipe.counts == {"patches": 12, "candidates": 8, "without_finite_score": 4, "selected": 4}
+    assert manifest.recipe.counts == {
+        "patches": 12,
+        "candidates": 8,
+        "without_finite_score": 4,
+        "selected": 4,
+        "pixels": pixels(manifest.table),
+    }
 
 
 @pytest.mark.parametrize(
@@ -323,7 +342,8 @@ def test_what_is_no_store_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_the_recipe_says_everything_that_made_it(store: Store) -> None:
-    recipe = select(store, "refined", by="sobel", keep=0.25, where="sobel > 1", drop_top=0.1).recipe
+    manifest = select(store, "refined", by="sobel", keep=0.25, where="sobel > 1", drop_top=0.1)
+    recipe = manifest.recipe
     (sobel,) = (found for found in store.score_sets() if found.record.label == "sobel")
     assert recipe.model_dump() == {
         "format": 1,
@@ -332,8 +352,15 @@ def test_the_recipe_says_everything_that_made_it(store: Store) -> None:
         "options": {"drop_top": 0.1},
         "by": "sobel",
         "keep": 0.25,
+        "unit": "patches",
         "where": "sobel > 1",
-        "counts": {"patches": 12, "candidates": 8, "without_finite_score": 0, "selected": 2},
+        "counts": {
+            "patches": 12,
+            "candidates": 8,
+            "without_finite_score": 0,
+            "selected": 2,
+            "pixels": pixels(manifest.table),
+        },
         "scorers": {"sobel": sobel.record.fingerprint},
         "versions": recipe.versions,
     }
@@ -402,7 +429,13 @@ def test_patches_added_since_the_scores_are_candidates_without_a_score(tmp_path:
     before = select(store, "des", keep=1)
     grown = select(write_store(tmp_path / "store", [4], first=1), "des", keep=1)
     assert ids(grown) == ids(before)
-    assert grown.recipe.counts == {"patches": 9, "candidates": 9, "without_finite_score": 4, "selected": 5}
+    assert grown.recipe.counts == {
+        "patches": 9,
+        "candidates": 9,
+        "without_finite_score": 4,
+        "selected": 5,
+        "pixels": pixels(grown.table),
+    }
     assert grown.recipe.store.shards == 2 and grown.recipe.store.digest != before.recipe.store.digest
 
 

@@ -1,7 +1,7 @@
 """Scorers give numbers to patches. One file each; the file's name is the scorer's name.
 
 A scorer is a frozen dataclass of options that subclasses one of two bases:
-    MapScorer    draws a map over the whole image; a patch's score is the mean of the map over its window
+    MapScorer    draws maps over the whole image; a patch's scores are made of the maps' means over its window
     PatchScorer  needs each window as a whole
 Neither knows the store. Map scorers are preferred: one pass serves every overlapping window, and no window's border
 gets into its score.
@@ -26,6 +26,7 @@ class Scorer(ABC):
     """What both kinds have."""
 
     columns: ClassVar[tuple[str, ...]]  # names of the K scores
+    vector: ClassVar[bool] = False  # whether the K numbers are one column, a list of fixed size, under the one name
     version: ClassVar[int]  # raise it when the same options begin to give other numbers
 
     def identity(self) -> dict[str, Any]:
@@ -43,6 +44,10 @@ class MapScorer(Scorer):
     @abstractmethod
     def build(self, device: "torch.device") -> "TensorFunction":
         """Returns image_BCHW (float32 sRGB in [0, 1], C = 3, H and W multiples of 12) -> maps_BKHW (float32)."""
+
+    def finish(self, means_NK: "Tensor") -> "Tensor":
+        """The scores of N windows from the maps' means over them (float64): a variance from a mean of squares, ..."""
+        return means_NK
 
 
 class PatchScorer(Scorer):

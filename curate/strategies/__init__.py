@@ -1,7 +1,7 @@
 """Strategies pick patches from a table of candidates. One file each; the file's name is the strategy's name.
 
 A strategy is a frozen dataclass of options that subclasses `Strategy`. It sees a table with the columns patch_id,
-image_id, y, x, size, shard and score, never the store.
+image_id, y, x, size, shard and score, and those that it asks for by `columns`, never the store.
 """
 
 from dataclasses import dataclass
@@ -37,6 +37,11 @@ class Strategy(Protocol):
     """`select` gets finite scores only, or nulls if `needs_score` is False; it returns `budget` rows or fewer."""
 
     needs_score: ClassVar[bool] = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Further columns of `scores` or `images` that it looks at, under their own names (`sobel`, `source`)."""
+        return ()
 
     def select(self, candidates: pa.Table, budget: int) -> Picks: ...
 
