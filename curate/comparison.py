@@ -1,0 +1,119 @@
+"""Diff: how two core-sets differ. What both chose, in which order, and what entered and left, by image and by score.
+
+`changes` has a row a patch of either: patch_id, image_id, name, side (both | left | entered), its rank in A and in B,
+and the scores that A and B were ranked by, under their own names. `left` is in A alone, `entered` in B alone.
+"""
+
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate import coverage, sql
+from curate.manifest import Manifest
+from curate.store import Store
+
+__all__ = ["Comparison", "diff"]
+
+SIDES = ("both", "left", "entered")
+
+_BINS = 10  # of a score, each with as many patches of either
+_FEWEST_RANKS = 3  # that a correlation is made of
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `diff` found."""
+
+    counts: dict[
+        str, Any
+    ]  # patches and pixels of A, B, both, ...; jaccard = both / either; Spearman's rank correlation
+    by_image: pa.Table  # image_id, name, both, left, entered: patches; the image that changed most first
+    by_score: pa.Table  # score, low, high, both, left, entered: patches with low <= score <= high, a tenth of all a row
+    changes: pa.Table
+
+
+def diff(a: Manifest | str | Path, b: Manifest | str | Path, *, store: Store | str | Path | None = None) -> Comparison:
+    """Compare two manifests of one store (at `store`, if it has moved), at one time or two.
+
+    The rank correlation is Spearman's, over the patches that both hold; null for fewer than 3. Pixels under several
+    windows count once. Raises as `Manifest.load` and `Manifest.store` do.
+    """
+    one, two = (item if isinstance(item, Manifest) else Manifest.load(item) for item in (a, b))
+    source = store if isinstance(store, Store) else one.store(store)
+    changes = _changes(one, two, source)
+    counts: dict[str, Any] = {"a": len(one), "b": len(two), **_sides(changes)}
+    counts["jaccard"] = counts["both"] / changes.num_rows
+    counts["rank_correlation"] = _rank_correlation(changes)
+    windows = [manifest.table.select(["image_id", "y", "x", "size"]) for manifest in (one, two)]
+    for name, tables in (("a", windows[:1]), ("b", windows[1:]), ("either", windows)):
+        counts[f"pixels_{name}"] = coverage.pixels(pa.concat_tables(tables))
+    scores = changes.column_names[changes.column_names.index("rank_b") + 1 :]
+    by_score = [row for score in scores for row in _by_score(changes, score)]
+    columns = [("score", pa.string()), ("low", pa.float64()), ("high", pa.float64())]
+    schema = pa.schema([*columns, *((side, pa.int64()) for side in SIDES)])
+    return Comparison(counts, _by_image(changes), pa.Table.from_pylist(by_score, schema), changes)
+
+
+def _changes(a: Manifest, b: Manifest, store: Store) -> pa.Table:
+    columns = ["patch_id", "image_id", "rank"]
+    ours, theirs = a.table.select(columns), b.table.select(columns)
+    joined = ours.join(theirs, "patch_id", join_type="full outer", left_suffix="_a", right_suffix="_b")
+    in_a, in_b = (pc.is_valid(joined[f"rank_{side}"]) for side in "ab")
+    table = pa.table(
+        {
+            "patch_id": joined["patch_id"],
+            "image_id": pc.coalesce(joined["image_id_a"], joined["image_id_b"]),
+            "side": pc.if_else(pc.and_(in_a, in_b), "both", pc.if_else(in_a, "left", "entered")),
+            "rank_a": joined["rank_a"],
+            "rank_b": joined["rank_b"],
+        }
+    )
+    names = store.images().select(["image_id", "name"]).filter(pc.is_valid(pc.field("image_id")))
+    table = table.join(names, "image_id").select(["patch_id", "image_id", "name", "side", "rank_a", "rank_b"])
+    there = store.score_columns()
+    wanted = sorted({recipe.by for recipe in (a.recipe, b.recipe) if recipe.by in there} - {None})
+    if wanted:
+        listed = ", ".join(f"CAST({sql.identifier(name)} AS DOUBLE) AS {sql.identifier(name)}" for name in wanted)
+        table = table.join(store.query(f"SELECT patch_id, {listed} FROM scores"), "patch_id")
+    return table.sort_by("patch_id")
+
+
+def _sides(changes: pa.Table) -> dict[str, int]:
+    return {side: pc.sum(pc.equal(changes["side"], side)).as_py() or 0 for side in SIDES}
+
+
+def _rank_correlation(changes: pa.Table) -> float | None:
+    both = changes.filter(pc.equal(changes["side"], "both"))
+    if both.num_rows < _FEWEST_RANKS:
+        return None
+    # Ranks have no ties: each is the place among those that both hold.
+    places = [np.argsort(np.argsort(both[f"rank_{side}"].to_numpy())).astype(float) for side in "ab"]
+    return float(np.corrcoef(np.stack(places))[0, 1])
+
+
+def _by_image(changes: pa.Table) -> pa.Table:
+    counts = [pc.cast(pc.equal(changes["side"], side), pa.int64()) for side in SIDES]
+    table = pa.table([changes["image_id"], changes["name"], *counts], ["image_id", "name", *SIDES])
+    sums = table.group_by(["image_id", "name"]).aggregate([(side, "sum") for side in SIDES])
+    sums = sums.rename_columns({f"{side}_sum": side for side in SIDES}).select(["image_id", "name", *SIDES])
+    moved = pc.add(sums["left"], sums["entered"])
+    order = [("moved", "descending"), ("image_id", "ascending")]
+    return sums.append_column("moved", moved).sort_by(order).drop_columns("moved")
+
+
+def _by_score(changes: pa.Table, score: str) -> list[dict[str, Any]]:
+    """Tenths of the patches of either by one score, and how many of each side lie there; none without a score."""
+    values = np.array([float("nan") if v is None or isnan(v) else v for v in changes[score].to_pylist()])
+    side = np.array(changes["side"].to_pylist())
+    order = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]
+    rows = []
+    for part in np.array_split(order, _BINS):
+        if len(part):
+            ends = {"low": float(values[part].min()), "high": float(values[part].max())}
+            rows.append({"score": score, **ends, **{name: int((side[part] == name).sum()) for name in SIDES}})
+    return rows

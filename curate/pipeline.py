@@ -1,0 +1,287 @@
+"""Run: a whole study from one TOML file: ingest, score, select, train, evaluate, in this order, and one result table.
+
+    [ingest]                                  OUT/store                    the photographs are named on the command line
+    patch = 96
+    step = 48
+    [score]
+    scorers = ["srcnn", "sobel"]
+    [[select]]                                OUT/des-50.parquet
+    name = "des-50"
+    strategy = "des"
+    by = "srcnn"
+    keep = 0.5
+    [[train]]                                 OUT/runs/des-50_fsrcnn_0     each arch on each manifest with each seed
+    archs = ["fsrcnn:scale=2"]
+    manifests = ["des-50"]                    all of them, if left out
+    seeds = [0, 1, 2]
+    options = { steps = 6000, crop = 48 }     those of TrainConfig
+                                              OUT/result.parquet, result.md, result.svg
+
+Every name and option, and every folder, is checked before the first step starts. Every step skips what is done, so that
+the same command goes on with a study that was killed.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydantic
+
+from curate import files, plot, plugins
+from curate.archs import Arch
+from curate.checkpoint import Checkpoint, weights_hash
+from curate.config import TrainConfig
+from curate.errors import UsageError, listed, one_line
+from curate.evaluation import averages, evaluate
+from curate.ingestion import ingest
+from curate.manifest import Manifest
+from curate.progress import Progress, silent
+from curate.scoring import label, score
+from curate.selection import Unit, select
+from curate.sources import find
+from curate.strategies import Strategy
+from curate.training import train
+
+__all__ = ["Pipeline", "run"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Ingest(pydantic.BaseModel):
+    """`[ingest]`: the grid."""
+
+    model_config = _STRICT
+
+    patch: pydantic.PositiveInt  # px
+    step: pydantic.PositiveInt  # px
+
+
+class Score(pydantic.BaseModel):
+    """`[score]`."""
+
+    model_config = _STRICT
+
+    scorers: list[str]  # specs
+
+
+class Select(pydantic.BaseModel):
+    """One `[[select]]`: a manifest, and the options of `curate select`."""
+
+    model_config = _STRICT
+
+    name: str
+    strategy: str  # spec
+    by: str | None = None
+    keep: float = 0.5
+    unit: Unit = "patches"
+    where: str | None = None
+
+
+class Train(pydantic.BaseModel):
+    """One `[[train]]`: every arch on every manifest with every seed, all with the same options."""
+
+    model_config = _STRICT
+
+    archs: list[str]  # specs
+    manifests: list[str] | None = None  # names; None for all
+    seeds: list[int] = [0]
+    options: dict[str, Any]  # of TrainConfig, but for the seed
+
+
+class Pipeline(pydantic.BaseModel):
+    """A pipeline's file."""
+
+    model_config = _STRICT
+
+    ingest: Ingest
+    score: Score
+    select: list[Select]
+    train: list[Train] = []
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Pipeline":
+        """Read and check a file: every name in it exists and every option is valid. UsageError says what is not."""
+        file = files.local_path(path, "a pipeline")
+        if not file.is_file():
+            raise UsageError(f"no pipeline '{one_line(file)}': there is no such file")
+        try:
+            made = cls.model_validate(tomllib.loads(file.read_text("utf-8")))
+            made._check()
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"'{one_line(file)}' is not a TOML file: {one_line(error)}") from None
+        except pydantic.ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise UsageError(f"'{one_line(file)}': {where}: {one_line(problem['msg'])}") from None
+        except UsageError as error:
+            raise UsageError(f"'{one_line(file)}': {error}") from None
+        return made
+
+    def trainings(self) -> "list[Training]":
+        """All runs, in their order."""
+        return [
+            Training(manifest, spec, seed, TrainConfig.of({**part.options, "seed": seed}, "train.options"))
+            for part in self.train
+            for spec in part.archs
+            for manifest in (part.manifests or [chosen.name for chosen in self.select])
+            for seed in part.seeds
+        ]
+
+    def _check(self) -> None:
+        labels = [label(plugins.parse("scorers", spec)) for spec in self.score.scorers]
+        names = [chosen.name for chosen in self.select]
+        for chosen in self.select:
+            strategy: Strategy = plugins.parse("strategies", chosen.strategy)
+            if not _NAME.fullmatch(chosen.name) or names.count(chosen.name) > 1:
+                found = f"found '{one_line(chosen.name)}'"
+                raise UsageError(f"a manifest's name should be letters, digits, '-', '_' and '.', and its own, {found}")
+            if chosen.by not in labels and (chosen.by is not None or strategy.needs_score):
+                raise UsageError(f"{chosen.name}: by should be one of {listed(labels)}, found {one_line(chosen.by)}")
+        for part in self.train:
+            if unknown := set(part.manifests or []) - set(names):
+                raise UsageError(f"train: no manifest '{one_line(listed(unknown))}'; there are: {listed(names)}")
+        places = [training.folder for training in self.trainings()]
+        if twice := {place for place in places if places.count(place) > 1}:
+            raise UsageError(f"train: each run should be named once, found twice: {listed(twice)}")
+        for training in self.trainings():
+            arch: Arch = plugins.parse("archs", training.arch)
+            crop = training.config.crop
+            if crop % arch.scale or crop > self.ingest.patch:
+                fits = f"a multiple of {arch.scale}, and at most the patch's {self.ingest.patch} px"
+                raise UsageError(f"{training.arch}: a crop should be {fits}, found {crop}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of a study."""
+
+    manifest: str
+    arch: str
+    seed: int
+    config: TrainConfig
+
+    @property
+    def folder(self) -> str:
+        """Its name below `runs`."""
+        return f"{self.manifest}_{re.sub(r'[^A-Za-z0-9.=-]+', '-', self.arch)}_{self.seed}"
+
+
+def run(
+    pipeline: Pipeline | str | Path,
+    out: str | Path,
+    photos: Sequence[str | Path],
+    tests: Sequence[str | Path] = (),
+    *,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> pa.Table:
+    """Do what is not done of a study in the folder `out`, and return its table: a row a run and a test folder.
+
+    Columns: arch, manifest, patches, seed, steps, test, psnr (dB), ssim. `tests` are folders of HR images, or
+    benchmarks'. Raises UsageError before the first step for whatever can be known then.
+    """
+    plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline.load(pipeline)
+    folder = files.local_path(out, "a study")
+    find([str(photo) for photo in photos])
+    for test in tests:
+        find([str(test)])
+    places = [Path(test).name if Path(test).name != "HR" else Path(test).parent.name for test in tests]
+    if len(set(places)) < len(places):
+        raise UsageError(f"the test folders should have names of their own, found {listed(places)}")
+    ingest([str(photo) for photo in photos], folder / "store", patch=plan.ingest.patch, step=plan.ingest.step)
+    score(folder / "store", plan.score.scorers, device=device, progress=progress)
+    manifests = {chosen.name: _selected(chosen, folder) for chosen in plan.select}
+    rows = []
+    trainings = plan.trainings()
+    for number, training in enumerate(trainings, start=1):
+        manifest = manifests[training.manifest]
+        where = folder / "runs" / training.folder
+        progress(number - 1, len(trainings), training.folder)
+        made = train(training.arch, manifest, training.config, where, device=device)
+        for test, place in zip(tests, places, strict=True):
+            rows.append(
+                {
+                    "arch": training.arch,
+                    "manifest": training.manifest,
+                    "patches": len(manifest),
+                    "seed": training.seed,
+                    "steps": made.recipe["steps"],
+                    "test": place,
+                    **_measured(made, where / f"{place}.json", test, device),
+                }
+            )
+        progress(number, len(trainings), training.folder)
+    table = pa.Table.from_pylist(rows, _RESULT)
+    files.publish(folder / "result.parquet", lambda stream: pq.write_table(table, stream, compression="zstd"))
+    files.publish_bytes(folder / "result.md", _markdown(table).encode())
+    files.publish_bytes(folder / "result.svg", plot.dots(_groups(table), "PSNR, dB").encode())
+    return table
+
+
+_RESULT = pa.schema(
+    [
+        ("arch", pa.string()),
+        ("manifest", pa.string()),
+        ("patches", pa.int64()),
+        ("seed", pa.int64()),
+        ("steps", pa.int64()),
+        ("test", pa.string()),
+        ("psnr", pa.float64()),
+        ("ssim", pa.float64()),
+    ]
+)
+
+
+def _selected(chosen: Select, folder: Path) -> Manifest:
+    """The manifest of one `[[select]]`, written; the same bytes if it was there already."""
+    made = select(
+        folder / "store", chosen.strategy, by=chosen.by, keep=chosen.keep, unit=chosen.unit, where=chosen.where
+    )
+    return made.save(folder / f"{chosen.name}.parquet")
+
+
+def _measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
+    """psnr and ssim on a test folder, kept beside the run under the hash of its weights."""
+    weights = weights_hash(made.state)
+    if record.is_file():
+        found: dict[str, Any] = json.loads(record.read_bytes())
+        if found.pop("weights", None) == weights:
+            return found
+    measured = averages(evaluate(made, test, device=device))
+    files.publish_bytes(record, json.dumps({"weights": weights, **measured}, indent=2).encode())
+    return measured
+
+
+def _groups(table: pa.Table) -> dict[str, dict[str, list[float]]]:
+    """ "arch, test" -> manifest -> PSNR of each seed, in the table's order."""
+    groups: dict[str, dict[str, list[float]]] = {}
+    for row in table.to_pylist():
+        groups.setdefault(f"{row['arch']}, {row['test']}", {}).setdefault(row["manifest"], []).append(row["psnr"])
+    return groups
+
+
+def _markdown(table: pa.Table) -> str:
+    """Means and standard deviations over the seeds: a row a manifest, a column an arch and test."""
+    groups = _groups(table)
+    patches = {row["manifest"]: row["patches"] for row in table.to_pylist()}
+    lines = [f"| trained on | patches | {' | '.join(groups)} |", "|---|---|" + "---|" * len(groups)]
+    for manifest, count in patches.items():
+        cells = [_figure(group.get(manifest, [])) for group in groups.values()]
+        lines.append(f"| {manifest} | {count:,} | {' | '.join(cells)} |")
+    seeds, steps = (sorted(set(table[name].to_pylist())) for name in ("seed", "steps"))
+    note = f"PSNR on Y, dB: mean and standard deviation over {len(seeds)} seeds; {listed(map(str, steps))} steps."
+    return "\n".join([*lines, "", note, ""])
+
+
+def _figure(decibels: list[float]) -> str:
+    if not decibels:
+        return "-"
+    return f"{mean(decibels):.2f}" + (f" ± {stdev(decibels):.2f}" if len(decibels) > 1 else "")

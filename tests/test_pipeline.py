@@ -1,0 +1,190 @@
+"""A study from one file: what is wrong is said before it starts, what is done is not done again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from curate import pipeline as module
+from curate.checkpoint import Checkpoint
+from curate.cli import app
+from curate.errors import UsageError
+from curate.evaluation import averages, evaluate
+from curate.pipeline import Pipeline, run
+
+ROOT = Path(__file__).parents[1]
+STUDY = """
+[ingest]
+patch = 48
+step = 24
+[score]
+scorers = ["sobel"]
+[[select]]
+name = "full"
+strategy = "random"
+keep = 1.0
+[[select]]
+name = "hard"
+strategy = "des"
+by = "sobel"
+[[train]]
+archs = ["fsrcnn:scale=2,d=6,s=3,m=1", "fsrcnn:scale=3,d=6,s=3,m=1"]
+seeds = [0, 1]
+options = { steps = 2, batch_size = 2, crop = 24 }
+[[train]]
+archs = ["fsrcnn:scale=4,d=6,s=3,m=1"]
+manifests = ["hard"]
+options = { steps = 1, batch_size = 2, crop = 24 }
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "study.toml").write_text(STUDY)
+    return tmp_path / "study.toml"
+
+
+@pytest.fixture
+def bench(tmp_path: Path, write_photos: Callable[..., Path]) -> Path:
+    write_photos(tmp_path / "Bench" / "HR", [(60, 72)], 9)
+    return tmp_path / "Bench"
+
+
+def test_every_run_is_in_the_table_and_what_it_says_is_measured(
+    study: Path, bench: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    table = run(study, tmp_path / "out", [photo_folder], [bench, photo_folder])
+    rows = table.to_pylist()
+    assert len(rows) == (2 * 2 * 2 + 1) * 2
+    assert {row["test"] for row in rows} == {"Bench", "photos"}
+    assert {row["patches"] for row in rows if row["manifest"] == "full"} == {rows[0]["patches"]}
+    assert pq.read_table(tmp_path / "out" / "result.parquet").equals(table)
+    for training in Pipeline.load(study).trainings():
+        made = Checkpoint.load(tmp_path / "out" / "runs" / training.folder)
+        assert made.recipe["config"]["seed"] == training.seed
+        (row,) = (
+            row
+            for row in rows
+            if (row["arch"], row["manifest"], row["seed"], row["test"])
+            == (training.arch, training.manifest, training.seed, "Bench")
+        )
+        assert {"psnr": row["psnr"], "ssim": row["ssim"]} == averages(evaluate(made, bench))
+        assert row["patches"] == made.recipe["manifest"]["patches"]
+    page = (tmp_path / "out" / "result.md").read_text()
+    assert "| hard |" in page and "±" in page and "2 seeds" in page
+    picture = ElementTree.parse(tmp_path / "out" / "result.svg").getroot()
+    assert len(picture.findall("{*}circle")) == len(rows)
+
+
+def test_the_same_study_again_does_nothing_again(
+    study: Path, bench: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(study, tmp_path / "out", [photo_folder], [bench])
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("done already")
+
+    monkeypatch.setattr(module, "evaluate", never)
+    monkeypatch.setattr("curate.training._fit", never)
+    assert run(study, tmp_path / "out", [photo_folder], [bench]).equals(first)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_study_goes_on(
+    study: Path, bench: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(study, tmp_path / "whole", [photo_folder], [bench])
+    real, calls = module.train, iter(range(4))
+
+    def dying(*arguments: Any, **options: Any) -> Checkpoint:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "train", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, tmp_path / "out", [photo_folder], [bench])
+    monkeypatch.setattr(module, "train", real)
+    assert run(study, tmp_path / "out", [photo_folder], [bench]).equals(whole)
+
+
+def test_a_measurement_is_of_the_weights_that_are_there(
+    study: Path, bench: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    first = run(study, tmp_path / "out", [photo_folder], [bench])
+    (record, *_) = sorted((tmp_path / "out" / "runs").rglob("Bench.json"))
+    record.write_text(json.dumps({"weights": "of another network", "psnr": 99.0, "ssim": 1.0}))
+    assert run(study, tmp_path / "out", [photo_folder], [bench]).equals(first)
+
+
+def test_the_command(study: Path, bench: Path, photo_folder: Path, tmp_path: Path) -> None:
+    command = ["run", str(study), str(tmp_path / "out"), str(photo_folder), "--test", str(bench / "HR")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "| trained on | patches |" in done.stdout and "Bench" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"sobel"]', '"sobol"]', "no 'sobol' in curate.scorers"),
+        ('"des"', '"best"', "no 'best' in curate.strategies"),
+        ('by = "sobel"', 'by = "srcnn"', "hard: by should be one of sobel, found srcnn"),
+        ('by = "sobel"', "", "hard: by should be one of sobel, found None"),
+        ('name = "hard"', 'name = "full"', "and its own, found 'full'"),
+        ('name = "hard"', 'name = "../hard"', "letters, digits, '-', '_' and '.', and its own, found '../hard'"),
+        ('["hard"]', '["hart"]', "no manifest 'hart'; there are: full, hard"),
+        ("fsrcnn:scale=4", "fsrcn:scale=4", "no 'fsrcn' in curate.archs"),
+        (
+            "crop = 24 }\n[[train]]",
+            "crop = 25 }\n[[train]]",
+            "a multiple of 2, and at most the patch's 48 px, found 25",
+        ),
+        ("crop = 24 }\n[[train]]", "crop = 96 }\n[[train]]", "found 96"),
+        ("steps = 2,", 'steps = "2",', "steps should be a valid integer, found '2'"),
+        ("steps = 2,", "stepps = 2,", "no option 'stepps'"),
+        ("patch = 48", "patch = 0", "ingest.patch: Input should be greater than 0"),
+        ("patch = 48", "patches = 48", "ingest.patch: Field required"),
+        ("[score]", "[[score]]", "score: Input should be"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "found twice: full_fsrcnn-scale=2-d=6-s=3-m=1_0"),
+        ("[ingest]", "[ingest", "is not a TOML file"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_first_step(
+    old: str, new: str, reason: str, study: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    assert old in STUDY
+    study.write_text(STUDY.replace(old, new, 1))
+    with pytest.raises(UsageError) as error:
+        run(study, tmp_path / "out", [photo_folder])
+    assert reason in str(error.value) and "study.toml" in str(error.value)
+    assert str(error.value).isprintable()
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_are_not_there_are_said_before_the_first_step(
+    study: Path, bench: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    for photos, tests in (([tmp_path / "nowhere"], []), ([photo_folder], [tmp_path / "nowhere"])):
+        with pytest.raises(UsageError, match="nowhere"):
+            run(study, tmp_path / "out", photos, tests)
+    with pytest.raises(UsageError, match="names of their own"):
+        run(study, tmp_path / "out", [photo_folder], [bench, bench / "HR"])
+    with pytest.raises(UsageError, match="no pipeline"):
+        Pipeline.load(tmp_path / "none.toml")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_studies_that_are_shipped_are_valid() -> None:
+    for name, networks in (("pruning_study", 2), ("sobel_vs_loss", 1)):
+        plan = Pipeline.load(ROOT / "pipelines" / f"{name}.toml")
+        trainings = plan.trainings()
+        assert len({training.arch for training in trainings}) == networks
+        for arch in {training.arch for training in trainings}:
+            assert len({t.config.steps for t in trainings if t.arch == arch}) == 1  # equal steps
