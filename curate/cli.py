@@ -315,7 +315,7 @@ def run(
     from curate import display
     from curate.pipeline import run as do
 
-    with display.progress("run", "trainings") as progress:
+    with display.progress("run", "steps") as progress:
         do(pipeline, out, photos, test or [], device=device, progress=progress)
     display.answer((out / "result.md").read_text("utf-8"))
     display.answer(f"{one_line(out)}: result.parquet, result.md, result.svg")

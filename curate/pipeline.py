@@ -197,15 +197,15 @@ def run(
     if len(set(places)) < len(places):
         raise UsageError(f"the test folders should have names of their own, found {listed(places)}")
     ingest([str(photo) for photo in photos], folder / "store", patch=plan.ingest.patch, step=plan.ingest.step)
-    score(folder / "store", plan.score.scorers, device=device, progress=progress)
+    score(folder / "store", plan.score.scorers, device=device, progress=_part(progress, 0, 1, "score"))
     manifests = {chosen.name: _selected(chosen, folder) for chosen in plan.select}
     rows = []
     trainings = plan.trainings()
-    for number, training in enumerate(trainings, start=1):
+    for number, training in enumerate(trainings):
         manifest = manifests[training.manifest]
         where = folder / "runs" / training.folder
-        progress(number - 1, len(trainings), training.folder)
-        made = train(training.arch, manifest, training.config, where, device=device)
+        part = _part(progress, number, len(trainings), training.folder)
+        made = train(training.arch, manifest, training.config, where, device=device, progress=part)
         for test, place in zip(tests, places, strict=True):
             rows.append(
                 {
@@ -218,7 +218,6 @@ def run(
                     **_measured(made, where / f"{place}.json", test, device),
                 }
             )
-        progress(number, len(trainings), training.folder)
     table = pa.Table.from_pylist(rows, _RESULT)
     files.publish(folder / "result.parquet", lambda stream: pq.write_table(table, stream, compression="zstd"))
     files.publish_bytes(folder / "result.md", _markdown(table).encode())
@@ -238,6 +237,15 @@ _RESULT = pa.schema(
         ("ssim", pa.float64()),
     ]
 )
+
+
+def _part(progress: Progress, number: int, parts: int, name: str) -> Progress:
+    """The progress of part `number` of so many alike, as that of the whole."""
+
+    def within(done: int, total: int, note: str = "") -> None:
+        progress(number * total + done, parts * total, f"{name} {note}")
+
+    return within
 
 
 def _selected(chosen: Select, folder: Path) -> Manifest:
