@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 __all__ = ["CurateError", "DataError", "UsageError", "listed", "one_line"]
 
-MAX_LISTED = 12  # names listed in a message before it is cut with "and N more"
+MAX_LISTED = 20  # names listed in a message before it is cut with "and N more"
 
 
 class CurateError(Exception):
@@ -37,7 +37,7 @@ def one_line(text: object) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Sorted names as `a, b, c`, cut after a dozen; `nothing` for none."""
+    """Sorted names as `a, b, c`, cut after twenty; `nothing` for none."""
     items = sorted(str(name) for name in names)
     if not items:
         return "nothing"

@@ -12,7 +12,8 @@ import pytest
 from conftest import synthetic_photo
 from PIL import Image
 
-from curate import cli
+from curate import cli, plugins
+from curate.errors import listed
 
 FSRCNN = Path(__file__).parents[1] / "pipelines" / "fsrcnn_x2.toml"
 
@@ -154,11 +155,14 @@ MISTAKES = {
     "an LR folder without a scale": (["ingest", "{work}/photos", "{new}", "--lr", "{work}/photos"], "SCALE=DIR"),
     "a store that is not one": (["score", "{work}/photos", "sobel"], "is not a store: found a folder"),
     "a store that is not there": (["score", "{work}/nowhere", "sobel"], "is not a store: found nothing"),
-    "a scorer that does not exist": (["score", "{work}/store", "sobell"], "there are: sobel, srcnn"),
+    "a scorer that does not exist": (["score", "{work}/store", "sobell"], listed(plugins.names("scorers"))),
     "a scorer's option that does not exist": (["score", "{work}/store", "srcnn:scail=3"], "has no option 'scail'"),
     "a scorer's option out of range": (["score", "{work}/store", "srcnn:scale=7"], "scale should be 2, 3 or 4"),
     "a device that is not there": (["score", "{work}/store", "sobel", "--device", "abacus"], "no device 'abacus'"),
-    "a strategy that does not exist": (["select", "{work}/store", "best", "-o", "{new}"], "asc, des, random, refined"),
+    "a strategy that does not exist": (
+        ["select", "{work}/store", "best", "-o", "{new}"],
+        listed(plugins.names("strategies")),
+    ),
     "a score that does not exist": (
         ["select", "{work}/store", "des", "--by", "srcnn", "-o", "{new}"],
         "no score 'srcnn' in the store; there are: sobel",

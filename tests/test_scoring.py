@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate import images, plugins, windows
-from curate.errors import DataError, UsageError
+from curate.errors import DataError, UsageError, listed
 from curate.ingestion import ingest
 from curate.scorers.sobel import Sobel
 from curate.scoring import label, score, window_means
@@ -415,9 +415,9 @@ def test_labels_name_files_without_their_folders(tmp_path: Path, lab: str) -> No
 @pytest.mark.parametrize(
     ("scorers", "device", "reason"),
     [
-        ([], "cpu", "which scorers? There are: sobel, srcnn"),
+        ([], "cpu", f"which scorers? There are: {listed(plugins.names('scorers'))}"),
         (["sobel"], "abacus", "no device 'abacus' here; there are: auto, cpu"),
-        (["sobel", "laplacien"], "cpu", "no 'laplacien' in curate.scorers; there are: sobel, srcnn"),
+        (["sobel", "laplacien"], "cpu", f"; there are: {listed(plugins.names('scorers'))}"),
         (["nobody.knows"], "cpu", "no module 'nobody.knows' on the Python path"),
     ],
 )
