@@ -304,6 +304,31 @@ def evaluate(
 
 
 @app.command()
+def export(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A new folder, or one of the same export.")],
+    to: Annotated[
+        Literal["folder", "basicsr", "neosr", "trainner", "lmdb", "webdataset", "hf"],
+        typer.Option(help="Whose layout; folder is KAIR's and EDSR's."),
+    ],
+    scale: Annotated[Literal["2", "3", "4", "none"], typer.Option(help="Of the LR beside; none for HR alone.")] = "2",
+    store: Annotated[Path | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+) -> None:
+    """Cut the chosen windows out for other trainers, each with a stub of its configuration."""
+    from curate import display
+    from curate.exporting import export as do
+
+    with display.progress("export", "windows") as progress:
+        report = do(manifest, out, to=to, scale=None if scale == "none" else int(scale), store=store, progress=progress)
+    if report.weights_unread:
+        display.note("the manifest weights its windows; this target's readers do not look (webdataset's and hf's may)")
+    display.answer(
+        f"{report.windows} windows exported ({report.kept} there already, {report.bytes / 1e6:.1f} MB), "
+        f"with {', '.join(path.name for path in report.stubs)}: {one_line(out)}"
+    )
+
+
+@app.command()
 def run(
     pipeline: Annotated[Path, typer.Argument(metavar="TOML", help="pipelines/pruning_study.toml, ...")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the study; made, or gone on with.")],

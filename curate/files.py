@@ -7,6 +7,7 @@ folder. A file that exists under its final name is complete.
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +23,8 @@ _BLOCK = 1 << 20  # bytes read at a time
 
 def local_path(path: str | Path, what: str) -> Path:
     """`path` as a local path; `what` ("a store", ...) is named in the error for a URL."""
-    if "://" in str(path):
+    # A Path has made one slash of two. One letter before the colon is a drive.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise UsageError(f"{what} should be a local path, found the URL '{one_line(path)}'")
     return Path(path)
 

@@ -49,7 +49,7 @@ from curate.sources import find
 from curate.strategies import Strategy
 from curate.training import train
 
-__all__ = ["Pipeline", "run"]
+__all__ = ["Ingest", "Pipeline", "Score", "Select", "Train", "Training", "run"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)

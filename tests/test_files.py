@@ -222,9 +222,10 @@ def test_a_local_path_is_taken_as_it_is() -> None:
     assert files.local_path("a b/é.x", "a store") == Path("a b/é.x") == files.local_path(Path("a b/é.x"), "a store")
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/store", "memory://x", "file:///tmp/store", "a\n://b"])
+@pytest.mark.parametrize("url", ["s3://bucket/store", "memory://x", "file:///tmp/store"])
 def test_a_url_is_refused_in_one_line_that_says_what_it_should_be(url: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        files.local_path(url, "a manifest")
-    assert str(refused.value).isprintable()
-    assert str(refused.value).startswith("a manifest should be a local path, found the URL '")
+    for given in (url, Path(url)):  # of which a Path makes s3:/bucket
+        with pytest.raises(UsageError) as refused:
+            files.local_path(given, "a manifest")
+        assert str(refused.value).isprintable()
+        assert str(refused.value).startswith("a manifest should be a local path, found the URL '")

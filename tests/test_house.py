@@ -23,6 +23,7 @@ WITH_TORCH = {
     "degrade",
     "demo",
     "evaluation",
+    "exporting",
     "jpeg",
     "loader",
     "macs",
