@@ -82,7 +82,7 @@ def select(
             "selected": len(picks.rows),
             "pixels": coverage.pixels(finite.take(pa.array(picks.rows))),
         },
-        scorers=_scorers(store, column, where),
+        scorers=_scorers(store, (column, *chosen.columns), where),
         versions={
             "curate": __version__,
             "python": platform.python_version(),
@@ -128,26 +128,31 @@ def _score_column(store: Store, by: str | None, *, needed: bool) -> str | None:
     return by
 
 
-def _scorers(store: Store, column: str | None, where: str | None) -> dict[str, str]:
-    """Label -> fingerprint of the score that was ranked by, and of those that the condition names."""
+def _scorers(store: Store, used: Sequence[str | None], where: str | None) -> dict[str, str]:
+    """Label -> fingerprint of the scores that the strategy used, and of those that the condition names."""
     condition = (where or "").lower()
     return {
         name: found.record.fingerprint
         for name, (found, _) in store.score_columns().items()
-        if name == column or name.lower() in condition
+        if name in used or name.lower() in condition
     }
 
 
 def _within_pixels(strategy: Strategy, candidates: pa.Table, budget: int) -> Picks | None:
     """The picks of as many patches as cover `budget` pixels at most, found by bisection; None if one is too many."""
-    least, most, found = 0, candidates.num_rows, None
+    least, most, found, refusal = 0, candidates.num_rows, None, None
     while least < most:
         middle = (least + most + 1) // 2
-        picks = strategy.select(candidates, middle)
-        if coverage.pixels(candidates.take(pa.array(picks.rows))) <= budget:
+        try:
+            picks, refusal = strategy.select(candidates, middle), None
+        except UsageError as error:  # more than there are, where some are passed over: a smaller number may do
+            picks, refusal = None, error
+        if picks is not None and coverage.pixels(candidates.take(pa.array(picks.rows))) <= budget:
             least, found = middle, picks
         else:
             most = middle - 1
+    if refusal is not None and found is None:
+        raise refusal
     return found
 
 

@@ -14,16 +14,22 @@ from curate.strategies import Picks, Strategy, ranked, share, window
 from curate.strategies.refined import Refined
 
 STRATEGIES = plugins.names("strategies")
-SPECS = [*STRATEGIES, "refined:drop_top=0.2", "random:seed=7"]
+NEEDS = {"threshold": "threshold:conditions=sobel>=0"}  # those that do nothing without an option
+SPECS = [*(NEEDS.get(name, name) for name in STRATEGIES), "refined:drop_top=0.2", "random:seed=7"]
+SPECS += ["stratified:per=sobel,order=random", "importance:smooth=0.5", "ensemble:weights=2+1,drop_top=0.2"]
+SPECS += ["kcenter:start=seeded", "facility:limit=10,scale=length", "cluster:drop_low=0.2,clusters=3"]
+BOUNDED = ("ranks", "threshold")  # a bound of their own besides the budget: they take what there is within it
 
 
 def candidates(scores: list[float | None], seed: int = 0) -> pa.Table:
-    """A table as `selection.candidates` makes it: patch_ids drawn at random, sorted by them."""
+    """A table as `selection.candidates` makes it: patch_ids drawn at random, sorted by them; two scores and vectors."""
     rng = np.random.default_rng(seed)
     ids = sorted(f"{rng.integers(2**63):016x}_0_{x}_24" for x in range(len(scores)))
     zeros = pa.array(np.zeros(len(ids), np.int32))
     columns = {"patch_id": ids, "image_id": [patch_id[:16] for patch_id in ids]}
     columns |= {"y": zeros, "x": zeros, "size": zeros, "shard": zeros, "score": pa.array(scores, pa.float64())}
+    columns |= {name: pa.array(rng.integers(5, size=len(ids)), pa.float32()) for name in ("srcnn", "sobel")}
+    columns["embedding"] = pa.array(list(rng.integers(3, size=(len(ids), 4))), pa.list_(pa.float32(), 4))
     return pa.table(columns)
 
 
@@ -83,7 +89,7 @@ def test_what_is_asked_for_is_not_changed(spec: str) -> None:
     assert table.to_pydict() == before
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not spec.startswith(BOUNDED)])
 def test_more_than_there_are_is_refused(spec: str) -> None:
     with pytest.raises(UsageError, match="more than there are; keep or drop less") as refused:
         plugins.parse("strategies", spec).select(candidates(drawn(10, 4)), 11)
@@ -237,8 +243,10 @@ def test_random_takes_every_patch_as_often() -> None:
     assert len(counts) == 10 and all(150 < count < 250 for count in counts.values())  # 200 expected, deviation 10
 
 
-def test_only_random_does_without_a_score() -> None:
-    assert [name for name in STRATEGIES if not plugins.parse("strategies", name).needs_score] == ["random"]
+def test_those_that_rank_by_the_score_need_one() -> None:
+    needs = {name: plugins.parse("strategies", name).needs_score for name in STRATEGIES}
+    assert all(needs[name] for name in ("asc", "cluster", "des", "importance", "ranks", "refined", "stratified"))
+    assert not any(needs[name] for name in ("ensemble", "facility", "kcenter", "random", "threshold"))
 
 
 @pytest.mark.parametrize(
