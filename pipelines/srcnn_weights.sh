@@ -11,13 +11,12 @@ mkdir -p "$OUT"
 "$CURATE" ingest "$@" "$OUT/store" --patch 96 --step 48
 "$CURATE" score "$OUT/store" sobel
 "$CURATE" select "$OUT/store" des --by sobel --keep 0.5 -o "$OUT/textured.parquet"
-train() { # scale, steps, rate, further options
-  scale=$1 steps=$2 rate=$3
-  shift 3
-  [ -e "$OUT/x$scale/model.safetensors" ] ||
-    "$CURATE" train "$OUT/textured.parquet" --arch "srcnn:scale=$scale" --steps "$steps" --rate "$rate" \
-      --batch-size 8 --crop 72 --loss mse --precision bf16 -o "$OUT/x$scale" "$@"
+train() { # scale, steps, further options; a finished run is left as it is, a killed one goes on
+  scale=$1 steps=$2
+  shift 2
+  "$CURATE" train "$OUT/textured.parquet" --recipe pipelines/srcnn_x2.toml --arch "srcnn:scale=$scale" --steps "$steps" \
+    -o "$OUT/x$scale" "$@"
 }
-train 2 16000 5e-4
-train 3 6000 3e-4 --init "$OUT/x2"
-train 4 6000 3e-4 --init "$OUT/x2"
+train 2 12000
+train 3 16000 --init "$OUT/x2"
+train 4 16000 --init "$OUT/x2"
