@@ -29,9 +29,9 @@ from curate.resize import downscale
 from curate.tensors import to_float, to_pixels, to_tensor
 
 SAMPLES = Path(curate.__file__).parent / "samples" / "photos"
-BATCH, CROP, SCALE = 16, 96, 2
-RUNS = (("fsrcnn", 400), ("edsr:features=32,blocks=4", 60))  # arch, steps
-ROUNDS = 3
+BATCH, CROP, SCALE = 16, 48, 2
+RUNS = (("fsrcnn", 150), ("edsr:features=32,blocks=4", 50))  # arch, steps
+ROUNDS = 2
 
 
 def main() -> None:

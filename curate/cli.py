@@ -304,6 +304,25 @@ def evaluate(
 
 
 @app.command()
+def pack(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
+    out: Annotated[Path, typer.Argument(metavar="STORE2", help="A new folder, or one of the same pack.")],
+    store: Annotated[Path | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
+) -> None:
+    """Copy the pixels under the chosen windows, once each, into a smaller store with its own manifest."""
+    from curate import display
+    from curate.packing import pack as do
+
+    with display.progress("pack", "images") as progress:
+        report = do(manifest, out, store=store, shard_size=_bytes(shard_size), progress=progress)
+    display.answer(
+        f"{report.patches} patches of {report.images} images in {report.bytes / 1e6:.1f} MB, of the source's "
+        f"{report.source_bytes / 1e6:.1f} ({report.kept} files kept, {report.cells} cells): {one_line(report.manifest)}"
+    )
+
+
+@app.command()
 def export(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="A new folder, or one of the same export.")],

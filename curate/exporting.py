@@ -42,7 +42,7 @@ import pyarrow.parquet as pq
 import xxhash
 from PIL import Image
 
-from curate import files, images, pool, schema, stubs
+from curate import files, pool, schema, stubs
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
@@ -238,7 +238,7 @@ class _Job:
         if not windows:
             return
         image_id = windows[0].image_id
-        hr = images.decode(self.store.read_bytes(image_id))
+        hr = self.store.pixels(image_id)
         lr = self._lr(image_id, hr, self.scale) if self.scale else None
         for window in windows:
             yield _Cut(window, _png(hr, window, 1), None if lr is None else _png(lr, window, self.scale or 1))
@@ -247,7 +247,7 @@ class _Job:
         """As `curate.loader` has it."""
         role = f"lr{scale}"
         if self.store.cell(image_id, role):
-            return images.decode(self.store.read_bytes(image_id, role))
+            return self.store.pixels(image_id, role)
         return to_pixels(downscale(crop_to_multiple(to_tensor(hr))[None], scale)[0])
 
     def chunks(self) -> list[list[_Window]]:

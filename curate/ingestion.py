@@ -151,6 +151,7 @@ def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> S
         size = _DEFAULT_PATCH if patch is None else patch
         return Store.create(path, patch=size, step=max(size // 2, 1) if step is None else step)
     opened = Store.open(path)
+    opened.require_whole("added to")
     grid = (opened.header.patch, opened.header.step)
     asked = (grid[0] if patch is None else patch, grid[1] if step is None else step)
     if asked != grid:

@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from curate import images, pool
-from curate.errors import UsageError
+from curate import pool
+from curate.errors import DataError, UsageError, one_line
 from curate.manifest import Manifest
 from curate.resize import downscale
-from curate.store import Cell, Store
+from curate.store import Store
 from curate.tensors import crop_to_multiple, to_float, to_pixels, to_tensor
 
 __all__ = ["Batch", "batches"]
@@ -70,12 +70,15 @@ def batches(
     processes of a training see one batch together, whatever n is. The LR is the store's own where it was ingested with
     one for this scale, and otherwise MATLAB's bicubic of the whole photograph (cropped to a multiple of 12), so that it
     equals the crop of the whole LR image. Up to twice `cache_bytes` of decoded photographs are held in memory.
+    A packed store gives the batches of the store that it was packed from.
 
-    Raises UsageError if the crop does not fit the windows or the scale, DataError if the store is not the manifest's.
+    Raises UsageError if the crop does not fit the windows or the scale, or the store was packed for lower scales;
+    DataError if the store is not the manifest's.
     """
     manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     source = store or manifest.store()
     manifest.verify(source)
+    _check_packed(manifest, source, scale)
     if crop < scale or crop % scale or batch_size < 1:
         found = f"found a crop of {crop} and a batch of {batch_size}"
         raise UsageError(f"a crop should be a multiple of the scale {scale} and a batch 1 or more, {found}")
@@ -83,6 +86,20 @@ def batches(
         raise UsageError(f"a batch of {batch_size} cannot be shared among {share[1]} processes; take a multiple")
     plan = _Plan.of(manifest, source, scale, crop, cache_bytes)
     return _batches(plan, _Cache(source, scale), batch_size, seed, start, augment, share)
+
+
+def _check_packed(manifest: Manifest, store: Store, scale: int) -> None:
+    """A window that was not packed would be black, and the LR of a higher scale wrong at the edge of what was."""
+    packed = store.header.packed
+    if packed is None:
+        return
+    if scale > packed.scale:
+        found = f"the store '{one_line(store.path)}' was packed for scales up to x{packed.scale}, asked for x{scale}"
+        raise UsageError(f"{found}; train from the store that it was packed from")
+    absent = set(manifest.table["patch_id"].to_pylist()) - set(store.patches()["patch_id"].to_pylist())
+    if absent:
+        found = f"{len(absent)} of the manifest's {len(manifest)} windows, such as {one_line(min(absent))}"
+        raise DataError(f"{found}, were not packed into '{one_line(store.path)}'; train from its own manifest")
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,7 @@ class _Plan:
             raise UsageError(
                 f"a crop of {crop} px on the x{scale} grid does not fit into {found}; take a smaller --crop"
             )
-        areas = np.array([_area(store.cell(image_id)) for image_id in ids.tolist()], np.int64)
+        areas = np.array([store.shape(image_id) for image_id in ids.tolist()], np.int64).prod(1)
         weight = columns["weight"].astype(np.float32)
         sizes = areas * 3 + areas * 3 // scale**2
         return cls(scale, crop, cache_bytes, ids.tolist(), sizes, image.astype(np.int64), first_W2, span_W2, weight)
@@ -141,11 +158,6 @@ class _Epoch:
     seed: _Ints  # a number of the sample's own
 
 
-def _area(cell: Cell | None) -> int:
-    assert cell is not None  # the manifest was verified
-    return cell.height * cell.width
-
-
 class _Cache:
     """Photographs as (HR, LR) pixels, decoded by threads ahead of their use and dropped after it."""
 
@@ -171,10 +183,10 @@ class _Cache:
         self.pool.shutdown(cancel_futures=True)
 
     def _decode(self, image_id: str) -> tuple[_Pixels, _Pixels]:
-        hr = images.decode(self.store.read_bytes(image_id))
+        hr = self.store.pixels(image_id)
         role = f"lr{self.scale}"
-        if self.store.cell(image_id, role):
-            return hr, images.decode(self.store.read_bytes(image_id, role))
+        if self.store.cells(image_id, role):
+            return hr, self.store.pixels(image_id, role)
         return hr, to_pixels(downscale(crop_to_multiple(to_tensor(hr))[None], self.scale)[0])
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "CommitRecord",
     "Document",
     "ManifestRecipe",
+    "Packing",
     "Part",
     "ScorerRecord",
     "StoreHeader",
@@ -65,7 +66,7 @@ IMAGES = pa.schema(
 CELLS = pa.schema(
     [
         pa.field("image_id", pa.string(), False),
-        pa.field("y", pa.int32(), False),  # px in the image of this role
+        pa.field("y", pa.int32(), False),  # px in the image of this role; 0, 0 and its size if it is stored whole
         pa.field("x", pa.int32(), False),
         pa.field("height", pa.int32(), False),
         pa.field("width", pa.int32(), False),
@@ -109,12 +110,23 @@ class Document(pydantic.BaseModel):
     format: Literal[1] = FORMAT
 
 
+class Packing(pydantic.BaseModel):
+    """What a packed store holds the pixels of."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    source: str  # digest of the store that it was packed from, when the manifest was made
+    manifest: str  # digest of the manifest's patches and weights
+    scale: pydantic.PositiveInt  # up to this one the LR of a window can be made exactly: pixels around it are there
+
+
 class StoreHeader(Document):
     """`store.json`."""
 
     patch: pydantic.PositiveInt  # px, side of a window
     step: pydantic.PositiveInt  # px between windows
     created_by: str  # "curate 0.1.0"
+    packed: Packing | None = None  # null: it has whole photographs
 
 
 class Part(pydantic.BaseModel):
@@ -142,6 +154,7 @@ class ScorerRecord(Document):
     scorer: str  # the plugin's name
     label: str  # the name of its column in SQL: the spec without default options, `srcnn:scale=3`
     columns: list[str]
+    vector: bool = False  # whether its only column holds lists of numbers
     identity: dict[str, Any]  # options, hashes of weights, version of the scorer's code
     fingerprint: str
 
@@ -169,6 +182,7 @@ class ManifestRecipe(Document):
     counts: dict[str, int]  # patches in the store, candidates, without a finite score, selected; pixels under those
     scorers: dict[str, str]  # label -> fingerprint of every scorer that was used
     versions: dict[str, str]
+    packed_from: StoreReference | None = None  # the store that these windows were chosen from, if `store` is packed
 
 
 class CheckpointRecipe(Document):

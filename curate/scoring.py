@@ -85,6 +85,7 @@ def score(
         raise UsageError(f"which scorers? There are: {listed(plugins.names('scorers'))}")
     target = pick_device(device)
     records = [_record(scorer) for scorer in chosen]
+    store.require_whole("scored")
     with store.writing():
         units = store.commits()
         sets = [store.add_score_set(record) for record in records]
@@ -113,26 +114,39 @@ def label(scorer: Scorer) -> str:
     return spec
 
 
-def window_means(maps_BKHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int) -> Tensor:
+def window_means(maps_BKHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int, cell: int = 1) -> Tensor:
     """Means of K maps (of one image, B = 1) over N square windows of `size` px, as means_NK float64 on the CPU.
 
-    Through a summed-area table in float64: each window costs four look-ups, however they overlap. A pixel that is not
-    finite makes the means of its own windows NaN, and leaves the others alone.
+    Through a summed-area table in float64, one map at a time: each window costs four look-ups, however they overlap.
+    Where a pixel of the maps stands for `cell` px of the image each way, one that a window cuts counts by its share.
+    A pixel that is not finite makes the means of its own windows NaN, and leaves the others alone.
     """
-    maps_KHW = maps_BKHW[0].double()
-    finite_KHW = maps_KHW.isfinite()
-    sums_KN = _window_sums(maps_KHW.where(finite_KHW, 0), corners_N2, size)
-    if not finite_KHW.all():
-        sums_KN[_window_sums((~finite_KHW).double(), corners_N2, size) > 0] = float("nan")
-    return (sums_KN / size**2).T.cpu()
+    return torch.stack([_map_means(map_HW.double(), corners_N2, size, cell) for map_HW in maps_BKHW[0]], dim=1).cpu()
 
 
-def _window_sums(maps_KHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int) -> Tensor:
-    """Sums over the windows, sums_KN."""
-    table_KHW = torch.nn.functional.pad(maps_KHW, (1, 0, 1, 0)).cumsum(1).cumsum(2)
-    y, x = torch.from_numpy(corners_N2.astype(np.int64)).to(maps_KHW.device).unbind(1)
+def _map_means(map_HW: Tensor, corners_N2: npt.NDArray[np.int32], size: int, cell: int) -> Tensor:
+    finite_HW = map_HW.isfinite()
+    sums_N = _window_sums(map_HW.where(finite_HW, 0), corners_N2, size, cell)
+    if not finite_HW.all():
+        sums_N[_window_sums((~finite_HW).double(), corners_N2, size, cell) > 0.5 / cell**2] = float("nan")
+    return sums_N / (size / cell) ** 2
+
+
+def _window_sums(map_HW: Tensor, corners_N2: npt.NDArray[np.int32], size: int, cell: int) -> Tensor:
+    """Sums over the windows, sums_N."""
+    table_HW = torch.nn.functional.pad(map_HW, (1, 1, 1, 1)).cumsum(0).cumsum(1)
+
+    def sum_before(y_N: Tensor, x_N: Tensor) -> Tensor:
+        """Of all above and to the left of these places: linear in both between the table's entries."""
+        row, column = y_N // cell, x_N // cell
+        down, across = (y_N % cell).double() / cell, (x_N % cell).double() / cell
+        upper = torch.lerp(table_HW[row, column], table_HW[row, column + 1], across)
+        lower = torch.lerp(table_HW[row + 1, column], table_HW[row + 1, column + 1], across)
+        return torch.lerp(upper, lower, down)
+
+    y, x = torch.from_numpy(corners_N2.astype(np.int64)).to(map_HW.device).unbind(1)
     bottom, right = y + size, x + size
-    return table_KHW[:, bottom, right] - table_KHW[:, y, right] - table_KHW[:, bottom, x] + table_KHW[:, y, x]
+    return sum_before(bottom, right) - sum_before(y, right) - sum_before(bottom, x) + sum_before(y, x)
 
 
 def _record(scorer: Scorer) -> ScorerRecord:
@@ -140,7 +154,14 @@ def _record(scorer: Scorer) -> ScorerRecord:
     identity = {**scorer.identity(), "version": scorer.version}
     columns = list(scorer.columns)
     fingerprint = _digest([name, columns, identity])
-    return ScorerRecord(scorer=name, label=label(scorer), columns=columns, identity=identity, fingerprint=fingerprint)
+    return ScorerRecord(
+        scorer=name,
+        label=label(scorer),
+        columns=columns,
+        vector=scorer.vector,
+        identity=identity,
+        fingerprint=fingerprint,
+    )
 
 
 def _digest(content: object) -> str:
@@ -199,7 +220,9 @@ def _score_function(scorer: Scorer, device: torch.device, size: int) -> _ScoreFu
     @torch.inference_mode()
     def by_map(image_BCHW: Tensor, corners_N2: npt.NDArray[np.int32]) -> Tensor:
         assert isinstance(scorer, MapScorer)
-        return scorer.finish(window_means(function(image_BCHW), corners_N2, size)).float()
+        maps_BKHW = function(image_BCHW)
+        cell = image_BCHW.shape[-1] // maps_BKHW.shape[-1]
+        return scorer.finish(window_means(maps_BKHW, corners_N2, size, cell)).float()
 
     @torch.inference_mode()
     def by_patch(image_BCHW: Tensor, corners_N2: npt.NDArray[np.int32]) -> Tensor:
@@ -227,4 +250,5 @@ def _write(store: Store, unit: CommitRecord, job: _Job, ids: pa.ChunkedArray, ro
     table = pa.table([ids, *columns], schema=schema.scores_schema(names, length if job.scorer.vector else None))
     part = store.write_table(job.found.kind, unit.unit, table)
     store.commit(job.found.kind, unit.unit, job.fingerprint(unit), [part])
-    return int((~np.isfinite(scores_NK)).sum())
+    not_finite_NK = ~np.isfinite(scores_NK)
+    return int((not_finite_NK.any(1) if job.scorer.vector else not_finite_NK).sum())

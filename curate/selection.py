@@ -115,12 +115,12 @@ def candidates(store: Store, column: str | None, where: str | None = None, more:
 
 
 def _score_column(store: Store, by: str | None, *, needed: bool) -> str | None:
-    columns = store.score_columns()
+    columns = [name for name, (found, _) in store.score_columns().items() if not found.record.vector]
     if by is None:
         if not needed:
             return None
         if len(columns) == 1:
-            return next(iter(columns))
+            return columns[0]
         raise UsageError(f"which score to choose by? The store has: {listed(columns)}; say --by NAME")
     if by not in columns:
         hint = "" if columns else "; 'curate score STORE srcnn sobel' makes some"

@@ -1,7 +1,8 @@
 """The Store: photographs in tar shards, and tables about them. The only module that knows the disk layout.
 
-    store.json                          StoreHeader: format version, grid
+    store.json                          StoreHeader: format version, grid, what it was packed from
     shards/000007.tar                   {image_id}.png|jpg|...  the source file's bytes, verbatim; {image_id}.lr2.png
+                                        {image_id}.{y}_{x}.webp, {image_id}.lr2.{y}_{x}.webp  cells of a packed image
     tables/images|cells|patches/000007.parquet
     tables/scores/srcnn@0a1b2c3d/       scorer.json, 000007.parquet
     commits/ingest/000007.json          CommitRecord of a shard and its three tables
@@ -24,12 +25,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from curate import __version__, files, images, schema, sql
 from curate.errors import DataError, UsageError, listed, one_line
-from curate.schema import CommitRecord, Part, ScorerRecord, StoreHeader
+from curate.schema import STATUS_OK, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
 
 __all__ = ["INGEST", "Cell", "ScoreSet", "Store"]
 
@@ -37,15 +39,17 @@ INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
 _TABLES = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES}
 _RECORD_NAME = re.compile(r"(\d{6,})\.json")
-_DECODED_IMAGES = 4  # kept by `Store.read`
+_DECODED_PIXELS = 2**25  # kept by `Store.read`, 100 MB
 
 
 class Cell(NamedTuple):
-    """Where the bytes of one stored image lie."""
+    """A rectangle of an image, and where its bytes lie."""
 
     shard: int
     height: int
     width: int
+    y: int  # of its top-left corner
+    x: int
     offset: int
     size: int
     xxh3: int
@@ -74,14 +78,15 @@ class Store:
     def __init__(self, path: Path, header: StoreHeader) -> None:
         self.path = path
         self.header = header
-        self._cells: dict[tuple[str, str], Cell] | None = None
+        self._cells: dict[tuple[str, str], list[Cell]] | None = None
+        self._shapes: dict[str, tuple[int, int]] | None = None
         self._verified: set[Part] = set()  # tables whose hash was found right
-        self._decoded: OrderedDict[str, npt.NDArray[np.uint8]] = OrderedDict()
+        self._decoded: OrderedDict[Cell, npt.NDArray[np.uint8]] = OrderedDict()
 
     # ---- making and opening
 
     @classmethod
-    def create(cls, path: str | Path, *, patch: int, step: int) -> "Store":
+    def create(cls, path: str | Path, *, patch: int, step: int, packed: Packing | None = None) -> "Store":
         """Make an empty store with windows of `patch` px every `step` px. The folder must be new or empty."""
         folder = files.local_path(path, "a store")
         if patch < 1 or not 1 <= step <= patch:
@@ -92,7 +97,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot make a store at '{one_line(folder)}': {error.strerror}") from None
-        header = StoreHeader(patch=patch, step=step, created_by=f"curate {__version__}")
+        header = StoreHeader(patch=patch, step=step, created_by=f"curate {__version__}", packed=packed)
         files.publish_bytes(folder / _HEADER, schema.dump(header, indent=2))
         return cls(folder, header)
 
@@ -141,7 +146,7 @@ class Store:
         """Declare a unit finished. Call it when all its parts are published."""
         record = CommitRecord(unit=unit, fingerprint=fingerprint, parts=list(parts))
         files.publish_bytes(self._record_path(kind, unit), schema.dump(record))
-        self._cells = None
+        self._cells = self._shapes = None
 
     def digest(self, shards: int | None = None) -> str:
         """SHA-256 (hex) over the records of the first `shards` units (all by default): what was ingested, exactly."""
@@ -207,7 +212,11 @@ class Store:
 
     def unit_table(self, name: str, unit: int) -> pa.Table:
         """The images, cells or patches of one unit."""
-        return self._read_parquet(self._part_path(name, unit), _TABLES[name])
+        path, expected = self._part_path(name, unit), _TABLES[name]
+        table = self._parquet(path)
+        if not table.schema.equals(expected):
+            raise DataError(f"'{one_line(path)}' has columns {table.schema.names}, expected {expected.names}")
+        return table
 
     def _table(self, name: str) -> pa.Table:
         tables = [self.unit_table(name, unit) for unit in self.commits()]
@@ -217,14 +226,11 @@ class Store:
         return self.path / "tables" / folder / f"{unit:06d}.parquet"
 
     @staticmethod
-    def _read_parquet(path: Path, expected: pa.Schema) -> pa.Table:
+    def _parquet(path: Path) -> pa.Table:
         try:
-            table = pq.read_table(path)
+            return pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
-        if not table.schema.equals(expected):
-            raise DataError(f"'{one_line(path)}' has columns {table.schema.names}, expected {expected.names}")
-        return table
 
     @staticmethod
     def rows(unit: CommitRecord, name: str) -> int:
@@ -248,6 +254,10 @@ class Store:
         elif schema.parse(ScorerRecord, path.read_bytes(), path).fingerprint != record.fingerprint:
             raise DataError(f"'{one_line(path)}' holds the scores of another scorer whose fingerprint begins alike")
         return found
+
+    def score_table(self, found: ScoreSet, unit: int) -> pa.Table:
+        """The scores of one unit: patch_id and the scorer's columns."""
+        return self._parquet(self._part_path(found.kind, unit))
 
     def score_columns(self) -> dict[str, tuple[ScoreSet, str]]:
         """SQL column -> (its score set, the column in its tables).
@@ -323,26 +333,110 @@ class Store:
 
     # ---- pixels
 
-    def cell(self, image_id: str, role: str = "hr") -> Cell | None:
-        """Where the bytes of an image lie; None if the store does not have it in this role (`hr`, `lr2`, ...)."""
+    def cells(self, image_id: str, role: str = "hr") -> list[Cell]:
+        """Where the bytes of an image lie in this role (`hr`, `lr2`, ...): cells that do not overlap, or none.
+
+        A store of photographs has one for the whole file, a packed one also several that leave gaps.
+        """
         if self._cells is None:
             self._cells = self._index_cells()
-        return self._cells.get((image_id, role))
+        return self._cells.get((image_id, role), [])
 
-    def _index_cells(self) -> dict[tuple[str, str], Cell]:
-        index = {}
+    def cell(self, image_id: str, role: str = "hr") -> Cell | None:
+        """The first of the `cells`, or None."""
+        return next(iter(self.cells(image_id, role)), None)
+
+    def _index_cells(self) -> dict[tuple[str, str], list[Cell]]:
+        index: dict[tuple[str, str], list[Cell]] = {}
         for unit in self.commits():
             columns = self.unit_table("cells", unit).to_pydict()
-            names = ("image_id", "role", "height", "width", "offset", "size", "xxh3")
+            names = ("image_id", "role", *Cell._fields[1:])
             for image_id, role, *place in zip(*(columns[name] for name in names), strict=True):
-                index[image_id, role] = Cell(unit, *place)
+                index.setdefault((image_id, role), []).append(Cell(unit, *place))
         return index
 
+    def shape(self, image_id: str) -> tuple[int, int]:
+        """Height and width of a photograph, px, also where only parts of it are stored. DataError if it is absent."""
+        if self._shapes is None:
+            columns = self.images().filter(pc.field("status") == STATUS_OK)
+            sizes = zip(columns["height"].to_pylist(), columns["width"].to_pylist(), strict=True)
+            self._shapes = dict(zip(columns["image_id"].to_pylist(), sizes, strict=True))
+        if image_id not in self._shapes:
+            raise self._absent(image_id, "hr")
+        return self._shapes[image_id]
+
+    def is_whole(self, image_id: str, role: str = "hr") -> bool:
+        """Whether all of an image, which is there, is in one file, and not parts of it in packed cells."""
+        if self.header.packed is None:
+            return True
+        first, *more = self.cells(image_id, role)
+        return role == "hr" and not more and (first.height, first.width) == self.shape(image_id)
+
+    def require_whole(self, verb: str) -> None:
+        """UsageError if the store is packed: `verb` (scored, added to) is what cannot be done to it."""
+        if self.header.packed is not None:
+            packed = f"'{one_line(self.path)}' is packed, it has parts of photographs only"
+            raise UsageError(f"{packed} and cannot be {verb}; take the store that it was packed from")
+
     def read_bytes(self, image_id: str, role: str = "hr") -> bytes:
-        """The stored file of an image, as it was ingested. DataError if it is absent, cut or changed."""
-        cell = self.cell(image_id, role)
-        if cell is None:
-            raise DataError(f"the store '{one_line(self.path)}' has no {role} of image '{one_line(image_id)}'")
+        """The stored file of an image, as it was ingested; of a packed store perhaps another, lossless one.
+
+        DataError if it is absent, cut or changed, UsageError if there are only packed parts of it.
+        """
+        (cell, *_) = self._present(image_id, role)
+        if not self.is_whole(image_id, role):
+            packed = f"'{one_line(self.path)}' is packed, it has parts of image '{one_line(image_id)}' ({role}) only"
+            raise UsageError(f"{packed}; take the store that it was packed from")
+        return self._bytes(image_id, role, cell)
+
+    def pixels(self, image_id: str, role: str = "hr") -> npt.NDArray[np.uint8]:
+        """The pixels of an image: uint8 RGB, (height, width, 3). In a packed store what it does not have is black.
+
+        (An LR image ends there where the last of its cells does.) Raises as `read_bytes` does, but for UsageError.
+        """
+        cells = self._present(image_id, role)
+        if self.is_whole(image_id, role):
+            return images.decode(self._bytes(image_id, role, cells[0]))
+        ends = [(cell.y + cell.height, cell.x + cell.width) for cell in cells]
+        height, width = self.shape(image_id) if role == "hr" else map(max, zip(*ends, strict=True))
+        canvas = np.zeros((height, width, 3), np.uint8)
+        for cell, (bottom, right) in zip(cells, ends, strict=True):
+            canvas[cell.y : bottom, cell.x : right] = images.decode(self._bytes(image_id, role, cell))
+        return canvas
+
+    def read(self, image_id: str, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+        """The pixels of a window: uint8 RGB, (height, width, 3); only the cells under it are read.
+
+        UsageError if it is not inside the image, or not all of it is in this packed store.
+        """
+        cells = self._present(image_id, "hr")
+        rows, columns = self.shape(image_id)
+        window = f"window y={y} x={x} {height}x{width}"
+        if min(y, x) < 0 or min(height, width) < 1 or y + height > rows or x + width > columns:
+            raise UsageError(f"{window} is not inside image '{image_id}' of {rows}x{columns}")
+        pixels, missing = np.empty((height, width, 3), np.uint8), height * width
+        for cell in cells:
+            top, bottom = max(y, cell.y), min(y + height, cell.y + cell.height)
+            left, right = max(x, cell.x), min(x + width, cell.x + cell.width)
+            if top < bottom and left < right:
+                decoded = self._decoded_cell(image_id, cell)
+                there = decoded[top - cell.y : bottom - cell.y, left - cell.x : right - cell.x]
+                pixels[top - y : bottom - y, left - x : right - x] = there
+                missing -= (bottom - top) * (right - left)
+        if missing:
+            packed = f"the packed store '{one_line(self.path)}' lacks {missing} of its pixels"
+            raise UsageError(f"{window} of image '{image_id}' was not packed: {packed}")
+        return pixels
+
+    def _present(self, image_id: str, role: str) -> list[Cell]:
+        if cells := self.cells(image_id, role):
+            return cells
+        raise self._absent(image_id, role)
+
+    def _absent(self, image_id: str, role: str) -> DataError:
+        return DataError(f"the store '{one_line(self.path)}' has no {role} of image '{one_line(image_id)}'")
+
+    def _bytes(self, image_id: str, role: str, cell: Cell) -> bytes:
         path = self.shard_path(cell.shard)
         try:
             with path.open("rb") as file:
@@ -354,21 +448,13 @@ class Store:
             raise DataError(f"image '{image_id}' ({role}) in '{one_line(path)}' is damaged: its hash differs")
         return data
 
-    def read(self, image_id: str, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-        """The pixels of a window: uint8 RGB, (height, width, 3). UsageError if it is not inside the image."""
-        pixels = self._decode(image_id)
-        if min(y, x) < 0 or min(height, width) < 1 or y + height > pixels.shape[0] or x + width > pixels.shape[1]:
-            size = f"{pixels.shape[0]}x{pixels.shape[1]}"
-            raise UsageError(f"window y={y} x={x} {height}x{width} is not inside image '{image_id}' of {size}")
-        return pixels[y : y + height, x : x + width].copy()
-
-    def _decode(self, image_id: str) -> npt.NDArray[np.uint8]:
-        if image_id not in self._decoded:
-            self._decoded[image_id] = images.decode(self.read_bytes(image_id))
-            if len(self._decoded) > _DECODED_IMAGES:
+    def _decoded_cell(self, image_id: str, cell: Cell) -> npt.NDArray[np.uint8]:
+        if cell not in self._decoded:
+            self._decoded[cell] = images.decode(self._bytes(image_id, "hr", cell))
+            while len(self._decoded) > 1 and sum(c.height * c.width for c in self._decoded) > _DECODED_PIXELS:
                 self._decoded.popitem(last=False)
-        self._decoded.move_to_end(image_id)
-        return self._decoded[image_id]
+        self._decoded.move_to_end(cell)
+        return self._decoded[cell]
 
 
 def _is_leftover(path: Path) -> bool:

@@ -322,7 +322,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
 
 
 def test_soap_has_no_weight_decay() -> None:
-    with pytest.raises(UsageError, match="weight_decay goes with adam and adamw, found 0.1 and soap"):
+    with pytest.raises(UsageError, match=r"weight_decay goes with adam and adamw, found 0\.1 and soap"):
         TrainConfig(steps=1, optimizer="soap", weight_decay=0.1)
 
 

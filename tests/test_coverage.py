@@ -64,7 +64,9 @@ def test_the_store_has_the_pixels_that_it_is_made_of(store: Store) -> None:
     assert pixels_of(select(store, "des", by="sobel", keep=1, unit="pixels")) == PIXELS
 
 
-@pytest.mark.parametrize("spec", ["des", "random", "refined", "stratified", "ranks:lo=0.1,hi=0.8", "ensemble:by=sobel"])
+@pytest.mark.parametrize(
+    "spec", ["des", "random", "refined", "stratified", "window:lo=0.1,hi=0.8", "ensemble:by=sobel"]
+)
 def test_as_many_patches_are_kept_as_fit_and_not_one_more(store: Store, spec: str) -> None:
     most = 11 if spec == "refined" else 12
     every = [select(store, spec, by="sobel", keep=k / 12) for k in range(1, most + 1)]

@@ -38,7 +38,7 @@ MakePhoto = Callable[[int, int, int], npt.NDArray[np.uint8]]
 @pytest.fixture
 def image_BCHW(make_photo: MakePhoto) -> Tensor:
     """Five photographs of one size, as scorers see them."""
-    return to_float(torch.stack([to_tensor(make_photo(24, 36, seed)) for seed in range(5)]))
+    return to_float(torch.stack([to_tensor(make_photo(48, 60, seed)) for seed in range(5)]))
 
 
 @pytest.fixture
@@ -68,7 +68,8 @@ def saved(network: SrcnnNet, folder: Path, kernel: str = "9-5-5") -> Path:
 
 
 @pytest.fixture(params=plugins.names("scorers"))
-def scorer(request: pytest.FixtureRequest, untrained: Path) -> Scorer:
+def scorer(request: pytest.FixtureRequest, untrained: Path, monkeypatch: pytest.MonkeyPatch) -> Scorer:
+    monkeypatch.setattr("curate.scorers._network._BUNDLED", untrained / "srcnn_955_x2.safetensors")
     built: Scorer = plugins.parse("scorers", request.param)
     return built
 
@@ -78,18 +79,28 @@ def run(scorer: Scorer, image_BCHW: Tensor, device: torch.device = CPU) -> Tenso
         return scorer.build(device)(image_BCHW.to(device)).cpu()
 
 
+def scores_of(scorer: Scorer, answer: Tensor) -> Tensor:
+    """scores_BK from what the scorer answers; of maps, those of a window as large as the image."""
+    return scorer.finish(answer.double().mean((2, 3))).float() if isinstance(scorer, MapScorer) else answer
+
+
 def test_there_are_the_scorers_of_the_main_job() -> None:
     assert {"sobel", "srcnn"} <= set(plugins.names("scorers"))
 
 
 def test_answers_k_finite_float32_columns(scorer: Scorer, image_BCHW: Tensor) -> None:
-    scores = run(scorer, image_BCHW)
-    expected = (5, len(scorer.columns)) + ((24, 36) if isinstance(scorer, MapScorer) else ())
+    answer = run(scorer, image_BCHW)
+    scores = scores_of(scorer, answer)
     assert isinstance(scorer, MapScorer | PatchScorer)
-    assert scores.shape == expected
-    assert scores.dtype == torch.float32
+    cell = 60 // answer.shape[3] if isinstance(scorer, MapScorer) else None  # px of the image to one of its maps
+    assert answer.shape[2:] == ((48 // cell, 60 // cell) if cell else ())
+    assert answer.dtype == torch.float32
+    assert answer.isfinite().all()
+    # The maps may be more or fewer than the columns: `finish` has the last word.
+    assert scores.shape == (5, scores.shape[1] if scorer.vector else len(scorer.columns))
+    assert not scorer.vector or len(scorer.columns) == 1
     assert scores.isfinite().all()
-    assert scores.flatten(1).std(0).max() > 0  # the five photographs differ
+    assert scores.std(0).max() > 0  # the five photographs differ
 
 
 def test_names_of_columns_differ_and_identity_is_json(scorer: Scorer) -> None:
@@ -102,7 +113,7 @@ def test_names_of_columns_differ_and_identity_is_json(scorer: Scorer) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_flat_patch_scores(scorer: Scorer, value: float) -> None:
-    assert run(scorer, torch.full((1, 3, 24, 24), value)).isfinite().all()
+    assert scores_of(scorer, run(scorer, torch.full((1, 3, 48, 48), value))).isfinite().all()
 
 
 def test_a_batch_of_five_is_five_batches_of_one(scorer: Scorer, image_BCHW: Tensor) -> None:
@@ -118,9 +129,9 @@ def test_the_image_stays_as_it_was(scorer: Scorer, image_BCHW: Tensor) -> None:
 
 @pytest.mark.gpu
 def test_cpu_and_gpu_agree(scorer: Scorer, image_BCHW: Tensor) -> None:
-    """Means to 1e-3 of themselves: a GPU may multiply with 10-bit mantissas (TF32)."""
-    means = [run(scorer, image_BCHW, torch.device(device)).flatten(2).mean(2) for device in ("cpu", "cuda")]
-    torch.testing.assert_close(*means, rtol=1e-3, atol=1e-6)
+    """Scores to 1e-3 of themselves: a GPU may multiply with 10-bit mantissas (TF32)."""
+    scores = [scores_of(scorer, run(scorer, image_BCHW, torch.device(device))) for device in ("cpu", "cuda")]
+    torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-6)
 
 
 # Sobel

@@ -315,7 +315,7 @@ def test_to_keep_and_drop_more_than_all_is_refused(store: Store) -> None:
 @pytest.mark.parametrize(
     ("strategy", "options", "parts"),
     [
-        ("hardest", {}, ["no 'hardest' in curate.strategies", "asc, des, random, refined"]),
+        ("hardest", {}, ["no 'hardest' in curate.strategies", "asc, cluster, des, ensemble"]),
         ("des", {"drop_top": 0.1}, ["no option 'drop_top'"]),
         ("refined:drop_top=0.2", {"drop_top": 0.1}, ["given twice"]),
         ("refined", {"drop_top": 1.0}, ["from 0 to below 1, found 1.0"]),
@@ -362,6 +362,7 @@ def test_the_recipe_says_everything_that_made_it(store: Store) -> None:
             "pixels": pixels(manifest.table),
         },
         "scorers": {"sobel": sobel.record.fingerprint},
+        "packed_from": None,
         "versions": recipe.versions,
     }
     assert recipe.versions["curate"] == curate.__version__ and set(recipe.versions) > {"python"}

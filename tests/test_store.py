@@ -399,6 +399,34 @@ def test_a_cell_says_where_the_bytes_lie(store: Store) -> None:
     assert store.cell("0" * 16) is None and store.cell(names_and_ids(store)[0][1], "lr2") is None
 
 
+def test_a_photograph_is_one_cell_of_its_size(store: Store) -> None:
+    assert store.header.packed is None
+    for _, image_id in names_and_ids(store):
+        (cell,) = store.cells(image_id)
+        assert store.is_whole(image_id) and cell == store.cell(image_id)
+        assert (cell.y, cell.x, (cell.height, cell.width)) == (0, 0, store.shape(image_id))
+        np.testing.assert_array_equal(store.pixels(image_id), images.decode(store.read_bytes(image_id)))
+    assert store.cells("0" * 16) == [] == store.cells(image_id, "lr2")
+    for read in (store.shape, store.pixels, lambda image_id: store.read(image_id, 0, 0, 1, 1)):
+        with pytest.raises(DataError, match="has no hr of image 'ffff'"):
+            read("ffff")
+
+
+def test_decoded_photographs_are_kept_up_to_so_many_pixels(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", lambda data: (decoded.append(data), decode(data))[1])
+    ids = [image_id for _, image_id in names_and_ids(store)][:2]
+    for limit, expected in ((10**6, 2), (1, 10)):  # the last one is always kept
+        monkeypatch.setattr("curate.store._DECODED_PIXELS", limit)
+        opened = Store.open(store.path)
+        decoded.clear()
+        for image_id in ids * 5:
+            opened.read(image_id, 0, 0, 1, 1)
+            opened.read(image_id, 1, 1, 1, 1)
+        assert len(decoded) == expected
+
+
 def test_every_window_of_the_grid_is_the_crop_of_its_photograph(store: Store) -> None:
     whole = {image_id: images.decode(store.read_bytes(image_id)) for _, image_id in names_and_ids(store)}
     rows = store.patches().to_pylist()

@@ -10,7 +10,7 @@ import pytest
 
 from curate import plugins
 from curate.errors import UsageError
-from curate.strategies import Picks, Strategy, ranked, share, window
+from curate.strategies import Picks, Strategy, ranked, share, stretch
 from curate.strategies.refined import Refined
 
 STRATEGIES = plugins.names("strategies")
@@ -18,7 +18,7 @@ NEEDS = {"threshold": "threshold:conditions=sobel>=0"}  # those that do nothing 
 SPECS = [*(NEEDS.get(name, name) for name in STRATEGIES), "refined:drop_top=0.2", "random:seed=7"]
 SPECS += ["stratified:per=sobel,order=random", "importance:smooth=0.5", "ensemble:weights=2+1,drop_top=0.2"]
 SPECS += ["kcenter:start=seeded", "facility:limit=10,scale=length", "cluster:drop_low=0.2,clusters=3"]
-BOUNDED = ("ranks", "threshold")  # a bound of their own besides the budget: they take what there is within it
+BOUNDED = ("window", "threshold")  # a bound of their own besides the budget: they take what there is within it
 
 
 def candidates(scores: list[float | None], seed: int = 0) -> pa.Table:
@@ -245,7 +245,7 @@ def test_random_takes_every_patch_as_often() -> None:
 
 def test_those_that_rank_by_the_score_need_one() -> None:
     needs = {name: plugins.parse("strategies", name).needs_score for name in STRATEGIES}
-    assert all(needs[name] for name in ("asc", "cluster", "des", "importance", "ranks", "refined", "stratified"))
+    assert all(needs[name] for name in ("asc", "cluster", "des", "importance", "refined", "stratified", "window"))
     assert not any(needs[name] for name in ("ensemble", "facility", "kcenter", "random", "threshold"))
 
 
@@ -267,9 +267,9 @@ def test_options_out_of_range_are_refused(spec: str, found: str) -> None:
 
 def test_a_window_is_cut_from_the_order() -> None:
     order = np.array([4, 2, 0, 1, 3])
-    assert window(order, 1, 3).tolist() == [2, 0, 1] and window(order, 5, 0).tolist() == []
+    assert stretch(order, 1, 3).tolist() == [2, 0, 1] and stretch(order, 5, 0).tolist() == []
     with pytest.raises(UsageError, match="dropping 3 and keeping 4 of 5 candidates is more than there are"):
-        window(order, 3, 4)
+        stretch(order, 3, 4)
 
 
 def test_equal_picks_weigh_one_each() -> None:

@@ -22,9 +22,9 @@ from curate.store import Store
 from curate.strategies import Picks, Strategy
 from curate.strategies.ensemble import Ensemble
 from curate.strategies.importance import Importance, chances_of, drawn
-from curate.strategies.ranks import Ranks
 from curate.strategies.stratified import Stratified
 from curate.strategies.threshold import Threshold
+from curate.strategies.window import Window
 
 NAN, INF = math.nan, math.inf
 UNITS = (5, 4, 3)
@@ -78,7 +78,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, write_store: Write) -> Store
     return write_store(tmp_path_factory.mktemp("strategies") / "store", UNITS, scores)
 
 
-# --- ranks ------------------------------------------------------------------------------------------------------------
+# --- window -----------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(few, min_size=1, max_size=40), st.integers(0, 99), st.integers(1, 100), st.integers(1, 40))
@@ -89,7 +89,7 @@ def test_ranks_are_those_from_lo_to_hi_of_the_descending_order(
     hi = min(lo + width, 100)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     first, last = (math.floor(Fraction(part * len(scores), 100) + Fraction(1, 2)) for part in (lo, hi))
-    strategy = Ranks(lo=lo / 100, hi=hi / 100)
+    strategy = Window(lo=lo / 100, hi=hi / 100)
     if first == last:
         assert "no rank lies from" in refusal(lambda: strategy.select(table(score=scores), budget))
     else:
@@ -98,11 +98,11 @@ def test_ranks_are_those_from_lo_to_hi_of_the_descending_order(
 
 def test_keep_limits_the_range_and_does_not_widen_it(store: Store) -> None:
     order = ids(select(store, "des", by="sobel", keep=1))
-    assert ids(select(store, "ranks", by="sobel")) == order[3:9]
-    assert ids(select(store, "ranks", by="sobel", keep=1)) == order[3:9]
-    assert ids(select(store, "ranks:lo=0.25,hi=1", by="sobel", keep=0.5)) == order[3:9]
-    assert ids(select(store, "ranks:lo=0.25,hi=1", by="sobel", keep=1)) == order[3:]
-    assert ids(select(store, "ranks:lo=0.5,hi=0.75", by="sobel", keep=0.25)) == order[6:9]
+    assert ids(select(store, "window", by="sobel")) == order[3:9]
+    assert ids(select(store, "window", by="sobel", keep=1)) == order[3:9]
+    assert ids(select(store, "window:lo=0.25,hi=1", by="sobel", keep=0.5)) == order[3:9]
+    assert ids(select(store, "window:lo=0.25,hi=1", by="sobel", keep=1)) == order[3:]
+    assert ids(select(store, "window:lo=0.5,hi=0.75", by="sobel", keep=0.25)) == order[6:9]
 
 
 # --- threshold --------------------------------------------------------------------------------------------------------
@@ -545,10 +545,10 @@ def test_whole_numbers_can_be_ranked_and_text_cannot(store: Store) -> None:
 @pytest.mark.parametrize(
     ("spec", "found"),
     [
-        ("ranks:lo=0.5,hi=0.5", "0 <= lo < hi <= 1, found lo=0.5 and hi=0.5"),
-        ("ranks:lo=-0.1", "found lo=-0.1"),
-        ("ranks:hi=1.1", "hi=1.1"),
-        ("ranks:lo=nan", "lo=nan"),
+        ("window:lo=0.5,hi=0.5", "0 <= lo < hi <= 1, found lo=0.5 and hi=0.5"),
+        ("window:lo=-0.1", "found lo=-0.1"),
+        ("window:hi=1.1", "hi=1.1"),
+        ("window:lo=nan", "lo=nan"),
         ("stratified:bins=0", "from 1 to 10000, found 0"),
         ("stratified:bins=10001", "found 10001"),
         ("stratified:seed=-1", "0 or more, found -1"),
@@ -583,7 +583,7 @@ def test_a_vector_is_no_column_to_choose_by(spec: str) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        "ranks:lo=0.1,hi=0.6",
+        "window:lo=0.1,hi=0.6",
         'threshold:conditions="srcnn:scale=3">0.5+sobel<5',
         "stratified:per=srcnn:scale=3,bins=2",
         "importance:seed=4,smooth=0.1",
@@ -601,6 +601,6 @@ def test_the_recipe_chooses_again_and_names_the_scores_that_were_used(store: Sto
 
 def test_picks_of_equal_weight_are_so() -> None:
     candidates = table(score=[1.0, 2.0, 3.0], sobel=[1.0, 2.0, 3.0], srcnn=[1.0, 2.0, 3.0])
-    for spec in ("ranks", "threshold:conditions=sobel>1", "stratified", "ensemble"):
+    for spec in ("window", "threshold:conditions=sobel>1", "stratified", "ensemble"):
         picks: Picks = parse(spec).select(candidates, 2)
         assert set(picks.weights.tolist()) == {1.0}

@@ -66,10 +66,15 @@ def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows of a run: tag -> (step, value)."""
-    events = EventAccumulator(str(run))
-    events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    """The curves of a run: tag -> (step, value). A run that went on replaces what the one before wrote beyond."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for file in sorted(run.glob("events.out.*"), key=lambda path: path.stat().st_mtime_ns):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            points = [(event.step, event.value) for event in events.Scalars(tag)]
+            found[tag] = [point for point in found.get(tag, []) if point[0] < points[0][0]] + points
+    return found
 
 
 def refusal(kind: type[CurateError], action: Callable[[], object]) -> str:

@@ -43,7 +43,10 @@ class MapScorer(Scorer):
 
     @abstractmethod
     def build(self, device: "torch.device") -> "TensorFunction":
-        """Returns image_BCHW (float32 sRGB in [0, 1], C = 3, H and W multiples of 12) -> maps_BKHW (float32)."""
+        """Returns image_BCHW (float32 sRGB in [0, 1], C = 3, H and W multiples of 12) -> maps_BKHW (float32).
+
+        Maps of H / n rows and W / n columns do too, n a factor of 12: each of their pixels stands for n x n px.
+        """
 
     def finish(self, means_NK: "Tensor") -> "Tensor":
         """The scores of N windows from the maps' means over them (float64): a variance from a mean of squares, ..."""

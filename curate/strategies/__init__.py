@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from curate.errors import UsageError
 
-__all__ = ["Picks", "Strategy", "ranked", "share", "window"]
+__all__ = ["Picks", "Strategy", "ranked", "share", "stretch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def share(fraction: float, count: int) -> int:
     return floor(Fraction(str(float(fraction))) * count + Fraction(1, 2))
 
 
-def window(order: npt.NDArray[np.int64], first: int, budget: int) -> npt.NDArray[np.int64]:
+def stretch(order: npt.NDArray[np.int64], first: int, budget: int) -> npt.NDArray[np.int64]:
     """Ranks [first, first + budget) of an order. UsageError if it is shorter.
 
     Where two shares that add up to everything are both rounded up, the last rank does not exist, and is left out.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from curate.strategies import Picks, Strategy, ranked, window
+from curate.strategies import Picks, Strategy, ranked, stretch
 
 __all__ = ["Asc"]
 
@@ -14,4 +14,4 @@ class Asc(Strategy):
     """No options."""
 
     def select(self, candidates: pa.Table, budget: int) -> Picks:
-        return Picks.equal(window(ranked(candidates, descending=False), 0, budget))
+        return Picks.equal(stretch(ranked(candidates, descending=False), 0, budget))

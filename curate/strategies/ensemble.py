@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from curate.errors import UsageError, listed, one_line
-from curate.strategies import Picks, Strategy, ranked, share, window
+from curate.strategies import Picks, Strategy, ranked, share, stretch
 
 __all__ = ["Ensemble"]
 
@@ -61,7 +61,7 @@ class Ensemble(Strategy):
             for weight, column in zip(self._whole_weights(), values, strict=True)
         )
         order = ranked(pa.table({"score": total, "patch_id": candidates["patch_id"]}), descending=True)
-        rows = window(order, share(self.drop_top, len(order)), budget)
+        rows = stretch(order, share(self.drop_top, len(order)), budget)
         return Picks.equal(rows[complete[rows]])
 
     def _whole_weights(self) -> list[float]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.errors import UsageError
-from curate.strategies import Picks, Strategy, window
+from curate.strategies import Picks, Strategy, stretch
 
 __all__ = ["Importance", "chances_of", "drawn"]
 
@@ -40,7 +40,7 @@ class Importance(Strategy):
 
     def select(self, candidates: pa.Table, budget: int) -> Picks:
         by_id = np.asarray(pc.sort_indices(candidates, sort_keys=[("patch_id", "ascending")])).astype(np.int64)
-        window(by_id, 0, budget)  # refuses more than there are
+        stretch(by_id, 0, budget)  # refuses more than there are
         generator = np.random.default_rng(self.seed)
         order = generator.permutation(by_id)
         scores = np.asarray(candidates["score"], np.float64)[order]

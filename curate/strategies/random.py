@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.strategies import Picks, Strategy, window
+from curate.strategies import Picks, Strategy, stretch
 
 __all__ = ["Random"]
 
@@ -26,4 +26,4 @@ class Random(Strategy):
 
     def select(self, candidates: pa.Table, budget: int) -> Picks:
         by_id = np.asarray(pc.sort_indices(candidates, sort_keys=[("patch_id", "ascending")])).astype(np.int64)
-        return Picks.equal(window(np.random.default_rng(self.seed).permutation(by_id), 0, budget))
+        return Picks.equal(stretch(np.random.default_rng(self.seed).permutation(by_id), 0, budget))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from curate.strategies import Picks, Strategy, ranked, share, window
+from curate.strategies import Picks, Strategy, ranked, share, stretch
 
 __all__ = ["Refined"]
 
@@ -21,4 +21,4 @@ class Refined(Strategy):
 
     def select(self, candidates: pa.Table, budget: int) -> Picks:
         order = ranked(candidates, descending=True)
-        return Picks.equal(window(order, share(self.drop_top, len(order)), budget))
+        return Picks.equal(stretch(order, share(self.drop_top, len(order)), budget))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.errors import UsageError, one_line
-from curate.strategies import Picks, Strategy, ranked, window
+from curate.strategies import Picks, Strategy, ranked, stretch
 
 __all__ = ["Stratified"]
 
@@ -58,7 +58,7 @@ class Stratified(Strategy):
         by_stratum = np.argsort(strata, kind="stable")
         counts = np.bincount(strata)
         rank_within = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return Picks.equal(window(order[by_stratum[np.argsort(rank_within, kind="stable")]], 0, budget))
+        return Picks.equal(stretch(order[by_stratum[np.argsort(rank_within, kind="stable")]], 0, budget))
 
     def _strata(self, candidates: pa.Table) -> npt.NDArray[np.int64]:
         """The stratum of each row, numbered in the order of their values."""

@@ -7,11 +7,11 @@ import pyarrow as pa
 from curate.errors import UsageError
 from curate.strategies import Picks, Strategy, ranked, share
 
-__all__ = ["Ranks"]
+__all__ = ["Window"]
 
 
 @dataclass(frozen=True)
-class Ranks(Strategy):
+class Window(Strategy):
     """With N candidates the ranks [floor(lo * N + 0.5), floor(hi * N + 0.5)), of which the first `budget` are kept.
 
     So `keep` only shortens the range, at its easy end: say `--keep 1` for the whole of any. The default of a half is
