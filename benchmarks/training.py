@@ -86,8 +86,8 @@ def cut(corpus: Path, manifest: Manifest, folder: Path) -> None:
     for kind in ("HR", "LR"):
         (folder / kind).mkdir(parents=True)
     store = manifest.store()
-    for row in manifest.table.to_pylist():
-        hr = images.decode(store.read_bytes(row["image_id"]))[row["y"] :, row["x"] :][: row["size"], : row["size"]]
+    for row in manifest.table.sort_by("image_id").to_pylist():  # each photograph is decoded once
+        hr = store.read(row["image_id"], row["y"], row["x"], row["size"], row["size"])
         lr = to_pixels(downscale(to_tensor(hr)[None], SCALE)[0])
         for kind, pixels in (("HR", hr), ("LR", lr)):
             (folder / kind / f"{row['patch_id']}.png").write_bytes(images.encode_png(np.ascontiguousarray(pixels)))
