@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from curate.checkpoint import Checkpoint
+    from curate.comparison import diff
     from curate.config import TrainConfig
+    from curate.duplication import duplicates
     from curate.errors import CurateError, DataError, UsageError
     from curate.evaluation import evaluate
+    from curate.exporting import export
     from curate.ingestion import ingest
     from curate.inspection import info
+    from curate.leakage import leaks
     from curate.loader import Batch, batches
     from curate.manifest import Manifest
+    from curate.packing import pack
+    from curate.pipeline import run
     from curate.scoring import score
     from curate.selection import select
     from curate.store import Store
@@ -33,9 +39,15 @@ __all__ = [
     "TrainConfig",
     "UsageError",
     "batches",
+    "diff",
+    "duplicates",
     "evaluate",
+    "export",
     "info",
     "ingest",
+    "leaks",
+    "pack",
+    "run",
     "score",
     "select",
     "train",
@@ -51,9 +63,15 @@ _HOME = {
     "TrainConfig": "config",
     "UsageError": "errors",
     "batches": "loader",
+    "diff": "comparison",
+    "duplicates": "duplication",
     "evaluate": "evaluation",
+    "export": "exporting",
     "info": "inspection",
     "ingest": "ingestion",
+    "leaks": "leakage",
+    "pack": "packing",
+    "run": "pipeline",
     "score": "scoring",
     "select": "selection",
     "train": "training",

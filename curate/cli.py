@@ -9,12 +9,15 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from curate.config import Option, TrainConfig, options_of, plan
 from curate.errors import CurateError, UsageError, one_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["app", "main"]
 
@@ -94,6 +97,43 @@ def ingest(
 
 
 @app.command()
+def duplicates(store: StoreArgument, form: FormatOption = "table") -> None:
+    """Find images that show the same picture; one of each is kept, 'select' leaves the others out."""
+    from curate import display
+    from curate.duplication import duplicates as run
+
+    with display.progress("duplicates", "images") as progress:
+        report = run(store, progress=progress)
+    _show(report.pairs, form)
+    if form == "table":
+        display.answer(f"{report.flagged} near-duplicates of others flagged, {report.images} images newly looked at")
+
+
+@app.command()
+def leaks(
+    store: StoreArgument,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="HR test images, or a benchmark with HR in it.")],
+    name: Annotated[str | None, typer.Option(help="What to call the test set (its folder's name).")] = None,
+    form: FormatOption = "table",
+) -> None:
+    """Find training images that overlap a test set, cropped or re-encoded too; 'select' leaves them out."""
+    from curate import display
+    from curate.leakage import leaks as run
+
+    with display.progress("leaks", "images") as progress:
+        report = run(store, folder, name=name, progress=progress)
+    for test in report.featureless:
+        display.note(f"{one_line(test)} has little to be recognised by: a copy of it may not be found")
+    _show(report.leaks, form)
+    if form == "table":
+        count = len(set(report.leaks["image_id"].to_pylist()))
+        display.answer(
+            f"{count} images overlap {len(set(report.leaks['test'].to_pylist()))} of {report.tests} test images, "
+            f"{report.images} images newly looked at"
+        )
+
+
+@app.command()
 def score(
     store: StoreArgument,
     scorers: Annotated[list[str], typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...")],
@@ -121,14 +161,20 @@ def select(
     unit: Annotated[Literal["patches", "pixels"], typer.Option(help="What --keep counts; pixels once.")] = "patches",
     drop_top: Annotated[float | None, typer.Option(help="Share of the hardest to pass over (refined: 0.05).")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition on the candidates.")] = None,
+    with_flagged: Annotated[bool, typer.Option("--with-flagged", help="Also from near-duplicates and leaks.")] = False,
 ) -> None:
     """Choose a core-set and write it as a manifest."""
     from curate import display
     from curate.selection import select as run
 
     options = {} if drop_top is None else {"drop_top": drop_top}
-    manifest = run(store, strategy, by=by, keep=keep, unit=unit, where=where, **options).save(out)
+    manifest = run(
+        store, strategy, by=by, keep=keep, unit=unit, where=where, with_flagged=with_flagged, **options
+    ).save(out)
     counts = manifest.recipe.counts
+    if counts["flagged"]:
+        query = "select image_id, reason from flags"
+        display.note(f'{counts["flagged"]} patches of flagged images left out: curate sql {one_line(store)} "{query}"')
     display.answer(
         f"{counts['selected']} of {counts['candidates']} patches selected "
         f"({counts['without_finite_score']} without a finite score left out): {one_line(out)}"
@@ -375,6 +421,18 @@ def demo(
     from curate.demo import demo as run
 
     run(folder, steps=steps, say=display.answer, progress=display.progress)
+
+
+def _show(rows: "pa.Table", form: str) -> None:
+    """A table of findings, if there are any; all of them as JSON."""
+    from curate import display
+
+    if form == "json":
+        display.answer(json.dumps(rows.to_pylist(), indent=2))
+    elif rows.num_rows:
+        display.table(rows.column_names, [tuple(row.values()) for row in rows.slice(0, _TABLE_ROWS).to_pylist()])
+        if rows.num_rows > _TABLE_ROWS:
+            display.note(f"the first {_TABLE_ROWS} rows; --format json gives them all")
 
 
 def _list_command(kind: Literal["scorers", "strategies", "archs"]) -> None:

@@ -11,7 +11,6 @@ average the images' figures. Grey files become RGB first (the convention of IMDN
     rgb    on RGB, `scale` + 6 px cut off each border (EDSR, NTIRE); for networks of RGB
 """
 
-import os
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from curate.images import ImageRefused
 from curate.metrics import SSIM_WINDOW, psnr, quantise, rgb_to_y, ssim
 from curate.progress import Progress, silent
 from curate.resize import downscale
-from curate.sources import PairedFolder, Source, find
+from curate.sources import PairedFolder, Source, find, hr_folder
 from curate.tensors import crop_to_multiple, pick_device, to_float, to_tensor
 from curate.windows import MULTIPLE
 
@@ -110,8 +109,8 @@ def summary(table: pa.Table) -> dict[str, Any]:
 
 def _benchmark(folder: str | Path, scale: int, lr: str | Path | None) -> tuple[str | Path, str | Path | None]:
     """The folders of HR and of LR images: those of a benchmark where `folder`, which may be a URL, is a local one."""
-    hr, files = Path(folder) / "HR", Path(folder) / "LR_bicubic" / f"X{scale}"
-    if not os.path.isdir(hr):  # noqa: PTH112 - Path.is_dir raises on a name that is too long or may not be read
+    hr, files = hr_folder(folder), Path(folder) / "LR_bicubic" / f"X{scale}"
+    if hr == folder:
         return folder, lr
     return hr, lr or (files if files.is_dir() else None)
 

@@ -47,11 +47,12 @@ from curate.errors import DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
 from curate.resize import downscale
+from curate.schema import ExportRecord
 from curate.shards import write_tar
 from curate.store import Store
 from curate.tensors import crop_to_multiple, to_pixels, to_tensor
 
-__all__ = ["SCALES", "ExportRecord", "ExportReport", "export"]
+__all__ = ["SCALES", "ExportReport", "export"]
 
 SCALES = (2, 3, 4)
 
@@ -63,15 +64,6 @@ _CHUNK_BYTES = 1 << 28  # of pixels, decoded, in a tar or Parquet file; as PNG a
 _ROW_GROUP = 100  # rows: 60 MB of 480-px windows; the `datasets` library makes them 100 MB at most
 
 _Pixels = npt.NDArray[np.uint8]  # HWC, sRGB
-
-
-class ExportRecord(schema.Document):
-    """`export.json`: what an export is; another one does not go into its folder."""
-
-    target: str
-    scale: int | None  # null: HR alone
-    windows: int
-    digest: str  # xxh3-128, hex, of ranks, patches, scores and weights
 
 
 @dataclass(frozen=True)

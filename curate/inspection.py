@@ -14,7 +14,7 @@ from curate import files
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.schema import METADATA_KEY, STATUS_OK
-from curate.store import Store
+from curate.store import CheckSet, Store
 
 __all__ = ["info", "parse_size"]
 
@@ -81,8 +81,18 @@ def _store(store: Store) -> dict[str, Any]:
         "bytes": sum(part.bytes for unit in units.values() for part in unit.parts),
         "digest": store.digest(),
         "created_by": store.header.created_by,
+        "packed": None if store.header.packed is None else store.header.packed.model_dump(mode="json"),
         "scores": scores,
+        "flagged": store.findings().flags.num_rows,
+        "checks": {found.folder: _seen(store, found) for found in store.check_sets()},
     }
+
+
+def _seen(store: Store, found: CheckSet) -> dict[str, Any]:
+    """How many images of the store a check has looked at."""
+    tables = [store.unit_table("images", unit) for unit in store.commits(found.kind)]
+    ok = sum(pc.sum(pc.equal(table["status"], STATUS_OK)).as_py() or 0 for table in tables)
+    return {"label": found.record.label, "images": ok}
 
 
 def _manifest(manifest: Manifest) -> dict[str, Any]:

@@ -3,6 +3,9 @@
     [ingest]                                  OUT/store                    the photographs are named on the command line
     patch = 96
     step = 48
+    [clean]                                   may be left out
+    duplicates = true
+    leaks = true                              against each test folder of the command line
     [score]
     scorers = ["srcnn", "sobel"]
     [[select]]                                OUT/des-50.parquet
@@ -38,18 +41,20 @@ from curate import files, plot, plugins
 from curate.archs import Arch
 from curate.checkpoint import Checkpoint, weights_hash
 from curate.config import TrainConfig
+from curate.duplication import duplicates
 from curate.errors import UsageError, listed, one_line
 from curate.evaluation import averages, evaluate
 from curate.ingestion import ingest
+from curate.leakage import leaks
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
 from curate.scoring import label, score
 from curate.selection import Unit, select
-from curate.sources import find
+from curate.sources import benchmark_name, find, hr_folder
 from curate.strategies import Strategy
 from curate.training import train
 
-__all__ = ["Ingest", "Pipeline", "Score", "Select", "Train", "Training", "run"]
+__all__ = ["Clean", "Ingest", "Pipeline", "Score", "Select", "Train", "Training", "run"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +67,15 @@ class Ingest(pydantic.BaseModel):
 
     patch: pydantic.PositiveInt  # px
     step: pydantic.PositiveInt  # px
+
+
+class Clean(pydantic.BaseModel):
+    """`[clean]`: what is looked for before anything is chosen; no manifest has an image that was found."""
+
+    model_config = _STRICT
+
+    duplicates: bool = False
+    leaks: bool = False  # overlaps with the test folders
 
 
 class Score(pydantic.BaseModel):
@@ -102,6 +116,7 @@ class Pipeline(pydantic.BaseModel):
     model_config = _STRICT
 
     ingest: Ingest
+    clean: Clean = Clean()
     score: Score
     select: list[Select]
     train: list[Train] = []
@@ -192,11 +207,15 @@ def run(
     folder = files.local_path(out, "a study")
     find([str(photo) for photo in photos])
     for test in tests:
-        find([str(test)])
-    places = [Path(test).name if Path(test).name != "HR" else Path(test).parent.name for test in tests]
+        find([str(hr_folder(test))])
+    places = [benchmark_name(test) for test in tests]
     if len(set(places)) < len(places):
         raise UsageError(f"the test folders should have names of their own, found {listed(places)}")
     ingest([str(photo) for photo in photos], folder / "store", patch=plan.ingest.patch, step=plan.ingest.step)
+    if plan.clean.duplicates:
+        duplicates(folder / "store", progress=_part(progress, 0, 1, "duplicates"))
+    for test in tests if plan.clean.leaks else ():
+        leaks(folder / "store", test, progress=_part(progress, 0, 1, "leaks"))
     score(folder / "store", plan.score.scorers, device=device, progress=_part(progress, 0, 1, "score"))
     manifests = {chosen.name: _selected(chosen, folder) for chosen in plan.select}
     rows = []

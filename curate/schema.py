@@ -3,7 +3,9 @@
     store.json            StoreHeader       what the store is, and its grid
     commits/**.json       CommitRecord      one finished unit of work; the record is the truth
     tables/scores/*/scorer.json  ScorerRecord   what drew the scores in this folder
+    tables/checks/*/check.json   CheckRecord    what was looked for in this folder
     manifest.parquet      ManifestRecipe    in the file's metadata under `curate`: all that made the manifest
+    export.json           ExportRecord      what a folder of exported windows is
     model.safetensors     CheckpointRecipe  in the file's metadata under `curate`: all that made the checkpoint
     state.safetensors     TrainingState     the same, of a training run that has not ended
 
@@ -24,15 +26,19 @@ from curate.errors import DataError, one_line
 
 __all__ = [
     "CELLS",
+    "DUPLICATES",
     "FORMAT",
     "IMAGES",
+    "LEAKS",
     "MANIFEST",
     "METADATA_KEY",
     "PATCHES",
     "STATUS_OK",
+    "CheckRecord",
     "CheckpointRecipe",
     "CommitRecord",
     "Document",
+    "ExportRecord",
     "ManifestRecipe",
     "Packing",
     "Part",
@@ -83,6 +89,29 @@ PATCHES = pa.schema(
         pa.field("y", pa.int32(), False),  # px, top edge of the window in the HR image
         pa.field("x", pa.int32(), False),
         pa.field("size", pa.int32(), False),  # px, side of the window
+    ]
+)
+DUPLICATES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), False),
+        pa.field("phash", pa.uint64()),  # perceptual hash; null if the image is too flat to have one
+        pa.field("twin", pa.string()),  # image_id of a near-duplicate from this shard or one before it; null for none
+        pa.field("distance", pa.int32()),  # bits in which their hashes differ
+        pa.field("correlation", pa.float32()),  # of their pixels
+    ]
+)
+LEAKS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), False),
+        pa.field("benchmark", pa.string(), False),  # name of the test set
+        pa.field("test", pa.string(), False),  # name of the test image that it overlaps
+        pa.field("correlation", pa.float32(), False),  # of the pixels that both show
+        pa.field("share", pa.float32(), False),  # of the image's pixels that lie in the test image, 0 to 1
+        pa.field("test_share", pa.float32(), False),  # of the test image's pixels that lie in the image
+        pa.field("scale", pa.float32(), False),  # px of the image for a px of the test image
+        pa.field("degrees", pa.float32(), False),  # how far the test image is turned in it, clockwise
+        pa.field("y", pa.float32(), False),  # px, where the test image's top-left corner lies in the image
+        pa.field("x", pa.float32(), False),
     ]
 )
 MANIFEST = pa.schema(
@@ -159,6 +188,16 @@ class ScorerRecord(Document):
     fingerprint: str
 
 
+class CheckRecord(Document):
+    """What was looked for in the images of a store: its findings are in one folder of `tables/checks`."""
+
+    check: Literal["duplicates", "leaks"]
+    label: str  # the benchmark's name; duplicates
+    version: pydantic.PositiveInt  # of the code: where there are several, the newest one's findings count
+    identity: dict[str, Any]  # all else that the findings depend on: hashes of the test images
+    fingerprint: str
+
+
 class StoreReference(pydantic.BaseModel):
     """Which store a manifest was made from, and the state that it was in."""
 
@@ -179,10 +218,20 @@ class ManifestRecipe(Document):
     keep: float  # share of the candidates
     unit: Literal["patches", "pixels"] = "patches"  # what `keep` counts
     where: str | None  # SQL condition on the candidates
-    counts: dict[str, int]  # patches in the store, candidates, without a finite score, selected; pixels under those
+    counts: dict[str, int]  # patches in the store, flagged, candidates, without a finite score, selected; their pixels
     scorers: dict[str, str]  # label -> fingerprint of every scorer that was used
+    checks: dict[str, str] = {}  # `leaks@0a1b2c3d` -> `Set5`: the checks whose flagged images were left out
     versions: dict[str, str]
     packed_from: StoreReference | None = None  # the store that these windows were chosen from, if `store` is packed
+
+
+class ExportRecord(Document):
+    """`export.json`: what an export is; another one does not go into its folder."""
+
+    target: str
+    scale: int | None  # null: HR alone
+    windows: int
+    digest: str  # xxh3-128, hex, of ranks, patches, scores and weights
 
 
 class CheckpointRecipe(Document):
@@ -225,9 +274,10 @@ def dump(document: Document, indent: int | None = None) -> bytes:
 
 def json_schemas() -> dict[str, str]:
     """File name -> content of everything under `schemas/`."""
-    made_by_store: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord]
-    documents: list[type[Document]] = [*made_by_store, ManifestRecipe, CheckpointRecipe, TrainingState]
+    made_by_store: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord, CheckRecord]
+    documents: list[type[Document]] = [*made_by_store, ManifestRecipe, ExportRecord, CheckpointRecipe, TrainingState]
     tables = {"images": IMAGES, "cells": CELLS, "patches": PATCHES, "manifest": MANIFEST}
+    tables |= {"duplicates": DUPLICATES, "leaks": LEAKS}
     content: dict[str, Any] = {
         re.sub(r"(?<!^)([A-Z])", r"-\1", model.__name__).lower(): model.model_json_schema() for model in documents
     }

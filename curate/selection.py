@@ -34,13 +34,15 @@ def select(
     keep: float = 0.5,
     unit: Unit = "patches",
     where: str | None = None,
+    with_flagged: bool = False,
     **options: object,
 ) -> Manifest:
     """Choose the core-set: `keep` of the candidates (0 < keep <= 1) by the score `by`, as `strategy` says.
 
     With N candidates that have a finite score, k = floor(keep * N + 0.5) are kept; order is by score, equal scores by
     patch_id. Patches whose score is NaN, infinite or missing are excluded and counted. `where` is an SQL condition
-    over the columns of `scores` and `images`. With `unit` pixels `keep` is a share of the pixels under the candidates,
+    over the columns of `scores` and `images`. Images that a check has flagged (near-duplicates, leaks) are left out and
+    counted, unless `with_flagged`. With `unit` pixels `keep` is a share of the pixels under the candidates,
     each counted once however many windows cover it: as many patches are kept as stay within it. `options` are more
     options of a strategy given as a spec. `by` may be left out where the store has one score or none is needed.
 
@@ -57,7 +59,9 @@ def select(
     column = _score_column(store, by, needed=chosen.needs_score)
     if unit not in get_args(Unit):
         raise UsageError(f"no unit '{one_line(unit)}'; there are: {listed(get_args(Unit))}")
-    everything = candidates(store, column, where, chosen.columns)
+    matching = candidates(store, column, where, chosen.columns)
+    everything = matching if with_flagged else _unflagged(store, matching)
+    flagged = matching.num_rows - everything.num_rows
     finite = _finite(everything) if column else everything
     if unit == "pixels":
         picks = _within_pixels(chosen, finite, share(keep, coverage.pixels(finite)))
@@ -65,6 +69,7 @@ def select(
         picks = chosen.select(finite, share(keep, finite.num_rows)) if share(keep, finite.num_rows) else None
     if picks is None or not len(picks.rows):
         condition = f" with {one_line(where)}" if where else ""
+        condition += f", {flagged} flagged ones left out" if flagged else ""
         counted = "the pixels of " if unit == "pixels" else ""
         raise UsageError(f"nothing to choose: {keep} of {counted}{finite.num_rows} candidates{condition} is 0 patches")
     recipe = ManifestRecipe(
@@ -77,12 +82,14 @@ def select(
         where=where,
         counts={
             "patches": sum(store.rows(unit, "patches") for unit in store.commits().values()),
+            "flagged": flagged,
             "candidates": everything.num_rows,
             "without_finite_score": everything.num_rows - finite.num_rows,
             "selected": len(picks.rows),
             "pixels": coverage.pixels(finite.take(pa.array(picks.rows))),
         },
         scorers=_scorers(store, (column, *chosen.columns), where),
+        checks={} if with_flagged else {found.folder: found.record.label for found in store.check_sets()},
         versions={
             "curate": __version__,
             "python": platform.python_version(),
@@ -154,6 +161,11 @@ def _within_pixels(strategy: Strategy, candidates: pa.Table, budget: int) -> Pic
     if refusal is not None and found is None:
         raise refusal
     return found
+
+
+def _unflagged(store: Store, table: pa.Table) -> pa.Table:
+    """The rows of images that no check has flagged."""
+    return table.filter(pc.invert(pc.is_in(table["image_id"], store.findings().flags["image_id"])))
 
 
 def _finite(table: pa.Table) -> pa.Table:

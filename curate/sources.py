@@ -32,7 +32,7 @@ from fsspec.spec import AbstractFileSystem
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.images import SUFFIXES
 
-__all__ = ["Found", "PairedFolder", "Source", "find"]
+__all__ = ["Found", "PairedFolder", "Source", "benchmark_name", "find", "hr_folder"]
 
 
 class _File(Protocol):
@@ -121,6 +121,23 @@ def find(paths: Sequence[str | Path]) -> Found:
         for source in found.sources:
             sources.setdefault((source.file, source.start), source)
     return Found(list(sources.values()), ignored)
+
+
+def hr_folder(folder: str | Path) -> str | Path:
+    """Where the HR images of a test set are: `HR` below `folder`, where that is a benchmark's, or `folder` itself."""
+    hr = Path(folder) / "HR"
+    # os.path.isdir: Path.is_dir raises on a name that is too long or may not be read
+    return hr if os.path.isdir(hr) else folder  # noqa: PTH112
+
+
+def benchmark_name(folder: str | Path) -> str:
+    """What a test set is called: `Set5` for `data/Set5`, `data/Set5/HR` and `s3://bucket/Set5`."""
+    parts = [part for part in str(folder).split("/") if part] or [""]
+    if parts[-1] in (".", "..", "HR") and "://" not in str(folder):
+        parts = list(Path(folder).resolve().parts)
+    if parts[-1] == "HR":
+        parts.pop()
+    return one_line(parts[-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@
                                         {image_id}.{y}_{x}.webp, {image_id}.lr2.{y}_{x}.webp  cells of a packed image
     tables/images|cells|patches/000007.parquet
     tables/scores/srcnn@0a1b2c3d/       scorer.json, 000007.parquet
+    tables/checks/leaks@0a1b2c3d/       check.json, 000007.parquet
     commits/ingest/000007.json          CommitRecord of a shard and its three tables
-    commits/scores/srcnn@0a1b2c3d/000007.json
+    commits/scores/srcnn@0a1b2c3d/000007.json, commits/checks/leaks@0a1b2c3d/000007.json
 
 The shard number is the unit of work everywhere. A file without a commit record is garbage that the next run replaces;
 shards are only ever added, so a digest over the first n records names a state of the store.
@@ -20,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +30,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from curate import __version__, files, images, schema, sql
+from curate import __version__, files, flags, images, schema, sql
 from curate.errors import DataError, UsageError, listed, one_line
-from curate.schema import STATUS_OK, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
+from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
 
-__all__ = ["INGEST", "Cell", "ScoreSet", "Store"]
+__all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store"]
 
 INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
@@ -70,6 +71,26 @@ class ScoreSet:
     def kind(self) -> str:
         """The kind of its commits."""
         return f"scores/{self.folder}"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSet:
+    """One folder of findings: a check of the images with a fixed reference and code version."""
+
+    record: CheckRecord
+
+    @property
+    def folder(self) -> str:
+        """`leaks@0a1b2c3d`."""
+        return f"{self.record.check}@{self.record.fingerprint[:8]}"
+
+    @property
+    def kind(self) -> str:
+        """The kind of its commits."""
+        return f"checks/{self.folder}"
+
+
+_RecordT = TypeVar("_RecordT", ScorerRecord, CheckRecord)
 
 
 class Store:
@@ -203,7 +224,7 @@ class Store:
     # ---- tables
 
     def images(self) -> pa.Table:
-        """One row a source file, refused ones with their reason; columns as `schema.IMAGES`."""
+        """One row a source file as it was ingested, refused ones with their reason; columns as `schema.IMAGES`."""
         return self._table("images")
 
     def patches(self) -> pa.Table:
@@ -241,19 +262,25 @@ class Store:
 
     def score_sets(self) -> list[ScoreSet]:
         """Every scorer that has scored here, by label and fingerprint."""
-        root = self.path / "tables" / "scores"
-        records = [schema.parse(ScorerRecord, path.read_bytes(), path) for path in sorted(root.glob("*/scorer.json"))]
-        return [ScoreSet(record) for record in sorted(records, key=lambda r: (r.label, r.fingerprint))]
+        return [ScoreSet(record) for record in self._records(ScorerRecord, "scores/*/scorer.json")]
+
+    def _records(self, kind: type[_RecordT], places: str) -> list[_RecordT]:
+        paths = sorted((self.path / "tables").glob(places))
+        records = [schema.parse(kind, path.read_bytes(), path) for path in paths]
+        return sorted(records, key=lambda record: (record.label, record.fingerprint))
 
     def add_score_set(self, record: ScorerRecord) -> ScoreSet:
         """Make the folder of a scorer, or find it: the fingerprint says whether it is the same one."""
         found = ScoreSet(record)
-        path = self.path / "tables" / "scores" / found.folder / "scorer.json"
+        self._add_record(self.path / "tables" / found.kind / "scorer.json", record)
+        return found
+
+    @staticmethod
+    def _add_record(path: Path, record: _RecordT) -> None:
         if not path.exists():
             files.publish_bytes(path, schema.dump(record, indent=2))
-        elif schema.parse(ScorerRecord, path.read_bytes(), path).fingerprint != record.fingerprint:
-            raise DataError(f"'{one_line(path)}' holds the scores of another scorer whose fingerprint begins alike")
-        return found
+        elif schema.parse(type(record), path.read_bytes(), path).fingerprint != record.fingerprint:
+            raise DataError(f"'{one_line(path)}' is of another {type(record).__name__} whose fingerprint begins alike")
 
     def score_table(self, found: ScoreSet, unit: int) -> pa.Table:
         """The scores of one unit: patch_id and the scorer's columns."""
@@ -278,17 +305,63 @@ class Store:
                 named[label if len(columns) == 1 else f"{label}.{column}"] = (found, column)
         return named
 
+    # ---- checks
+
+    def check_sets(self) -> list[CheckSet]:
+        """Every check that has looked at the images here, by label; of one label those of the newest version alone."""
+        records = self._records(CheckRecord, "checks/*/check.json")
+        newest = {(r.check, r.label): r.version for r in sorted(records, key=lambda record: record.version)}
+        return [CheckSet(record) for record in records if record.version == newest[record.check, record.label]]
+
+    def add_check_set(self, record: CheckRecord) -> CheckSet:
+        """Make the folder of a check, or find it."""
+        found = CheckSet(record)
+        self._add_record(self.path / "tables" / found.kind / "check.json", record)
+        return found
+
+    def check_table(self, found: CheckSet, unit: int) -> pa.Table:
+        """The findings of one unit: columns as `schema.DUPLICATES` or `schema.LEAKS`."""
+        return self._parquet(self._part_path(found.kind, unit))
+
+    def named(self, rows: pa.Table) -> pa.Table:
+        """A table of images (image_id, ...) with the column `name` after its first."""
+        taken = self.images().filter(pc.field("image_id").is_valid())
+        names = dict(zip(taken["image_id"].to_pylist(), taken["name"].to_pylist(), strict=True))
+        return rows.add_column(1, "name", pa.array([names[key] for key in rows["image_id"].to_pylist()], pa.string()))
+
+    def findings(self) -> flags.Findings:
+        """What the checks have found: near-duplicates, leaks, and the images that they flag."""
+        tables: dict[str, list[pa.Table]] = {"duplicates": [], "leaks": []}
+        for found in self.check_sets():
+            tables[found.record.check] += [self.check_table(found, unit) for unit in self.commits(found.kind)]
+        if not any(tables.values()):  # no check: the tables of images and cells need not be read
+            return flags.nothing()
+        sizes = {
+            key: sum(cell.size for cell in self.cells(key)) for key in self.images()["image_id"].to_pylist() if key
+        }
+        return flags.findings(self.images(), sizes, tables["duplicates"], tables["leaks"])
+
     # ---- SQL
 
-    def views(self) -> dict[str, str]:
-        """The SQL views `images`, `patches` (with the shard) and `scores` (patches with a column a scorer)."""
+    def views(self) -> dict[str, str | pa.Table]:
+        """The SQL views: `images`, `patches` (with the shard), `scores` (patches with a column a scorer), `duplicates`,
+        `leaks`, and `flags` (image_id, reason), which is the status of the images that a check has flagged."""
         units = list(self.commits())
         if not units:
             raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
         shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
         patches = sql.parquet([self._part_path("patches", unit) for unit in units], filename=True)
+        found = self.findings()
+        images = sql.parquet([self._part_path("images", unit) for unit in units])
+        if found.flags.num_rows:
+            reason = f"CASE WHEN status = '{STATUS_OK}' THEN coalesce(flags.reason, status) ELSE status END"
+            joined = f"({images}) ingested LEFT JOIN flags USING (image_id)"
+            images = f"SELECT ingested.* REPLACE ({reason} AS status) FROM {joined}"
         return {
-            "images": sql.parquet([self._part_path("images", unit) for unit in units]),
+            "duplicates": found.duplicates,
+            "leaks": found.leaks,
+            "flags": found.flags,
+            "images": images,
             "patches": f"SELECT * EXCLUDE (filename), {shard} FROM ({patches})",
             "scores": self._scores_view(),
         }

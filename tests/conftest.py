@@ -230,3 +230,13 @@ def synthetic_photo(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]
     textured = (x > left) & (x < left + 0.35) & (y > 0.45)
     photo[textured] += 12 * grain[textured][:, None]
     return photo.clip(0, 255).round().astype(np.uint8)
+
+
+def scene(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
+    """uint8 HW: grey rectangles over each other, as full of corners as a street, each seed another street."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((height, width), 128.0)
+    for _ in range(250):
+        y, x = rng.integers(0, height), rng.integers(0, width)
+        picture[y : y + rng.integers(3, 30), x : x + rng.integers(3, 30)] += rng.uniform(-90, 90)
+    return picture.clip(0, 255).astype(np.uint8)

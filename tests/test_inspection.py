@@ -13,6 +13,8 @@ import pytest
 import safetensors.torch
 import scipy.io
 import torch
+from conftest import scene
+from PIL import Image
 
 from curate import __version__, display, plugins
 from curate.archs.fsrcnn import Fsrcnn
@@ -22,6 +24,7 @@ from curate.checkpoint import MODEL_FILE, Checkpoint, read_recipe, weights_hash
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
 from curate.inspection import info, parse_size
+from curate.leakage import leaks
 from curate.macs import convention, multiply_adds, parameters
 from curate.manifest import Manifest
 from curate.selection import select
@@ -71,10 +74,13 @@ def test_a_store_has_its_grid_its_counts_and_its_scores(place: Path) -> None:
         "bytes": sum(path.stat().st_size for path in files_of_units),
         "digest": store.digest(),
         "created_by": f"curate {__version__}",
+        "packed": None,
         "scores": {
             "sobel": {"patches": 9, "fingerprint": fingerprints["sobel"]},
             "srcnn:scale=3": {"patches": 12, "fingerprint": fingerprints["srcnn:scale=3"]},
         },
+        "flagged": 0,
+        "checks": {},
     }
     for path in (place / "store", str(place / "store")):
         content = info(path)
@@ -89,6 +95,17 @@ def test_an_ingested_store_counts_what_was_refused(tmp_path: Path, photos: Calla
     assert (content["images"], content["refused"]) == (report.added, len(report.refused)) == (2, 2)
     assert (content["patches"], content["shards"]) == (report.patches, report.shards)
     assert content["scores"] == {} and content["bytes"] >= report.bytes > 0
+
+
+def test_a_store_says_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for seed in range(3):
+        Image.fromarray(scene(120, 150, seed)).convert("RGB").save(tmp_path / "photos" / f"{seed}.png")
+    ingest([tmp_path / "photos"], tmp_path / "store", patch=48, step=24)
+    leaks(tmp_path / "store", tmp_path / "photos", name="itself")
+    content = info(tmp_path / "store")
+    assert content["flagged"] == 3
+    assert list(content["checks"].values()) == [{"label": "itself", "images": 3}]
 
 
 def test_an_empty_store_is_one(tmp_path: Path) -> None:

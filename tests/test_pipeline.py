@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import scene
+from PIL import Image
 from typer.testing import CliRunner
 
 from curate import pipeline as module
@@ -16,6 +18,7 @@ from curate.cli import app
 from curate.errors import UsageError
 from curate.evaluation import averages, evaluate
 from curate.pipeline import Pipeline, run
+from curate.store import Store
 
 ROOT = Path(__file__).parents[1]
 STUDY = """
@@ -53,6 +56,25 @@ def study(tmp_path: Path) -> Path:
 def bench(tmp_path: Path, write_photos: Callable[..., Path]) -> Path:
     write_photos(tmp_path / "Bench" / "HR", [(60, 72)], 9)
     return tmp_path / "Bench"
+
+
+def test_what_a_study_tests_on_is_kept_out_of_what_it_trains_on(study: Path, tmp_path: Path) -> None:
+    for name in ("photos", "Bench"):
+        (tmp_path / name).mkdir()
+    for seed in range(4):
+        Image.fromarray(scene(150, 180, seed)).convert("RGB").save(tmp_path / "photos" / f"{seed}.png")
+    Image.open(tmp_path / "photos" / "2.png").crop((5, 5, 165, 145)).save(tmp_path / "Bench" / "test.png")
+    Image.open(tmp_path / "photos" / "3.png").resize((144, 120)).save(tmp_path / "photos" / "copy-of-3.jpg", quality=70)
+    study.write_text("[clean]\nduplicates = true\nleaks = true\n" + STUDY[: STUDY.index("[[train]]")])
+    run(study, tmp_path / "out", [tmp_path / "photos"], [tmp_path / "Bench"])
+    store = Store.open(tmp_path / "out" / "store")
+    flagged = store.query("select name from images where status <> 'ok' order by name")["name"].to_pylist()
+    assert flagged == ["2.png", "copy-of-3.jpg"]
+    chosen = store.query(
+        "select distinct name from images join full_ using (image_id) order by name",
+        {"full_": tmp_path / "out" / "full.parquet"},
+    )
+    assert chosen["name"].to_pylist() == ["0.png", "1.png", "3.png"]
 
 
 def test_every_run_is_in_the_table_and_what_it_says_is_measured(

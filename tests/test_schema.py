@@ -14,8 +14,10 @@ from curate.errors import DataError
 from curate.schema import (
     FORMAT,
     CheckpointRecipe,
+    CheckRecord,
     CommitRecord,
     Document,
+    ExportRecord,
     ManifestRecipe,
     Part,
     ScorerRecord,
@@ -42,6 +44,10 @@ DOCUMENTS: dict[str, Document] = {
         identity={"k": 3, "share": 0.1, "weights": None, "deep": {"list": [1, True, "ü\n"]}},
         fingerprint="0123456789abcdef",
     ),
+    "check-record": CheckRecord(
+        check="leaks", label="Set5", version=2, identity={"tests": [["baby.png", "ff"]]}, fingerprint="0123456789abcdef"
+    ),
+    "export-record": ExportRecord(target="basicsr", scale=None, windows=0, digest="ff"),
     "manifest-recipe": ManifestRecipe(
         store=StoreReference(url="../stores/x y", shards=3, digest="ff"),
         strategy="refined:drop_top=0.1",
@@ -135,7 +141,7 @@ def test_every_field_without_a_default_is_needed(name: str) -> None:
     added = {
         "store-header": {"packed"},
         "scorer-record": {"vector"},
-        "manifest-recipe": {"unit", "packed_from"},
+        "manifest-recipe": {"unit", "checks", "packed_from"},
     }
     assert needed == [key for key in type(document).model_fields if key not in {"format"} | added.get(name, set())]
     for key in needed:
@@ -265,6 +271,7 @@ def test_the_json_schema_has_every_key_of_the_document_and_no_other(name: str) -
 def test_the_tables_are_described_column_by_column() -> None:
     described = json.loads(schema.json_schemas()["tables.json"])
     tables = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES, "manifest": schema.MANIFEST}
+    tables |= {"duplicates": schema.DUPLICATES, "leaks": schema.LEAKS}
     assert described == {
         name: [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in table]
         for name, table in tables.items()

@@ -99,6 +99,7 @@ def test_scores_that_are_no_numbers_are_left_out_and_counted(store: Store) -> No
     assert manifest.table["score"].to_pylist() == [0.5, 1.0, 1.0, 2.0]
     assert manifest.recipe.counts == {
         "patches": 12,
+        "flagged": 0,
         "candidates": 12,
         "without_finite_score": 8,
         "selected": 4,
@@ -121,6 +122,7 @@ def test_random_needs_no_score_and_takes_all_patches_for_candidates(store: Store
     assert manifest.recipe.by is None and manifest.recipe.scorers == {}
     assert manifest.recipe.counts == {
         "patches": 12,
+        "flagged": 0,
         "candidates": 12,
         "without_finite_score": 0,
         "selected": 6,
@@ -183,6 +185,7 @@ def test_the_score_of_the_choice_and_of_the_condition_can_differ(store: Store) -
     manifest = select(store, "des", by="mixed", keep=1, where="sobel < 3")
     assert manifest.recipe.counts == {
         "patches": 12,
+        "flagged": 0,
         "candidates": 8,
         "without_finite_score": 4,
         "selected": 4,
@@ -356,12 +359,14 @@ def test_the_recipe_says_everything_that_made_it(store: Store) -> None:
         "where": "sobel > 1",
         "counts": {
             "patches": 12,
+            "flagged": 0,
             "candidates": 8,
             "without_finite_score": 0,
             "selected": 2,
             "pixels": pixels(manifest.table),
         },
         "scorers": {"sobel": sobel.record.fingerprint},
+        "checks": {},
         "packed_from": None,
         "versions": recipe.versions,
     }
@@ -432,6 +437,7 @@ def test_patches_added_since_the_scores_are_candidates_without_a_score(tmp_path:
     assert ids(grown) == ids(before)
     assert grown.recipe.counts == {
         "patches": 9,
+        "flagged": 0,
         "candidates": 9,
         "without_finite_score": 4,
         "selected": 5,

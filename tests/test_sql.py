@@ -23,6 +23,7 @@ from curate.store import Store
 SECRET = pa.table({"secret": ["hunter2"]})  # a query that gives an answer with this word in it has got out
 PATCHES = 12
 FORMATS = ("csv", "json", "parquet")
+VIEWS = ("duplicates", "flags", "images", "leaks", "patches", "scores")
 Ask = Callable[[str], pa.Table]
 
 
@@ -104,7 +105,7 @@ def line(refused: pytest.ExceptionInfo[UsageError]) -> str:
         ("/* a comment */ select 1 as a -- and another", [{"a": 1}]),
         ("select 'copy (select 1) to ''x''; drop' as a", [{"a": "copy (select 1) to 'x'; drop"}]),
         ('select 1 as "copy", 2 as "COPY TO"', [{"copy": 1, "COPY TO": 2}]),
-        ("show tables", [{"name": name} for name in ("half", "images", "patches", "scores")]),
+        ("show tables", [{"name": name} for name in ("duplicates", "flags", "half", *VIEWS[2:])]),
         ("pivot images on split in ('train') using count(*) group by status", [{"status": "ok", "train": 2}]),
     ],
 )  # fmt: skip
@@ -129,7 +130,7 @@ def test_a_store_answers_with_the_manifests_that_are_named(place: Path) -> None:
     chosen = pq.read_table(place / "half.parquet").sort_by("rank").select(["patch_id", "score"]).to_pylist()
     assert store.query(query, {"chosen": place / "half.parquet"}).to_pylist() == chosen
     assert store.stream(query, {"chosen": place / "half.parquet"}).read_all().to_pylist() == chosen
-    with pytest.raises(UsageError, match="there are: images, patches, scores"):
+    with pytest.raises(UsageError, match="there are: duplicates, flags, images, leaks, patches, scores"):
         store.query(query)
     with pytest.raises(UsageError, match="Cannot access file"):
         store.query(f"from '{place}/half.parquet'")
@@ -362,7 +363,7 @@ def test_duckdb_itself_lets_no_other_file_through(place: Path, monkeypatch: pyte
         ("select", ["SQL: Parser Error"]),
         ("select sobbel from scores", ["SQL: Binder Error", '"sobbel"', '"sobel"']),
         ("select name from scores", ["SQL: Binder Error", '"name"']),
-        ("select * from pictures", ["pictures", "there are: half, images, patches, scores"]),
+        ("select * from pictures", ["pictures", "there are: duplicates, flags, half, images, leaks, patches, scores"]),
         ("select * from s.images", ["SQL: Catalog Error"]),
         ("select foo(1)", ["foo", "does not exist"]),
         ("select 'a'::int", ["SQL: Conversion Error", "'a'"]),

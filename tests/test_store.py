@@ -361,7 +361,7 @@ def test_a_score_set_is_made_once_and_never_taken_for_another(store: Store) -> N
     first = add_scores(store, "one", "a" * 16, units=[0])
     before = tree(store.path)
     assert add_scores(store, "one", "a" * 16, units=[]) == first and tree(store.path) == before
-    with pytest.raises(DataError, match="another scorer whose fingerprint begins alike"):
+    with pytest.raises(DataError, match="another ScorerRecord whose fingerprint begins alike"):
         add_scores(store, "one", "a" * 8 + "b" * 8, units=[])
     assert tree(store.path) == before
 

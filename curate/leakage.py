@@ -1,0 +1,148 @@
+"""Leaks: training images that overlap a test set, also where they were cropped, resized, turned or encoded again.
+
+A network that has seen a test image measures too well on it. Local features propose where a test image may lie in a
+training image (`curate.alignment`), and a correlation of their pixels decides. Whatever overlaps becomes a row of the
+view `leaks`, and the image's status says so; a selection leaves it out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from curate import alignment, checks, images, pool, schema
+from curate.alignment import Features, Index
+from curate.errors import DataError, UsageError, one_line
+from curate.images import ImageRefused
+from curate.progress import Progress, silent
+from curate.schema import CheckRecord
+from curate.sources import Source, benchmark_name, find, hr_folder
+from curate.store import Store
+
+__all__ = ["LeakReport", "leaks"]
+
+_VERSION = 1  # raise it when the same images begin to give other findings
+_AGREE = 0.9  # correlation of pixels: crops of half size as JPEG 40 have 0.96 and more (benchmarks/RESULTS.md)
+_FEWEST = 50  # features that a test image should have; a smaller number is reported
+
+
+@dataclass(frozen=True, slots=True)
+class LeakReport:
+    """What one check found."""
+
+    images: int  # that this run looked at
+    tests: int  # images of the test set
+    featureless: list[str]  # those of them with little to be recognised by: a copy may not be found
+    leaks: pa.Table  # every overlap with this test set, earlier runs' too: `schema.LEAKS` with the image's name
+
+
+def leaks(
+    store: Store | str | Path, folder: str | Path, *, name: str | None = None, progress: Progress = silent
+) -> LeakReport:
+    """Look for the images of a test set in a store; what was looked at before is not looked at again.
+
+    `folder` is a folder of HR images, or a benchmark's with `HR` in it; `name` is what to call it (its own name by
+    default). Raises UsageError for a folder without images and for a packed store, DataError for a test image that
+    cannot be read.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    store.require_whole("checked")
+    label = benchmark_name(folder) if name is None else name
+    if not label or label != one_line(label):
+        raise UsageError(f"a test set's name should be one line of text, found '{one_line(label)}'")
+    tests = list(pool.ahead(_examine, find([str(hr_folder(folder))]).sources))
+    found, seen = checks.run(store, _Leaks(label, tests), progress)
+    rows = [store.check_table(found, unit) for unit in store.commits(found.kind)]
+    ours = pa.concat_tables([schema.LEAKS.empty_table(), *rows])
+    featureless = [test.name for test in tests if len(test.features.points_N2) < _FEWEST]
+    return LeakReport(seen, len(tests), featureless, store.named(ours))
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """An image as it is compared."""
+
+    grey_HW: npt.NDArray[np.uint8]
+    features: Features
+
+    @classmethod
+    def of(cls, pixels_HW3: npt.NDArray[np.uint8]) -> "_Picture":
+        grey_HW = alignment.grey(pixels_HW3)
+        return cls(grey_HW, alignment.features(grey_HW))
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """One image of the test set."""
+
+    name: str
+    sha256: str
+    picture: _Picture
+
+    @property
+    def features(self) -> Features:
+        return self.picture.features
+
+
+def _examine(source: Source) -> _Test:
+    try:
+        data = source.read()
+        return _Test(source.name, sha256(data).hexdigest(), _Picture.of(images.decode(data)))
+    except (OSError, ImageRefused) as error:
+        raise DataError(f"the test image '{one_line(source.name)}' cannot be read: {one_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class _Leaks:
+    """The check of one store against one test set."""
+
+    columns: ClassVar[pa.Schema] = schema.LEAKS
+
+    benchmark: str
+    tests: Sequence[_Test]
+    index: Index = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", Index([test.features for test in self.tests]))
+
+    @property
+    def record(self) -> CheckRecord:
+        identity = {"tests": sorted([test.name, test.sha256] for test in self.tests)}
+        fingerprint = checks.digest(["leaks", self.benchmark, _VERSION, identity])
+        return CheckRecord(
+            check="leaks", label=self.benchmark, version=_VERSION, identity=identity, fingerprint=fingerprint
+        )
+
+    def describe(self, pixels_HW3: npt.NDArray[np.uint8]) -> _Picture:
+        return _Picture.of(pixels_HW3)
+
+    def judge(self, image_id: str, description: _Picture) -> list[dict[str, Any]]:
+        rows = []
+        for number, placement in self.index.find(description.features):
+            test = self.tests[number]
+            found = alignment.agreement(test.picture.grey_HW, description.grey_HW, placement)
+            if found.correlation >= _AGREE:
+                x, y = placement.matrix_23[:, 2]
+                rows.append(
+                    {
+                        "image_id": image_id,
+                        "benchmark": self.benchmark,
+                        "test": test.name,
+                        "correlation": found.correlation,
+                        "share": found.share_b,
+                        "test_share": found.share_a,
+                        "scale": placement.scale,
+                        "degrees": placement.degrees,
+                        "y": y,
+                        "x": x,
+                    }
+                )
+        return sorted(rows, key=lambda row: row["test"])
+
+    def recall(self, findings: pa.Table) -> None:
+        pass  # an image is judged by the test set alone

@@ -1,0 +1,67 @@
+"""Which image of a group is kept, and what the others' status says."""
+
+import random
+from itertools import combinations
+
+import pyarrow as pa
+import pytest
+
+from curate import schema
+from curate.flags import findings, kept, nothing
+
+WORTH = {"a": (100, 5), "b": (100, 7), "c": (400, 1), "d": (100, 7), "e": (9, 9)}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ([], {}),
+        ([("a", "b")], {"a": "b", "b": "b"}),  # as many pixels, more bytes
+        ([("b", "d")], {"b": "b", "d": "b"}),  # equals: the smaller id
+        ([("a", "b"), ("e", "a"), ("c", "e")], dict.fromkeys("abce", "c")),  # a chain is one group
+        ([("a", "b"), ("c", "e")], {"a": "b", "b": "b", "c": "c", "e": "c"}),
+    ],
+)
+def test_the_worthiest_of_a_group_is_kept(pairs: list[tuple[str, str]], expected: dict[str, str]) -> None:
+    assert kept(pairs, WORTH.__getitem__) == expected
+
+
+def test_the_order_of_the_pairs_is_no_matter() -> None:
+    draw = random.Random(0)
+    items = [f"{i:03}" for i in range(60)]
+    pairs = draw.sample(list(combinations(items, 2)), 50)
+    worth = {item: (draw.randrange(3), draw.randrange(3)) for item in items}
+    expected = kept(pairs, worth.__getitem__)
+    for _ in range(5):
+        draw.shuffle(pairs)
+        turned = [pair if draw.random() < 0.5 else pair[::-1] for pair in pairs]
+        assert kept(turned, worth.__getitem__) == expected
+    assert set(expected) == {item for pair in pairs for item in pair}
+    assert all(expected[keeper] == keeper for keeper in expected.values())
+
+
+def image(image_id: str | None, name: str, side: int) -> dict[str, object]:
+    row = {"image_id": image_id, "name": name, "sha256": "0", "height": side, "width": side, "status": "ok"}
+    return row | {"source": "photos", "split": "train"}
+
+
+def test_a_leak_is_the_graver_reason_and_names_are_one_line() -> None:
+    rows = [image("a", "one\n.png", 10), image("b", "two.png", 20), image(None, "broken.png", 5)]
+    images = pa.Table.from_pylist(rows, schema.IMAGES)
+    pair = {"image_id": "a", "phash": 1, "twin": "b", "distance": 2, "correlation": 0.95}
+    alone = {"image_id": "b", "phash": 1, "twin": None, "distance": None, "correlation": None}
+    pairs = pa.Table.from_pylist([alone, pair], schema.DUPLICATES)
+    found = findings(images, {"a": 1, "b": 1}, [pairs], [])
+    assert found.flags.to_pylist() == [{"image_id": "a", "reason": "near-duplicate of two.png (b)"}]
+    (row,) = found.duplicates.to_pylist()
+    assert (row["name"], row["twin_name"], row["kept"]) == ("one\n.png", "two.png", "b")
+    numbers = dict.fromkeys(("correlation", "share", "test_share", "scale"), 1.0) | dict.fromkeys("yx", 0.0)
+    leak = {"image_id": "a", "benchmark": "Set5", "test": "baby.png", "degrees": 0.0, **numbers}
+    found = findings(images, {"a": 1, "b": 1}, [pairs], [pa.Table.from_pylist([leak], schema.LEAKS)])
+    assert found.flags.to_pylist() == [{"image_id": "a", "reason": "overlaps baby.png of Set5"}]
+
+
+def test_no_check_has_found_nothing() -> None:
+    found = nothing()
+    assert found.flags.num_rows == found.leaks.num_rows == found.duplicates.num_rows == 0
+    assert found.leaks.column_names[:2] == ["image_id", "name"]
