@@ -20,10 +20,11 @@ from curate.checkpoint import Checkpoint, full_spec, weights_hash
 from curate.errors import UsageError, one_line
 from curate.metrics import rgb_to_y
 from curate.resize import downscale
+from curate.scorers import MapScorer
 from curate.tensors import to_float
 from curate.windows import MULTIPLE
 
-__all__ = ["TensorFunction", "check_tile", "identity", "in_tiles", "load", "lr_image", "reach", "seen"]
+__all__ = ["NetworkScorer", "TensorFunction", "in_tiles", "load", "lr_image", "reach", "seen"]
 
 TensorFunction = Callable[[Tensor], Tensor]
 
@@ -32,6 +33,24 @@ _GRID = 48  # LR px: tiles and what they see end on it, and so on any grid of 8 
 _TILE = 32 * _GRID  # HR px a side: 2040 x 1356 px are two tiles; a network of 64 maps takes up to 2 GB
 _FAR = 3 * _GRID  # LR px: a network that looks as far as this around a pixel counts as one that sees everything
 _NARROW = 24  # LR px: the other side of the image that shows how far a network looks
+
+
+@dataclass(frozen=True)
+class NetworkScorer(MapScorer):
+    """The options of all of them."""
+
+    checkpoint: Path | None = None  # a run's folder, or a file of curate's or anyone's; None: the bundled SRCNN x2
+    arch: str | None = None  # the network of a file that does not tell it, as fsrcnn:scale=2
+    tile: int = 0  # LR px a side that go through the network at a time, 48 or more; 0: 1536 / scale, or all (`Loss`)
+
+    def __post_init__(self) -> None:
+        if self.tile and self.tile < _GRID:
+            raise ValueError(f"tile should be 0 or at least {_GRID} LR px, found {self.tile}")
+
+    def identity(self) -> dict[str, Any]:
+        """The options, with the weights' hash for their path and the arch with all of its own options."""
+        found = load(self.checkpoint, self.arch)
+        return super().identity() | {"checkpoint": weights_hash(found.state), "arch": full_spec(found.arch)}
 
 
 def load(checkpoint: Path | None, arch: str | None) -> Checkpoint:
@@ -43,17 +62,6 @@ def load(checkpoint: Path | None, arch: str | None) -> Checkpoint:
         spec = one_line(full_spec(found.arch))
         raise UsageError(f"images are cropped to multiples of {MULTIPLE} px, which the scale of {spec} does not divide")
     return found
-
-
-def identity(found: Checkpoint) -> dict[str, Any]:
-    """What stands for `checkpoint` and `arch` in a scorer's identity: the weights' hash, all of the arch's options."""
-    return {"checkpoint": weights_hash(found.state), "arch": full_spec(found.arch)}
-
-
-def check_tile(tile: int) -> None:
-    """ValueError, for a scorer's `__post_init__`, where a `tile` for `in_tiles` is too small."""
-    if tile and tile < _GRID:
-        raise ValueError(f"tile should be 0 or at least {_GRID} LR px, found {tile}")
 
 
 def seen(image_BCHW: Tensor, arch: Arch) -> Tensor:

@@ -2,15 +2,15 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curate.archs import Arch
-from curate.scorers import MapScorer, _network
+from curate.scorers import _network
+from curate.scorers._network import NetworkScorer
 from curate.windows import MULTIPLE
 
 __all__ = ["Embedding"]
@@ -19,7 +19,7 @@ _DRY_RUN = 48  # LR px a side
 
 
 @dataclass(frozen=True)
-class Embedding(MapScorer):
+class Embedding(NetworkScorer):
     """The mean and then the standard deviation over the window of each of the network's last features: one list.
 
     Patches of like texture have like vectors; high and low mean nothing. Means and deviations of a network's maps are
@@ -36,20 +36,9 @@ class Embedding(MapScorer):
     and step are multiples of 12 are exact.
     """
 
-    checkpoint: Path | None = None  # a run's folder, or a file of curate's or anyone's; None: the bundled SRCNN x2
-    arch: str | None = None  # the network of a file that does not tell it, as fsrcnn:scale=2
-    tile: int = 0  # LR px a side that go through the network at a time, 48 or more; 0: as for `loss`
-
     columns: ClassVar[tuple[str, ...]] = ("embedding",)
     vector: ClassVar[bool] = True
     version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _network.check_tile(self.tile)
-
-    def identity(self) -> dict[str, Any]:
-        """The options, with the weights' hash for their path and the arch with all of its own options."""
-        return super().identity() | _network.identity(_network.load(self.checkpoint, self.arch))
 
     def build(self, device: torch.device) -> _network.TensorFunction:
         found = _network.load(self.checkpoint, self.arch)

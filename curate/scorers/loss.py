@@ -1,19 +1,19 @@
 """Loss: how badly a network of your own, of any architecture, rebuilds the patch from its LR image."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from curate.scorers import MapScorer, _network
+from curate.scorers import _network
+from curate.scorers._network import NetworkScorer
 
 __all__ = ["Loss"]
 
 
 @dataclass(frozen=True)
-class Loss(MapScorer):
+class Loss(NetworkScorer):
     """Mean of (HR - answer)^2, or of |HR - answer| for l1, of values in [0, 1]: from 0, and about 1 at worst.
 
     The ranking of Moser et al. 2024 by any checkpoint, in the network's own colour: Y (studio luma / 255), or RGB, of
@@ -29,20 +29,10 @@ class Loss(MapScorer):
     changed by up to 13 %, their ranks hardly (Spearman 0.999).
     """
 
-    checkpoint: Path | None = None  # a run's folder, or a file of curate's or anyone's; None: the bundled SRCNN x2
-    arch: str | None = None  # the network of a file that does not tell it, as fsrcnn:scale=2
     metric: Literal["mse", "l1"] = "mse"
-    tile: int = 0  # LR px a side that go through the network at a time, 48 or more; 0: 1536 / scale, or all (see above)
 
     columns: ClassVar[tuple[str, ...]] = ("loss",)
     version: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        _network.check_tile(self.tile)
-
-    def identity(self) -> dict[str, Any]:
-        """The options, with the weights' hash for their path and the arch with all of its own options."""
-        return super().identity() | _network.identity(_network.load(self.checkpoint, self.arch))
 
     def build(self, device: torch.device) -> _network.TensorFunction:
         found = _network.load(self.checkpoint, self.arch)

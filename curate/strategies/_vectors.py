@@ -1,4 +1,4 @@
-"""Vectors of candidates for the strategies that compare them: read from Arrow, and put where sums are exact.
+"""What strategies that compare vectors share: their options, and vectors read from Arrow and put where sums are exact.
 
     N    candidates, in the order of their patch_id
     D    coordinates
@@ -20,12 +20,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate.errors import UsageError, listed, one_line
+from curate.strategies import Strategy
 
-__all__ = ["Points", "Scale", "by_patch_id", "points_of", "vectors"]
+__all__ = ["Points", "VectorStrategy", "by_patch_id", "points_of", "vectors"]
 
 Scale = Literal["columns", "length", "none"]
 
 _BLOCK = 2**17  # numbers taken to float64 at a time: 1 MiB, which stays in a core's cache
+
+
+@dataclass(frozen=True)
+class VectorStrategy(Strategy):
+    """The options of all of them."""
+
+    by: str = "embedding"  # the column of vectors; the score is another
+    scale: Scale = "columns"  # before distances: each coordinate by its deviation, to `length` 1 (cosine), or `none`
+    seed: int = 0  # from 0 up; of all that is drawn
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed should be 0 or more, found {self.seed}")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.by,)
 
 
 def by_patch_id(candidates: pa.Table) -> npt.NDArray[np.int64]:

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.strategies import Picks, Strategy, ranked, share, stretch
-from curate.strategies._vectors import Points, Scale, by_patch_id, points_of
+from curate.strategies import Picks, ranked, share, stretch
+from curate.strategies._vectors import Points, VectorStrategy, by_patch_id, points_of
 
 __all__ = ["Cluster"]
 
@@ -16,30 +16,22 @@ _STARTS, _STEPS = 10, 300  # of k-means, at most so many steps from each start
 
 
 @dataclass(frozen=True)
-class Cluster(Strategy):
+class Cluster(VectorStrategy):
     """The candidates with the lowest scores go; k-means parts the rest; picks are drawn from the clusters in turn.
 
     A cluster that has no more is passed over, so that every prefix is as even as the clusters allow. With N candidates
     floor((1 - drop_low) * N + 0.5) are left. The k-means is our own: scikit-learn's depends on threads and machine.
     """
 
-    by: str = "embedding"  # the column of vectors; the score is another
-    scale: Scale = "columns"  # before distances: each coordinate by its deviation, to `length` 1 (cosine), or `none`
     drop_low: float = 0.5  # share of the candidates, from 0 to below 1
     clusters: int = 15  # fewer where fewer vectors differ
-    seed: int = 0  # from 0 up; of the clusters and of the draw
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_low < 1:
             raise ValueError(f"drop_low should be from 0 to below 1, found {self.drop_low}")
         if self.clusters < 1:
             raise ValueError(f"clusters should be 1 or more, found {self.clusters}")
-        if self.seed < 0:
-            raise ValueError(f"seed should be 0 or more, found {self.seed}")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.by,)
+        super().__post_init__()
 
     def select(self, candidates: pa.Table, budget: int) -> Picks:
         order = ranked(candidates, descending=True)

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.strategies import Picks, Strategy, stretch
-from curate.strategies._vectors import Points, Scale, by_patch_id, points_of
+from curate.strategies import Picks, stretch
+from curate.strategies._vectors import Points, VectorStrategy, by_patch_id, points_of
 
 __all__ = ["Facility"]
 
@@ -20,7 +20,7 @@ _AT_ONCE = 2**20  # similarities computed at a time: 12 MiB with what they are m
 
 
 @dataclass(frozen=True)
-class Facility(Strategy):
+class Facility(VectorStrategy):
     """Each pick adds the most to the sum, over all candidates, of the similarity to the pick most similar to it.
 
     Similarity is 1 / (1 + d), d in units of the root mean squared distance from the mean. Up to `limit` candidates the
@@ -29,11 +29,8 @@ class Facility(Strategy):
     1 - 1/e - epsilon in expectation; similarities are made when needed, ln(1/epsilon) N^2 D multiply-adds in all.
     """
 
-    by: str = "embedding"  # the column of vectors
-    scale: Scale = "columns"  # before distances: each coordinate by its deviation, to `length` 1 (cosine), or `none`
     limit: int = 20_000  # candidates that the choice is exact for
     epsilon: float = 0.01  # above 0 and below 1; smaller is closer to exact, and slower
-    seed: int = 0  # from 0 up
 
     needs_score: ClassVar[bool] = False
 
@@ -42,12 +39,7 @@ class Facility(Strategy):
             raise ValueError(f"limit should be 0 or more, found {self.limit}")
         if not 0 < self.epsilon < 1:
             raise ValueError(f"epsilon should be above 0 and below 1, found {self.epsilon}")
-        if self.seed < 0:
-            raise ValueError(f"seed should be 0 or more, found {self.seed}")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.by,)
+        super().__post_init__()
 
     def select(self, candidates: pa.Table, budget: int) -> Picks:
         order = by_patch_id(candidates)

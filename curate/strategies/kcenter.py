@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate.strategies import Picks, Strategy, stretch
-from curate.strategies._vectors import Points, Scale, by_patch_id, points_of
+from curate.strategies import Picks, stretch
+from curate.strategies._vectors import Points, VectorStrategy, by_patch_id, points_of
 
 __all__ = ["Kcenter"]
 
@@ -16,27 +16,16 @@ _WORTH_A_GPU = 3e10  # multiply-adds: ten seconds on a core; merely to import to
 
 
 @dataclass(frozen=True)
-class Kcenter(Strategy):
+class Kcenter(VectorStrategy):
     """Each pick is the candidate whose nearest pick so far is farthest away, equally far ones by their patch_id.
 
     The picks' largest distance to a candidate is at most twice the smallest possible (Gonzalez 1985), for every prefix.
     Takes N k D multiply-adds for k of N vectors of length D, and memory for the vectors and a few numbers a candidate.
     """
 
-    by: str = "embedding"  # the column of vectors
-    scale: Scale = "columns"  # before distances: each coordinate by its deviation, to `length` 1 (cosine), or `none`
     start: Literal["mean", "seeded"] = "mean"  # the first pick: the nearest to the mean, or any
-    seed: int = 0  # from 0 up
 
     needs_score: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed should be 0 or more, found {self.seed}")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.by,)
 
     def select(self, candidates: pa.Table, budget: int) -> Picks:
         order = by_patch_id(candidates)
