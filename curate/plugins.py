@@ -31,6 +31,7 @@ Kind = Literal["scorers", "strategies", "archs"]
 
 _ONE = {"scorers": "scorer", "strategies": "strategy", "archs": "arch"}
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_ITEM = re.compile(r'(?:"[^"]*"|[^,])+')  # up to a comma that is not between double quotes
 
 
 def names(kind: Kind) -> list[str]:
@@ -52,8 +53,8 @@ def describe(kind: Kind) -> dict[str, str]:
 def parse(kind: Kind, spec: str, **more: Any) -> Any:
     """Build the plugin that `spec` names: `name` or `name:option=value,option=value`.
 
-    `more` are options given beside the spec (the command line's own flags). Values are the text after `=`; a value
-    cannot hold a comma.
+    `more` are options given beside the spec (the command line's own flags). Values are the text after `=`; a comma in
+    one stands between double quotes, which stay: `ensemble:by="srcnn:scale=3,kernel=9-1-5"+sobel`.
     Raises UsageError for an unknown name or option, and for a value that does not fit the field's type.
     """
     name = spec.partition(":")[0]
@@ -80,7 +81,7 @@ def parse(kind: Kind, spec: str, **more: Any) -> Any:
 def given_in(spec: str) -> dict[str, str]:
     """The options that a spec sets itself, as text. UsageError for one that is not option=value, or comes twice."""
     given: dict[str, str] = {}
-    for item in filter(None, spec.partition(":")[2].split(",")):
+    for item in _ITEM.findall(spec.partition(":")[2]):
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not key:
             raise UsageError(f"'{one_line(spec)}' is not a spec: '{one_line(item)}' should be option=value")

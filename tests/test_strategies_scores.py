@@ -30,7 +30,7 @@ NAN, INF = math.nan, math.inf
 UNITS = (5, 4, 3)
 SOBEL = [3.0, 1.0, 2.0, 2.0, 5.0, 2.0, 0.5, 4.0, 1.0, 6.0, 2.0, 0.25]
 MIXED = [NAN, 1.0, INF, 2.0, -INF, None, 0.5, NAN, 1.0]  # and the last unit is not scored
-OTHER = 'x>1, "y"+z'  # a label with all that is special in an option but the comma has to go
+OTHER = 'x>1, "y"+z'  # a label with all that is special in an option
 
 quickly = settings(deadline=None, max_examples=60, derandomize=True)
 few = st.integers(0, 4).map(float)  # scores with ties
@@ -187,11 +187,19 @@ def test_what_is_no_condition_is_refused(conditions: str) -> None:
     assert "strategy 'threshold': conditions should be like blockiness<30" in message
 
 
-def test_a_comma_ends_an_option_and_so_is_in_no_name() -> None:
-    assert "no option 'k'" in refusal(lambda: parse('threshold:conditions="net:a=1,k=2"<1'))
-    for cls, value in ((Threshold, {"conditions": '"a,b"<1'}), (Ensemble, {"by": '"a,b"'})):
-        with pytest.raises(ValueError, match="without commas"):
-            cls(**value)
+def test_a_comma_ends_an_option_but_in_double_quotes() -> None:
+    name = "net:a=1,k=2"
+    candidates = table(**{name: pa.array([3.0, 1.0, 2.0]), "b": pa.array([1.0, 2.0, 9.0])})
+    for spec, expected in {
+        f'threshold:conditions="{name}">1.5+b<5': [0],
+        f'ensemble:by="{name}"+b,weights=1+9': [2, 1, 0],
+        f'ensemble:weights=9+1,by="{name}"+b': [0, 2, 1],
+    }.items():
+        made = parse(spec)
+        assert name in made.columns and parse(plugins.spec_of(made)) == made
+        assert chosen(made, candidates, 3) == expected
+    assert "no option 'k'" in refusal(lambda: parse("threshold:conditions=net:a=1,k=2<1"))
+    assert "conditions should be like" in refusal(lambda: parse('threshold:conditions="net:a=1<1'))
 
 
 @pytest.mark.parametrize("condition", ["a<9", "a<=9", "a>-9", "a>=-9", "a=1", "a!=9", "b!='c'", "b<'c'"])
@@ -481,7 +489,7 @@ def test_an_ensemble_is_the_order_of_the_mean_ranks(rows: list[tuple[Any, ...]],
     columns = [list(column) for column in zip(*rows, strict=True)]
     means = mean_ranks(columns, [Fraction(weight) for weight in weights])
     order = sorted(range(len(rows)), key=lambda i: (means[i] is None, -(means[i] or 0), i))
-    names = dict(zip(("a", "b", OTHER.replace(",", "")), (pa.array(c, pa.float64()) for c in columns), strict=True))
+    names = dict(zip(("a", "b", OTHER), (pa.array(c, pa.float64()) for c in columns), strict=True))
     by = "+".join(["a", "b", quoted(list(names)[2])])
     strategy = Ensemble(by=by, weights="+".join(weights), drop_top=drop / 100)
     first = math.floor(Fraction(drop * len(rows), 100) + Fraction(1, 2))

@@ -15,7 +15,8 @@ from curate.strategies import Picks, Strategy, ranked, share, stretch
 
 __all__ = ["Ensemble"]
 
-_NAME = r'\s*("(?:[^",]|"")+"|[^\s"+,](?:[^"+,]*[^\s"+,])?)\s*'
+_NAME = r'\s*("(?:[^"]|"")+"|[^\s"+,](?:[^"+,]*[^\s"+,])?)\s*'
+_EXAMPLE = 'sobel+"srcnn:scale=3,kernel=9-1-5"'
 _WEIGHT = re.compile(r"\d{1,6}(?:\.\d{1,6})?")
 
 
@@ -24,7 +25,7 @@ class Ensemble(Strategy):
     """The descending order of the weighted mean of a row's ranks by each score; equal ones in that of patch_id.
 
     A rank counts from the lowest score, and equal scores share the mean of their ranks. Names are joined by `+`; one
-    that holds a `+` stands in double quotes. None can hold a comma, which ends an option.
+    that holds a `+` or a comma stands in double quotes.
 
     Rows that have no finite number in one of the columns take no part in the ranks, come last, and are never kept.
     They are candidates still: with N of them, these included, the first floor(drop_top * N + 0.5) ranks are passed over
@@ -42,7 +43,7 @@ class Ensemble(Strategy):
         if not 0 <= self.drop_top < 1:
             raise ValueError(f"drop_top should be from 0 to below 1, found {self.drop_top}")
         if not re.fullmatch(rf"{_NAME}(\+{_NAME})*", self.by):
-            raise ValueError(f"by should be names joined by +, without commas, such as srcnn+sobel; found '{self.by}'")
+            raise ValueError(f"by should be names joined by +, such as {_EXAMPLE}; found '{self.by}'")
         if len(set(self.columns)) < len(self.columns):
             raise ValueError(f"by should name every score once, found '{self.by}'")
         self._whole_weights()

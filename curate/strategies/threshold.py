@@ -42,8 +42,8 @@ class Threshold(Strategy):
     values stand in single quotes. A number is rounded to the column's own type first, as in SQL, so that a float32
     that is written 0.02 meets >=0.02. Null and NaN meet no condition.
 
-    At most `budget` rows are kept, so say `--keep 1` for all that meet the conditions. No name or text can hold a
-    comma, which ends an option; `--where` takes any SQL.
+    At most `budget` rows are kept, so say `--keep 1` for all that meet the conditions. A comma ends an option but in
+    double quotes, so that a text value can hold none; `--where` takes any SQL.
     """
 
     conditions: str = ""  # joined by +
@@ -70,8 +70,6 @@ class Threshold(Strategy):
 
 def _parsed(conditions: str) -> list[tuple[str, str, str | float]]:
     """Name, operator and value of each. ValueError for anything else."""
-    if "," in conditions:
-        raise ValueError("conditions should be without commas, which end an option; `--where` takes any SQL")
     found: list[tuple[str, str, str | float]] = []
     start, more = 0, bool(conditions)
     while more:
