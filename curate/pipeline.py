@@ -48,10 +48,12 @@ from curate.ingestion import ingest
 from curate.leakage import leaks
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
-from curate.scoring import label, score
-from curate.selection import Unit, select
+from curate.scorers import Scorer
+from curate.scoring import score, score_names
+from curate.selection import Unit, check_names, select
 from curate.sources import benchmark_name, find, hr_folder
 from curate.strategies import Strategy
+from curate.tensors import pick_device
 from curate.training import train
 
 __all__ = ["Clean", "Ingest", "Pipeline", "Score", "Select", "Train", "Training", "run"]
@@ -151,7 +153,12 @@ class Pipeline(pydantic.BaseModel):
         ]
 
     def _check(self) -> None:
-        labels = [label(plugins.parse("scorers", spec)) for spec in self.score.scorers]
+        scorers: list[Scorer] = [plugins.parse("scorers", spec) for spec in self.score.scorers]
+        for scorer in scorers:
+            scorer.identity()  # reads the files that it names
+        kinds = {True: pa.list_(pa.float32()), False: pa.float32()}
+        scores = {name: kinds[scorer.vector] for scorer in scorers for name in score_names(scorer)}
+        labels = [name for name, kind in scores.items() if kind == kinds[False]]
         names = [chosen.name for chosen in self.select]
         for chosen in self.select:
             strategy: Strategy = plugins.parse("strategies", chosen.strategy)
@@ -160,6 +167,12 @@ class Pipeline(pydantic.BaseModel):
                 raise UsageError(f"a manifest's name should be letters, digits, '-', '_' and '.', and its own, {found}")
             if chosen.by not in labels and (chosen.by is not None or strategy.needs_score):
                 raise UsageError(f"{chosen.name}: by should be one of {listed(labels)}, found {one_line(chosen.by)}")
+            if not 0 < chosen.keep <= 1:
+                raise UsageError(f"{chosen.name}: keep should be above 0 and at most 1, found {chosen.keep}")
+            try:
+                check_names(scores, strategy, chosen.where)
+            except UsageError as error:
+                raise UsageError(f"{chosen.name}: {error}") from None
         for part in self.train:
             if unknown := set(part.manifests or []) - set(names):
                 raise UsageError(f"train: no manifest '{one_line(listed(unknown))}'; there are: {listed(names)}")
@@ -204,6 +217,7 @@ def run(
     benchmarks'. Raises UsageError before the first step for whatever can be known then.
     """
     plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline.load(pipeline)
+    pick_device(device)
     folder = files.local_path(out, "a study")
     find([str(photo) for photo in photos])
     for test in tests:

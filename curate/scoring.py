@@ -24,7 +24,7 @@ from curate.scorers import MapScorer, PatchScorer, Scorer
 from curate.store import ScoreSet, Store
 from curate.tensors import crop_to_multiple, pick_device, to_float, to_tensor
 
-__all__ = ["ScoreReport", "label", "score", "window_means"]
+__all__ = ["ScoreReport", "label", "score", "score_names", "window_means"]
 
 _PATCH_BATCH = 64  # windows that a PatchScorer gets at a time
 
@@ -112,6 +112,12 @@ def label(scorer: Scorer) -> str:
         if isinstance(value := getattr(scorer, name), Path):
             spec = spec.replace(str(value), value.name)
     return spec
+
+
+def score_names(scorer: Scorer) -> list[str]:
+    """The names of a scorer's columns in SQL: its label, and the column's own name where it has several."""
+    columns = scorer.columns
+    return [label(scorer) if len(columns) == 1 else f"{label(scorer)}.{column}" for column in columns]
 
 
 def window_means(maps_BKHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int, cell: int = 1) -> Tensor:

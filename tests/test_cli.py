@@ -15,6 +15,7 @@ from PIL import Image
 from curate import cli, plugins
 from curate.errors import listed
 
+FSRCNN_SMALL = "fsrcnn:d=8,s=4,m=1"
 FSRCNN = Path(__file__).parents[1] / "pipelines" / "fsrcnn_x2.toml"
 
 
@@ -384,3 +385,39 @@ def test_a_disk_error_is_one_line(run: Run, work: Path, monkeypatch: pytest.Monk
 def test_sizes_and_pairs_are_parsed() -> None:
     assert cli._bytes("256MB") == 256_000_000 and cli._bytes("1.5 gb") == 1_500_000_000 and cli._bytes("7") == 7
     assert cli._lr_folder("2=a=b") == (2, "a=b")
+
+
+def test_pack_and_its_manifest_trains_on(run: Run, work: Path, tmp_path: Path) -> None:
+    result = run("pack", work / "half.parquet", tmp_path / "packed")
+    assert result.code == 0 and "patches of 3 images in" in result.out
+    manifest = tmp_path / "packed" / "manifest.parquet"
+    assert str(manifest) in result.out.replace("\n", "")
+    assert run("pack", work / "half.parquet", tmp_path / "packed").code == 0
+    result = run("diff", work / "half.parquet", manifest, "--format", "json")
+    found = json.loads(result.out)
+    assert found["jaccard"] == found["rank_correlation"] == 1 and found["left"] == found["entered"] == 0
+    assert [row["both"] for row in found["by_score"]] != [] and found["pixels_a"] == found["pixels_b"]
+    result = run("diff", manifest, work / "half.parquet", "--format", "json")
+    assert {**json.loads(result.out)} == {**found}
+    result = run("train", manifest, "--arch", FSRCNN_SMALL, "--steps", 1, "--crop", 24, "-o", tmp_path / "run")
+    assert result.code == 0 and (tmp_path / "run" / "model.safetensors").exists()
+    result = run("pack", work / "half.parquet", tmp_path / "other", "--shard-size", "much")
+    assert result.code == 2 and "--shard-size should be a number of bytes" in result.err
+    result = run("pack", work / "half.parquet", work / "photos")
+    assert result.code == 2 and result.err.count("\n") == 1 and len(list((work / "photos").iterdir())) == 3
+
+
+def test_export_for_a_reader(run: Run, work: Path, tmp_path: Path) -> None:
+    windows = pq.read_table(work / "half.parquet").num_rows
+    result = run("export", work / "half.parquet", tmp_path / "out", "--to", "basicsr", "--scale", "4")
+    assert result.code == 0 and f"{windows} windows exported (0 there already" in result.out
+    hr = sorted(path.name for path in (tmp_path / "out").rglob("*.png"))
+    assert len(hr) == 2 * windows and list((tmp_path / "out").rglob("*.yml"))
+    result = run("export", work / "half.parquet", tmp_path / "out", "--to", "basicsr", "--scale", "4")
+    assert result.code == 0 and f"({windows} there already" in result.out
+    result = run("export", work / "half.parquet", tmp_path / "out", "--to", "neosr", "--scale", "4")
+    assert result.code == 2 and "basicsr" in result.err
+    result = run("export", work / "half.parquet", tmp_path / "alone", "--to", "folder", "--scale", "none")
+    assert result.code == 0 and len(list((tmp_path / "alone").rglob("*.png"))) == windows
+    result = run("export", work / "half.parquet", tmp_path / "new", "--to", "basicssr")
+    assert result.code == 2 and "basicssr" in result.err and not (tmp_path / "new").exists()

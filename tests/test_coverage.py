@@ -15,6 +15,8 @@ from curate.errors import UsageError
 from curate.manifest import Manifest
 from curate.selection import candidates, select
 from curate.store import Store
+from curate.strategies import Picks
+from curate.strategies.des import Des
 
 UNITS = (5, 4, 3)  # windows of 24 px, 12 apart in a row: 72, 60 and 48 px long
 PIXELS = 24 * (72 + 60 + 48)
@@ -77,6 +79,24 @@ def test_as_many_patches_are_kept_as_fit_and_not_one_more(store: Store, spec: st
         fitting = [found for found in every if pixels_of(found) <= keep * PIXELS]
         longest = max(fitting, key=len)
         assert manifest.table.equals(longest.table)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.37, 0.5, 0.9])
+def test_of_a_strategy_that_takes_long_three_selections_are_enough(
+    tmp_path: Path, write_store: Write, keep: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    once = Des.select
+
+    def counted(self: Des, candidates: pa.Table, budget: int) -> Picks:
+        calls.append(budget)
+        return once(self, candidates, budget)
+
+    monkeypatch.setattr(Des, "select", counted)
+    scores = np.random.default_rng(0).random(600).tolist()
+    store = write_store(tmp_path / "store", [200] * 3, {"sobel": scores})
+    select(store, "des", by="sobel", keep=keep, unit="pixels")
+    assert len(calls) <= 3
 
 
 def test_half_of_the_pixels_are_more_than_half_of_the_patches_where_these_overlap(store: Store) -> None:

@@ -161,6 +161,14 @@ def test_the_command(study: Path, bench: Path, photo_folder: Path, tmp_path: Pat
         ('by = "sobel"', "", "hard: by should be one of sobel, found None"),
         ('name = "hard"', 'name = "full"', "and its own, found 'full'"),
         ('name = "hard"', 'name = "../hard"', "letters, digits, '-', '_' and '.', and its own, found '../hard'"),
+        ('by = "sobel"', 'by = "sobel"\nwhere = "sobol > 1"', "hard: SQL: Binder Error"),
+        ('by = "sobel"', 'by = "sobel"\nwhere = "name like \'a"', "hard: SQL: "),
+        ('by = "sobel"', 'by = "sobel"\nkeep = 1.5', "hard: keep should be above 0 and at most 1, found 1.5"),
+        ('"des"', '"ensemble:by=sobel+entropy"', "hard: the strategy needs 'entropy'; the store has: height, "),
+        ('"des"', '"kcenter"', "hard: the strategy needs 'embedding'"),
+        ('"sobel"]', '"sobel", "loss:checkpoint=nowhere.pth"]', "nowhere.pth"),
+        ('"sobel"]', '"sobel", "embedding"]', None),
+        ('by = "sobel"', 'by = "sobel"\nwhere = "width > 5 and image_id not in (select image_id from leaks)"', None),
         ('["hard"]', '["hart"]', "no manifest 'hart'; there are: full, hard"),
         ("fsrcnn:scale=4", "fsrcn:scale=4", "no 'fsrcn' in curate.archs"),
         (
@@ -179,10 +187,13 @@ def test_the_command(study: Path, bench: Path, photo_folder: Path, tmp_path: Pat
     ],
 )
 def test_what_is_wrong_is_said_before_the_first_step(
-    old: str, new: str, reason: str, study: Path, photo_folder: Path, tmp_path: Path
+    old: str, new: str, reason: str | None, study: Path, photo_folder: Path, tmp_path: Path
 ) -> None:
     assert old in STUDY
     study.write_text(STUDY.replace(old, new, 1))
+    if reason is None:  # what is right beside it
+        assert Pipeline.load(study).trainings()
+        return
     with pytest.raises(UsageError) as error:
         run(study, tmp_path / "out", [photo_folder])
     assert reason in str(error.value) and "study.toml" in str(error.value)
