@@ -9,6 +9,7 @@ from curate.config import TrainConfig
 from curate.errors import UsageError, one_line
 from curate.evaluation import averages, evaluate
 from curate.ingestion import ingest
+from curate.leakage import leaks
 from curate.manifest import Manifest
 from curate.progress import Progress
 from curate.scoring import score
@@ -51,6 +52,11 @@ def demo(
     with progress("ingest", "files") as bar:
         added = ingest([_SAMPLES / "photos"], store_path, patch=_PATCH, step=_STEP, progress=bar)
     say(f"  {added.added} photographs, {added.patches} patches; {added.known} were there already")
+
+    say(f"$ curate leaks {store_path} {_SAMPLES / 'test'}")
+    with progress("leaks", "images") as bar:
+        overlaps = leaks(store_path, _SAMPLES / "test", progress=bar).leaks.num_rows
+    say(f"  {overlaps} photographs overlap the one that is held out")
 
     say(f"$ curate score {store_path} srcnn sobel")
     with progress("score", "patches") as bar:

@@ -16,7 +16,7 @@ from curate.progress import Progress, silent
 from curate.selection import select
 from curate.store import Store
 
-VERBS = ["ingest", "score", "select", "select", "select", "select", "sql", "train", "eval", "train", "eval"]
+VERBS = ["ingest", "leaks", "score", "select", "select", "select", "select", "sql", "train", "eval", "train", "eval"]
 RUNS = ("refined-run", "asc-run")
 MANIFESTS = ("asc", "des", "refined", "random")
 
@@ -58,6 +58,7 @@ def test_it_runs_every_verb_and_again_skips(samples: Path, untrained: Path, tmp_
     assert [command[:2] for command in commands(first)] == [["curate", verb] for verb in VERBS]
     report = "\n".join(first)
     assert "  2 photographs, 10 patches; 0 were there already" in first
+    assert "  0 photographs overlap the one that is held out" in first
     assert "  10 patches scored by sobel, srcnn" in first
     assert first.count("  5 of 10 patches") == 4
     store = Store.open(folder / "store")
