@@ -9,7 +9,7 @@ Mirrored pictures are not found.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import atan2, ceil, degrees, hypot
+from math import atan2, ceil, degrees, hypot, sqrt
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = ["Agreement", "Features", "Index", "Placement", "agreement", "correlat
 
 _DENSITY = 4e-3  # features kept for a pixel: 37 in a crop of 96x96 px
 _FEWEST = 300  # features of a small picture
+_AREA = 2**21  # px, of a picture that features are looked for in: 0.5 GB; a larger one is made smaller first
 _CONTRAST = 0.01  # of a feature; OpenCV's 0.04 leaves smooth photographs without any
 _NEAR = 0.45  # distance of two RootSIFT descriptors (0 to 1.41) up to which they may show the same thing
 _NEIGHBOURS = 3  # descriptors of the index that each is compared with
@@ -81,13 +82,20 @@ def grey(pixels_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def features(grey_HW: npt.NDArray[np.uint8]) -> Features:
     """The strongest features of a picture; as many as its size gives, none of a flat one."""
-    count = max(_FEWEST, ceil(_DENSITY * grey_HW.size))
+    factor = min(1.0, sqrt(_AREA / grey_HW.size))
+    small_HW = grey_HW
+    if factor < 1:
+        height, width = (max(1, round(side * factor)) for side in grey_HW.shape)
+        small_HW = np.asarray(cv2.resize(grey_HW, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    count = max(_FEWEST, ceil(_DENSITY * small_HW.size))
     sift = cv2.SIFT.create(nfeatures=count, contrastThreshold=_CONTRAST)
-    points, sift_ND = sift.detectAndCompute(grey_HW, None)
+    points, sift_ND = sift.detectAndCompute(small_HW, None)
     if sift_ND is None:
         return Features(np.empty((0, 2), np.float32), np.empty((0, 128), np.float32))
     root_ND = np.sqrt(sift_ND / np.maximum(sift_ND.sum(1, keepdims=True), 1e-7))
-    return Features(np.array([point.pt for point in points], np.float32), root_ND.astype(np.float32))
+    sides = np.array([grey_HW.shape[axis] / small_HW.shape[axis] for axis in (1, 0)])
+    places_N2 = (np.array([point.pt for point in points]) + 0.5) * sides - 0.5
+    return Features(places_N2.astype(np.float32), root_ND.astype(np.float32))
 
 
 class Index:

@@ -91,6 +91,21 @@ def test_a_flat_picture_has_no_features_and_finds_nothing(scenes: list[Grey], va
     assert Index([flat]).find(features(scenes[0])) == []
 
 
+def test_in_a_large_picture_features_are_looked_for_at_a_smaller_size(
+    scenes: list[Grey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = np.pad(resized(scenes[3], 2), ((100, 20), (30, 60)), mode="reflect")
+    index = Index([features(other) for other in scenes])
+    for area in (2**21, large.size // 3):
+        monkeypatch.setattr("curate.alignment._AREA", area)
+        found = features(large)
+        ((number, placement), *_) = index.find(found)
+        assert number == 3 and placement.scale == pytest.approx(2, rel=0.02)
+        assert placement.matrix_23[:, 2] == pytest.approx([30.5, 100.5], abs=3)
+        assert agreement(scenes[3], large, placement).correlation > 0.95
+        assert found.points_N2.max() > 400  # in px of the picture itself
+
+
 def test_the_same_pictures_give_the_same_placements(scenes: list[Grey]) -> None:
     def placements() -> list[tuple[int, list[float]]]:
         found = Index([features(other) for other in scenes]).find(features(encoded(scenes[1], 50)))
