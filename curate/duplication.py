@@ -95,7 +95,7 @@ class _Duplicates:
 
     store: Store
     ids: list[str] = field(default_factory=list)  # of images seen that have a hash
-    hashes: list[int] = field(default_factory=list)
+    hashes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     thumbnails: OrderedDict[str, npt.NDArray[np.float32]] = field(default_factory=OrderedDict)
 
     @property
@@ -119,18 +119,18 @@ class _Duplicates:
                 twin = {"twin": self.ids[number], "distance": distance, "correlation": agreement}
                 rows.append(alone | twin)
         self.ids.append(image_id)
-        self.hashes.append(description.phash)
+        self.hashes = np.append(self.hashes, np.uint64(description.phash))
         self._keep(image_id, description.thumbnail_HW)
         return rows or [alone]
 
     def recall(self, findings: pa.Table) -> None:
         hashes = {row["image_id"]: row["phash"] for row in findings.to_pylist() if row["phash"] is not None}
         self.ids += hashes
-        self.hashes += hashes.values()
+        self.hashes = np.append(self.hashes, np.array(list(hashes.values()), np.uint64))
 
     def _nearest(self, phash: int) -> list[tuple[int, int]]:
         """(number, distance) of the images whose hash may be of the same picture, the nearest first."""
-        apart_N = distances(phash, np.array(self.hashes, np.uint64))
+        apart_N = distances(phash, self.hashes)
         near = np.flatnonzero(apart_N <= _BITS)
         order = near[np.argsort(apart_N[near], kind="stable")][:_LOOK]
         return [(int(number), int(apart_N[number])) for number in order]

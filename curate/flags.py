@@ -5,11 +5,10 @@ and the others are flagged; every image that overlaps a test image is flagged. A
 selection leaves flagged images out unless it is told otherwise. Nothing is deleted.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curate import schema
 from curate.errors import one_line
@@ -45,13 +44,15 @@ def nothing() -> Findings:
     return Findings(_PAIRS.empty_table(), _LEAKS.empty_table(), _FLAGS.empty_table())
 
 
-def findings(
-    images: pa.Table, sizes: Mapping[str, int], duplicates: Sequence[pa.Table], leaks: Sequence[pa.Table]
-) -> Findings:
-    """Put the tables of a store's checks (`schema.DUPLICATES`, `schema.LEAKS`) together; `sizes` are images' bytes."""
-    rows = {row["image_id"]: row for row in images.to_pylist() if row["image_id"] is not None}
-    pairs = pa.concat_tables([schema.DUPLICATES.empty_table(), *duplicates])
-    pairs = pairs.filter(pc.is_valid(pairs["twin"])).to_pylist()
+def findings(images: pa.Table, cells: pa.Table, duplicates: pa.Table, leaks: pa.Table) -> Findings:
+    """Put together what a store's checks have found.
+
+    `duplicates` are pairs (`schema.DUPLICATES`, each with a twin), `leaks` as `schema.LEAKS`; `images` and `cells` are
+    the store's rows of the images in them.
+    """
+    rows = {row["image_id"]: row for row in images.to_pylist()}
+    sizes = dict(zip(*cells.group_by("image_id").aggregate([("size", "sum")]).to_pydict().values(), strict=True))
+    pairs = duplicates.to_pylist()
 
     def worth(image_id: str) -> tuple[int, int]:
         return rows[image_id]["height"] * rows[image_id]["width"], sizes[image_id]
@@ -63,8 +64,7 @@ def findings(
         | {"kept": keepers[pair["image_id"]]}
         for pair in pairs
     ]
-    overlaps = pa.concat_tables([schema.LEAKS.empty_table(), *leaks]).to_pylist()
-    overlaps = [leak | {"name": rows[leak["image_id"]]["name"]} for leak in overlaps]
+    overlaps = [leak | {"name": rows[leak["image_id"]]["name"]} for leak in leaks.to_pylist()]
     reasons = {}
     for image_id, keeper in keepers.items():
         if keeper != image_id:

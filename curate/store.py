@@ -331,15 +331,31 @@ class Store:
 
     def findings(self) -> flags.Findings:
         """What the checks have found: near-duplicates, leaks, and the images that they flag."""
-        tables: dict[str, list[pa.Table]] = {"duplicates": [], "leaks": []}
+        pairs, leaks = [schema.DUPLICATES.empty_table()], [schema.LEAKS.empty_table()]
         for found in self.check_sets():
-            tables[found.record.check] += [self.check_table(found, unit) for unit in self.commits(found.kind)]
-        if not any(tables.values()):  # no check: the tables of images and cells need not be read
+            tables = [self.check_table(found, unit) for unit in self.commits(found.kind)]
+            if found.record.check == "leaks":
+                leaks += tables
+            else:
+                pairs += [table.filter(pc.field("twin").is_valid()) for table in tables]
+        concerned = pa.concat_arrays(
+            [
+                chunk
+                for table in (*pairs, *leaks)
+                for name in ("image_id", "twin")
+                if name in table.column_names
+                for chunk in table[name].chunks
+            ]
+        )
+        if not len(concerned):  # nothing was found: the tables of images and cells need not be read
             return flags.nothing()
-        sizes = {
-            key: sum(cell.size for cell in self.cells(key)) for key in self.images()["image_id"].to_pylist() if key
-        }
-        return flags.findings(self.images(), sizes, tables["duplicates"], tables["leaks"])
+        cells = [self.unit_table("cells", unit) for unit in self.commits()]
+        return flags.findings(
+            self.images().filter(pc.field("image_id").isin(concerned)),
+            pa.concat_tables(cells).filter((pc.field("role") == "hr") & pc.field("image_id").isin(concerned)),
+            pa.concat_tables(pairs),
+            pa.concat_tables(leaks),
+        )
 
     # ---- SQL
 

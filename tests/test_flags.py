@@ -40,24 +40,24 @@ def test_the_order_of_the_pairs_is_no_matter() -> None:
     assert all(expected[keeper] == keeper for keeper in expected.values())
 
 
-def image(image_id: str | None, name: str, side: int) -> dict[str, object]:
+def image(image_id: str, name: str, side: int) -> dict[str, object]:
     row = {"image_id": image_id, "name": name, "sha256": "0", "height": side, "width": side, "status": "ok"}
     return row | {"source": "photos", "split": "train"}
 
 
 def test_a_leak_is_the_graver_reason_and_names_are_one_line() -> None:
-    rows = [image("a", "one\n.png", 10), image("b", "two.png", 20), image(None, "broken.png", 5)]
-    images = pa.Table.from_pylist(rows, schema.IMAGES)
+    images = pa.Table.from_pylist([image("a", "one\n.png", 10), image("b", "two.png", 20)], schema.IMAGES)
+    place = {"y": 0, "x": 0, "height": 9, "width": 9, "role": "hr", "offset": 0, "size": 1, "xxh3": 1}
+    cells = pa.Table.from_pylist([{"image_id": name, **place} for name in "ab"], schema.CELLS)
     pair = {"image_id": "a", "phash": 1, "twin": "b", "distance": 2, "correlation": 0.95}
-    alone = {"image_id": "b", "phash": 1, "twin": None, "distance": None, "correlation": None}
-    pairs = pa.Table.from_pylist([alone, pair], schema.DUPLICATES)
-    found = findings(images, {"a": 1, "b": 1}, [pairs], [])
+    pairs = pa.Table.from_pylist([pair], schema.DUPLICATES)
+    found = findings(images, cells, pairs, schema.LEAKS.empty_table())
     assert found.flags.to_pylist() == [{"image_id": "a", "reason": "near-duplicate of two.png (b)"}]
     (row,) = found.duplicates.to_pylist()
     assert (row["name"], row["twin_name"], row["kept"]) == ("one\n.png", "two.png", "b")
     numbers = dict.fromkeys(("correlation", "share", "test_share", "scale"), 1.0) | dict.fromkeys("yx", 0.0)
     leak = {"image_id": "a", "benchmark": "Set5", "test": "baby.png", "degrees": 0.0, **numbers}
-    found = findings(images, {"a": 1, "b": 1}, [pairs], [pa.Table.from_pylist([leak], schema.LEAKS)])
+    found = findings(images, cells, pairs, pa.Table.from_pylist([leak], schema.LEAKS))
     assert found.flags.to_pylist() == [{"image_id": "a", "reason": "overlaps baby.png of Set5"}]
 
 
