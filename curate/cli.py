@@ -175,6 +175,8 @@ def select(
     if counts["flagged"]:
         query = "select image_id, reason from flags"
         display.note(f'{counts["flagged"]} patches of flagged images left out: curate sql {one_line(store)} "{query}"')
+    if counts["unchecked"]:
+        display.note(f"{counts['unchecked']} candidates are of shards that a check has not seen: run it again")
     display.answer(
         f"{counts['selected']} of {counts['candidates']} patches selected "
         f"({counts['without_finite_score']} without a finite score left out): {one_line(out)}"

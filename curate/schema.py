@@ -218,7 +218,7 @@ class ManifestRecipe(Document):
     keep: float  # share of the candidates
     unit: Literal["patches", "pixels"] = "patches"  # what `keep` counts
     where: str | None  # SQL condition on the candidates
-    counts: dict[str, int]  # patches in the store, flagged, candidates, without a finite score, selected; their pixels
+    counts: dict[str, int]  # of patches: in the store, flagged, ..., selected; and pixels under these
     scorers: dict[str, str]  # label -> fingerprint of every scorer that was used
     checks: dict[str, str] = {}  # `leaks@0a1b2c3d` -> `Set5`: the checks whose flagged images were left out
     versions: dict[str, str]

@@ -85,6 +85,7 @@ def select(
         counts={
             "patches": sum(store.rows(unit, "patches") for unit in store.commits().values()),
             "flagged": flagged,
+            "unchecked": _unchecked(store, everything),
             "candidates": everything.num_rows,
             "without_finite_score": everything.num_rows - finite.num_rows,
             "selected": len(picks.rows),
@@ -197,6 +198,13 @@ def _fitting(candidates: pa.Table, picks: Picks, budget: int) -> int:
 def _unflagged(store: Store, table: pa.Table) -> pa.Table:
     """The rows of images that no check has flagged."""
     return table.filter(pc.invert(pc.is_in(table["image_id"], store.findings().flags["image_id"])))
+
+
+def _unchecked(store: Store, table: pa.Table) -> int:
+    """How many rows are of shards that were added since a check looked at the store."""
+    seen = [store.commits(found.kind).keys() for found in store.check_sets()]
+    everywhere = store.commits().keys() if not seen else set.intersection(*map(set, seen))
+    return int(table.filter(pc.invert(pc.is_in(table["shard"], pa.array(everywhere, pa.int32())))).num_rows)
 
 
 def _finite(table: pa.Table) -> pa.Table:

@@ -115,7 +115,12 @@ def test_a_store_that_has_grown_is_looked_at_where_it_is_new(store: Store, bench
     ingest([more], store.path)
     unseen = Store.open(store.path)
     assert unseen.query("select status from images where name = 'late.jpg'")["status"].to_pylist() == ["ok"]
+    manifest = select(unseen, "random", keep=1.0)
+    assert manifest.recipe.counts["unchecked"] == unseen.unit_table("patches", 1).num_rows > 0
+    result = CliRunner().invoke(app, ["select", str(store.path), "random", "-o", str(tmp_path / "manifest.parquet")])
+    assert "candidates are of shards that a check has not seen" in result.stderr
     report = leaks(unseen, bench)
+    assert select(unseen, "random", keep=1.0).recipe.counts["unchecked"] == 0
     assert report.images == 1 and report.leaks.num_rows == 3
 
 

@@ -100,6 +100,7 @@ def test_scores_that_are_no_numbers_are_left_out_and_counted(store: Store) -> No
     assert manifest.recipe.counts == {
         "patches": 12,
         "flagged": 0,
+        "unchecked": 0,
         "candidates": 12,
         "without_finite_score": 8,
         "selected": 4,
@@ -123,6 +124,7 @@ def test_random_needs_no_score_and_takes_all_patches_for_candidates(store: Store
     assert manifest.recipe.counts == {
         "patches": 12,
         "flagged": 0,
+        "unchecked": 0,
         "candidates": 12,
         "without_finite_score": 0,
         "selected": 6,
@@ -186,6 +188,7 @@ def test_the_score_of_the_choice_and_of_the_condition_can_differ(store: Store) -
     assert manifest.recipe.counts == {
         "patches": 12,
         "flagged": 0,
+        "unchecked": 0,
         "candidates": 8,
         "without_finite_score": 4,
         "selected": 4,
@@ -360,6 +363,7 @@ def test_the_recipe_says_everything_that_made_it(store: Store) -> None:
         "counts": {
             "patches": 12,
             "flagged": 0,
+            "unchecked": 0,
             "candidates": 8,
             "without_finite_score": 0,
             "selected": 2,
@@ -438,6 +442,7 @@ def test_patches_added_since_the_scores_are_candidates_without_a_score(tmp_path:
     assert grown.recipe.counts == {
         "patches": 9,
         "flagged": 0,
+        "unchecked": 0,
         "candidates": 9,
         "without_finite_score": 4,
         "selected": 5,
