@@ -55,8 +55,17 @@ def leaks(
     label = benchmark_name(folder) if name is None else name
     if not label or label != one_line(label):
         raise UsageError(f"a test set's name should be one line of text, found '{one_line(label)}'")
-    tests = list(pool.ahead(_examine, find([str(hr_folder(folder))]).sources))
-    found, seen = checks.run(store, _Leaks(label, tests), progress)
+    sources = find([str(hr_folder(folder))]).sources
+    images_there = sum(store.rows(unit, "images") for unit in store.commits().values())
+    tests = []
+    for test in pool.ahead(_examine, sources):
+        tests.append(test)
+        progress(len(tests), len(sources) + images_there, "of the test set")
+
+    def after_the_tests(done: int, total: int, note: str = "") -> None:
+        progress(len(tests) + done, len(tests) + total, note)
+
+    found, seen = checks.run(store, _Leaks(label, tests), after_the_tests)
     rows = [store.check_table(found, unit) for unit in store.commits(found.kind)]
     ours = pa.concat_tables([schema.LEAKS.empty_table(), *rows])
     featureless = [test.name for test in tests if len(test.features.points_N2) < _FEWEST]

@@ -99,6 +99,12 @@ def test_status_and_sql_say_it_and_a_selection_leaves_it_out(store: Store, bench
         select(store, "des", by="sobel", where=where)
 
 
+def test_progress_counts_the_tests_and_then_the_images(store: Store, bench: Path) -> None:
+    told: list[tuple[int, int]] = []
+    leaks(store, bench, progress=lambda done, total, note="": told.append((done, total)))
+    assert told == [(done, 3 + 4) for done in range(1, 8)]
+
+
 def test_nothing_is_deleted_and_the_second_time_nothing_is_done(store: Store, bench: Path) -> None:
     before = tree(store.path)
     first = leaks(store, bench)
