@@ -37,7 +37,8 @@ def test_they_take_less_than_a_megabyte() -> None:
 def test_their_recipe_says_what_made_them(scale: int) -> None:
     recipe = read_recipe(file(scale))
     assert recipe["arch"] == f"srcnn:scale={scale},kernel=9-5-5"
-    assert recipe["training"]["manifest"]["recipe"]["strategy"] == "des"
+    chosen = recipe["training"]["manifest"]["recipe"]
+    assert chosen["strategy"] == "des" and chosen["where"] == "name <> '302003.jpg'"  # Set5's woman.png
     assert (recipe["training"]["init"] is None) == (scale == 2)
 
 
