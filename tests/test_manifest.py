@@ -80,6 +80,8 @@ def test_pyarrow_alone_opens_it(made: Path) -> None:
     assert recipe["counts"] == {
         "patches": 12,
         "candidates": 12,
+        "flagged": 0,
+        "unchecked": 0,
         "without_finite_score": 0,
         "selected": 6,
         "pixels": pixels(table),
