@@ -27,9 +27,8 @@ _TREES, _CHECKS = 4, 64  # of the search among descriptors, which is approximate
 _REPROJECTION = 3.0  # px between where a feature is and where a placement puts it
 _INLIERS = 6  # features that a placement needs to be looked at; the pixels decide
 _PLACEMENTS = 5  # pictures of the index whose pixels are looked at, for one picture
-_SMOOTHING = (
-    1.5  # px of the coarser picture: blur before pixels are compared, so that half a px of shift does not count
-)
+_SCALE = 16.0  # px of one picture for a px of the other, at most: beyond it many features have met one place
+_SMOOTHING = 1.5  # px of the coarser picture, blurred before pixels are compared: half a px of shift does not count
 _SIDE = 512  # px, longest side of the grid on which they are
 _FLAT = 1e-2  # product of two standard deviations, in grey values, below which there is nothing to correlate
 
@@ -138,7 +137,7 @@ def _placement(a_N2: npt.NDArray[np.float32], b_N2: npt.NDArray[np.float32]) -> 
     matrix, agrees = cv2.estimateAffinePartial2D(
         a_N2, b_N2, method=cv2.RANSAC, ransacReprojThreshold=_REPROJECTION, maxIters=1000, confidence=0.999
     )
-    if matrix is None or not np.isfinite(matrix).all():
+    if matrix is None or not 1 / _SCALE <= hypot(matrix[0, 0], matrix[1, 0]) <= _SCALE:  # NaN is neither
         return None
     # One feature of A that is near many of B is one witness, not many: a repeated or collapsed match is none.
     witnesses = min(len(np.unique(points[agrees.ravel() > 0], axis=0)) for points in (a_N2, b_N2))

@@ -78,6 +78,18 @@ def test_a_placement_s_inverse_leads_back_and_the_order_of_the_pictures_is_no_ma
     assert (one.share_a, one.share_b) == (other.share_b, other.share_a)
 
 
+def test_many_features_that_meet_one_place_are_no_placement(scenes: list[Grey]) -> None:
+    """A flat field with one dot, a hundred times: all of them look alike, and lie wherever one likes."""
+    dots = np.full((200, 200), 90, np.uint8)
+    dots[10::20, 10::20] = 200
+    dot = np.full((60, 60), 90, np.uint8)
+    dot[30, 30] = 200
+    for pictures in ([features(dots)], [features(dot)], [features(dots), features(scenes[0])]):
+        for picture in (dot, dots):
+            for _, placement in Index(pictures).find(features(picture)):
+                assert 1 / 16 <= placement.scale <= 16 and placement.inliers >= 6
+
+
 def test_too_small_an_overlap_is_none(scenes: list[Grey]) -> None:
     aside = Placement(np.array([[1.0, 0, 295.0], [0, 1.0, 0]]), 9)  # 5 px in common
     assert agreement(scenes[0], scenes[0], aside).correlation == 0
