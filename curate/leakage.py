@@ -27,9 +27,7 @@ from curate.store import Store
 __all__ = ["LeakReport", "leaks"]
 
 _VERSION = 1  # raise it when the same images begin to give other findings
-_AGREE = (
-    0.9  # correlation of pixels; of 105 photographs crops of 96 px, at half the size as JPEG 40, have 0.96 and more
-)
+_AGREE = 0.9  # correlation of pixels; of 65 photographs crops of 96 px, at half the size as JPEG 40, have 0.96 and more
 _FEWEST = 50  # features that a test image should have; a smaller number is reported
 
 
