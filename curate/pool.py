@@ -18,15 +18,21 @@ def workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def ahead(function: Callable[[_In], _Out], items: Iterable[_In], depth: int | None = None) -> Iterator[_Out]:
+def ahead(
+    function: Callable[[_In], _Out],
+    items: Iterable[_In],
+    depth: int | None = None,
+    initializer: Callable[[], object] | None = None,
+) -> Iterator[_Out]:
     """`map(function, items)` with up to `depth` results (twice the processors by default) computed ahead.
 
     Results come in the order of the items. What `function` raises is raised here. Reading, hashing and decoding an
     image all release Python's global lock, so threads use every processor without copying pixels between processes.
+    `initializer` is called in each thread before its first item.
     """
     remaining = iter(items)
     pending: deque[Future[_Out]] = deque()
-    with ThreadPoolExecutor(workers()) as pool:
+    with ThreadPoolExecutor(workers(), initializer=initializer) as pool:
         try:
             for item in islice(remaining, depth or 2 * workers()):
                 pending.append(pool.submit(function, item))

@@ -2,13 +2,20 @@
 
 An image is decoded once for all scorers. The unit is the shard: a unit whose commit record carries the same fingerprint
 (scorer, options, weights, code version, and the shard's own record) is skipped; with any other, nothing is reused.
+
+On a CPU an image is one task for one thread, from its bytes to its scores, and there are as many threads as processors:
+no scorer's answer depends on how many. Scorers that draw with a large network come after, one image on all processors.
+On a GPU threads decode into pinned memory, and copies, scorers and the next decoding overlap.
 """
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +25,19 @@ from torch import Tensor
 
 from curate import images, plugins, pool, schema
 from curate.errors import UsageError, listed, one_line
+from curate.means import WindowMeans
 from curate.progress import Progress, silent
 from curate.schema import CommitRecord, ScorerRecord
 from curate.scorers import MapScorer, PatchScorer, Scorer
 from curate.store import ScoreSet, Store
-from curate.tensors import crop_to_multiple, pick_device, to_float, to_tensor
+from curate.tensors import crop_to_multiple, halving, pick_device, to_float, to_tensor
 
-__all__ = ["ScoreReport", "label", "score", "score_names", "window_means"]
+__all__ = ["ScoreReport", "label", "score", "score_names"]
 
 _PATCH_BATCH = 64  # windows that a PatchScorer gets at a time
+_STRIP_PIXELS = 1 << 17  # that a MapScorer of known reach gets at a time on a CPU: 0.5 MB a plane, which caches hold
+_MEANS_VERSION = 2  # raise it when the same maps begin to give other means
+_IN_FLIGHT = 3  # images on a GPU: one is copied, one scored, one read back
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +95,15 @@ def score(
     if not chosen:
         raise UsageError(f"which scorers? There are: {listed(plugins.names('scorers'))}")
     target = pick_device(device)
-    records = [_record(scorer) for scorer in chosen]
+    settled = [scorer.on(target) for scorer in chosen]
+    records = [_record(scorer, label(given)) for scorer, given in zip(settled, chosen, strict=True)]
     store.require_whole("scored")
     with store.writing():
         units = store.commits()
         sets = [store.add_score_set(record) for record in records]
         jobs = {
             found.folder: _Job(scorer, found, store.commits(found.kind))
-            for scorer, found in zip(chosen, sets, strict=True)
+            for scorer, found in zip(settled, sets, strict=True)
         }
         tally = _run(store, list(units.values()), list(jobs.values()), target, progress)
     names = [name for name, (found, _) in store.score_columns().items() if found in sets]
@@ -120,49 +132,16 @@ def score_names(scorer: Scorer) -> list[str]:
     return [label(scorer) if len(columns) == 1 else f"{label(scorer)}.{column}" for column in columns]
 
 
-def window_means(maps_BKHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int, cell: int = 1) -> Tensor:
-    """Means of K maps (of one image, B = 1) over N square windows of `size` px, as means_NK float64 on the CPU.
-
-    Through a summed-area table in float64, one map at a time: each window costs four look-ups, however they overlap.
-    Where a pixel of the maps stands for `cell` px of the image each way, one that a window cuts counts by its share.
-    A pixel that is not finite makes the means of its own windows NaN, and leaves the others alone.
-    """
-    return torch.stack([_map_means(map_HW.double(), corners_N2, size, cell) for map_HW in maps_BKHW[0]], dim=1).cpu()
-
-
-def _map_means(map_HW: Tensor, corners_N2: npt.NDArray[np.int32], size: int, cell: int) -> Tensor:
-    finite_HW = map_HW.isfinite()
-    sums_N = _window_sums(map_HW.where(finite_HW, 0), corners_N2, size, cell)
-    if not finite_HW.all():
-        sums_N[_window_sums((~finite_HW).double(), corners_N2, size, cell) > 0.5 / cell**2] = float("nan")
-    return sums_N / (size / cell) ** 2
-
-
-def _window_sums(map_HW: Tensor, corners_N2: npt.NDArray[np.int32], size: int, cell: int) -> Tensor:
-    """Sums over the windows, sums_N."""
-    table_HW = torch.nn.functional.pad(map_HW, (1, 1, 1, 1)).cumsum(0).cumsum(1)
-
-    def sum_before(y_N: Tensor, x_N: Tensor) -> Tensor:
-        """Of all above and to the left of these places: linear in both between the table's entries."""
-        row, column = y_N // cell, x_N // cell
-        down, across = (y_N % cell).double() / cell, (x_N % cell).double() / cell
-        upper = torch.lerp(table_HW[row, column], table_HW[row, column + 1], across)
-        lower = torch.lerp(table_HW[row + 1, column], table_HW[row + 1, column + 1], across)
-        return torch.lerp(upper, lower, down)
-
-    y, x = torch.from_numpy(corners_N2.astype(np.int64)).to(map_HW.device).unbind(1)
-    bottom, right = y + size, x + size
-    return sum_before(bottom, right) - sum_before(y, right) - sum_before(bottom, x) + sum_before(y, x)
-
-
-def _record(scorer: Scorer) -> ScorerRecord:
+def _record(scorer: Scorer, label: str) -> ScorerRecord:
     name = plugins.spec_of(scorer).partition(":")[0]
     identity = {**scorer.identity(), "version": scorer.version}
+    if isinstance(scorer, MapScorer):
+        identity["means"] = _MEANS_VERSION
     columns = list(scorer.columns)
     fingerprint = _digest([name, columns, identity])
     return ScorerRecord(
         scorer=name,
-        label=label(scorer),
+        label=label,
         columns=columns,
         vector=scorer.vector,
         identity=identity,
@@ -174,8 +153,19 @@ def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_Windows = dict[str, npt.NDArray[np.int32]]  # image_id -> corners_N2
-_ScoreFunction = Callable[[Tensor, npt.NDArray[np.int32]], Tensor]  # (image_BCHW, corners_N2) -> scores_NK
+_Corners = npt.NDArray[np.int32]  # N x 2
+_ScoreFunction = Callable[
+    [Tensor, _Corners], Tensor
+]  # (image_CHW uint8, sides multiples of 12, corners_N2) -> scores_NK float32
+
+
+class _Task(NamedTuple):
+    """One image of a unit of work."""
+
+    image_id: str
+    corners_N2: _Corners
+    folders: tuple[str, ...]  # of the scorers that it lacks
+    last: bool  # of its unit
 
 
 def _run(
@@ -184,75 +174,174 @@ def _run(
     """Do what is not done, shard by shard."""
     work = [(unit, [job for job in jobs if not job.is_done(unit)]) for unit in units]
     tally = _Tally(skipped=sum(len(jobs) - len(missing) for _, missing in work))
-    total = sum(store.rows(unit, "patches") for unit, missing in work if missing)
-    size = store.header.patch
-    functions = {job.found.folder: _score_function(job.scorer, device, size) for _, missing in work for job in missing}
-    for unit, missing in work:
-        if not missing:
-            continue
-        patches = store.unit_table("patches", unit.unit)
-        scores: dict[str, list[Tensor]] = {job.found.folder: [] for job in missing}
-        for image_BCHW, corners_N2 in _images(store, _corners(patches), device):
-            for folder, scores_NK in scores.items():
-                scores_NK.append(functions[folder](image_BCHW, corners_N2))
-            tally.images, tally.patches = tally.images + 1, tally.patches + len(corners_N2)
+    work = [(unit, missing) for unit, missing in work if missing]
+    total = sum(store.rows(unit, "patches") for unit, _ in work)
+
+    def told(scored: Iterator[tuple[_Task, list[Tensor]]]) -> Iterator[tuple[_Task, list[Tensor]]]:
+        for task, scores in scored:
+            tally.images, tally.patches = tally.images + 1, tally.patches + len(task.corners_N2)
             progress(tally.patches, total, f"{tally.images} images")
-        for job in missing:
-            tally.not_finite += _write(store, unit, job, patches["patch_id"], scores[job.found.folder])
+            yield task, scores
+
+    for unit, job, scores_NK in _unit_scores(store, work, device, told):
+        tally.not_finite += _write(store, unit, job, scores_NK)
     return tally
 
 
-def _corners(patches: pa.Table) -> _Windows:
+def _unit_scores(
+    store: Store,
+    work: Sequence[tuple[CommitRecord, list[_Job]]],
+    device: torch.device,
+    told: Callable[[Iterator[tuple[_Task, list[Tensor]]]], Iterator[tuple[_Task, list[Tensor]]]],
+) -> Iterator[tuple[CommitRecord, _Job, npt.NDArray[np.float32]]]:
+    """Every unit with each scorer that it lacks and the scores of its patches, rows as in the table of patches."""
+    size = store.header.patch
+    scorers = {job.found.folder: job.scorer for _, missing in work for job in missing}
+    functions = {folder: _score_function(scorer, device, size) for folder, scorer in scorers.items()}
+    scored = told(_scored(store, _tasks(store, work), scorers, functions, device))
+    for unit, missing in work:
+        rows, last = [], not store.rows(unit, "patches")
+        while not last:
+            task, scores = next(scored)
+            rows.append(scores)
+            last = task.last
+        for index, job in enumerate(missing):
+            found = [scores[index] for scores in rows]
+            empty = np.empty((0, len(job.scorer.columns)), np.float32)  # of a shard whose images were all refused
+            yield unit, job, torch.cat(found).cpu().numpy() if found else empty
+
+
+def _tasks(store: Store, work: Sequence[tuple[CommitRecord, list[_Job]]]) -> Iterator[_Task]:
+    for unit, missing in work:
+        folders = tuple(job.found.folder for job in missing)
+        corners = _corners(store.unit_table("patches", unit.unit))
+        for number, (image_id, corners_N2) in enumerate(corners.items(), 1):
+            yield _Task(image_id, corners_N2, folders, number == len(corners))
+
+
+def _corners(patches: pa.Table) -> dict[str, _Corners]:
     """The windows of each image, in the order of the table; an image's rows follow one another."""
-    corners: dict[str, list[tuple[int, int]]] = {}
-    columns = (patches[name].to_pylist() for name in ("image_id", "y", "x"))
-    for image_id, y, x in zip(*columns, strict=True):
-        corners.setdefault(image_id, []).append((y, x))
-    return {image_id: np.array(places, np.int32) for image_id, places in corners.items()}
+    ids = patches["image_id"].combine_chunks().dictionary_encode()
+    corners_N2 = np.stack([patches["y"].to_numpy(), patches["x"].to_numpy()], axis=1)
+    starts = np.flatnonzero(np.diff(ids.indices.to_numpy(), prepend=-1))
+    names = ids.dictionary.to_pylist()
+    return dict(zip(names, np.split(corners_N2, starts[1:]), strict=True)) if names else {}
 
 
-def _images(store: Store, corners: _Windows, device: torch.device) -> Iterator[tuple[Tensor, npt.NDArray[np.int32]]]:
-    """Each image as image_BCHW float32 sRGB in [0, 1] on the device, cropped to multiples of 12; decoded ahead."""
+def _scored(
+    store: Store,
+    tasks: Iterator[_Task],
+    scorers: Mapping[str, Scorer],
+    functions: Mapping[str, _ScoreFunction],
+    device: torch.device,
+) -> Iterator[tuple[_Task, list[Tensor]]]:
+    """Each task with the scores of its scorers, scores_NK."""
     store.cell("")  # builds the index here, before several threads ask for it
-    decoded = pool.ahead(lambda image_id: images.decode(store.read_bytes(image_id)), corners)
-    for pixels, corners_N2 in zip(decoded, corners.values(), strict=True):
-        image_CHW = crop_to_multiple(to_tensor(pixels))
-        yield to_float(image_CHW.to(device))[None], corners_N2
+    if device.type == "cuda":
+        yield from _on_gpu(store, tasks, functions, device)
+        return
+    own = {folder for folder, scorer in scorers.items() if not scorer.large}  # threads do these, image by image
+
+    def work(task: _Task) -> tuple[_Task, Tensor | None, dict[str, Tensor]]:
+        image_CHW = crop_to_multiple(to_tensor(images.decode(store.read_bytes(task.image_id))))
+        scores = {folder: functions[folder](image_CHW, task.corners_N2) for folder in task.folders if folder in own}
+        return task, image_CHW if len(scores) < len(task.folders) else None, scores
+
+    threads = torch.get_num_threads()
+    try:
+        for task, image_CHW, scores in pool.ahead(work, tasks, initializer=partial(torch.set_num_threads, 1)):
+            if image_CHW is not None:
+                later = (folder for folder in task.folders if folder not in scores)
+                scores |= {folder: functions[folder](image_CHW, task.corners_N2) for folder in later}
+            yield task, [scores[folder] for folder in task.folders]
+    finally:
+        torch.set_num_threads(threads)  # threads that this process starts later took the last number that was set
+
+
+def _on_gpu(
+    store: Store, tasks: Iterator[_Task], functions: Mapping[str, _ScoreFunction], device: torch.device
+) -> Iterator[tuple[_Task, list[Tensor]]]:
+    """uint8 goes to the device on a stream of its own; nothing waits for an answer until `_IN_FLIGHT` are asked for."""
+    copies, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
+
+    def pinned(task: _Task) -> tuple[_Task, Tensor]:
+        pixels_HWC = images.decode(store.read_bytes(task.image_id))  # in this layout; planes are made on the device
+        return task, torch.from_numpy(pixels_HWC).pin_memory()
+
+    flying: deque[tuple[_Task, list[Tensor], torch.cuda.Event]] = deque()
+    for task, host_HWC in pool.ahead(pinned, tasks):
+        with torch.cuda.stream(copies):
+            image_HWC = host_HWC.to(device, non_blocking=True)
+        now.wait_stream(copies)
+        image_HWC.record_stream(now)
+        image_CHW = crop_to_multiple(image_HWC.permute(2, 0, 1)).contiguous()
+        scores = [functions[folder](image_CHW, task.corners_N2) for folder in task.folders]
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(now)
+        flying.append((task, scores, event))
+        if len(flying) == _IN_FLIGHT:
+            yield _landed(*flying.popleft())
+    while flying:
+        yield _landed(*flying.popleft())
+
+
+def _landed(task: _Task, scores: list[Tensor], event: torch.cuda.Event) -> tuple[_Task, list[Tensor]]:
+    event.synchronize()
+    return task, scores
 
 
 def _score_function(scorer: Scorer, device: torch.device, size: int) -> _ScoreFunction:
     function = scorer.build(device)
 
     @torch.inference_mode()
-    def by_map(image_BCHW: Tensor, corners_N2: npt.NDArray[np.int32]) -> Tensor:
+    def by_map(image_CHW: Tensor, corners_N2: _Corners) -> Tensor:
         assert isinstance(scorer, MapScorer)
-        maps_BKHW = function(image_BCHW)
-        cell = image_BCHW.shape[-1] // maps_BKHW.shape[-1]
-        return scorer.finish(window_means(maps_BKHW, corners_N2, size, cell)).float()
+        means = WindowMeans(corners_N2, size)
+        for top, maps_KHW in _maps(function, image_CHW, scorer.reach):
+            means.add(maps_KHW, top, cell=image_CHW.shape[2] // maps_KHW.shape[2])
+        return scorer.finish(means.means()).float()
 
     @torch.inference_mode()
-    def by_patch(image_BCHW: Tensor, corners_N2: npt.NDArray[np.int32]) -> Tensor:
-        return torch.cat([function(batch_BCHW).float().cpu() for batch_BCHW in _cut(image_BCHW, corners_N2, size)])
+    def by_patch(image_CHW: Tensor, corners_N2: _Corners) -> Tensor:
+        image_BCHW = to_float(image_CHW)[None]
+
+        def by_batches(number: int) -> Tensor:
+            return torch.cat([function(batch).float() for batch in _cut(image_BCHW, corners_N2, size, number)])
+
+        return halving(by_batches, _PATCH_BATCH)
 
     return by_patch if isinstance(scorer, PatchScorer) else by_map
 
 
-def _cut(image_BCHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int) -> Iterator[Tensor]:
+def _maps(function: Callable[[Tensor], Tensor], image_CHW: Tensor, reach: int | None) -> Iterator[tuple[int, Tensor]]:
+    """The maps of an image as maps_KHW, from top to bottom with their first rows: all at once, or in strips."""
+    height, width = image_CHW.shape[1:]
+    rows = height if reach is None or image_CHW.is_cuda else max(_STRIP_PIXELS // width, 4 * reach)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        if reach is None:
+            first, last = 0, height
+        else:  # the last strip may have a row or two: what mirrors at the image's edge needs more
+            first, last = max(min(top, height - rows) - reach, 0), min(bottom + reach, height)
+        maps_KHW = function(to_float(image_CHW[:, first:last])[None])[0]
+        yield (top, maps_KHW) if reach is None else (top, maps_KHW[:, top - first : bottom - first])
+
+
+def _cut(image_BCHW: Tensor, corners_N2: _Corners, size: int, number: int) -> Iterator[Tensor]:
     """Batches of windows, patches_BCHW."""
-    for start in range(0, len(corners_N2), _PATCH_BATCH):
-        batch = corners_N2[start : start + _PATCH_BATCH].tolist()
+    for start in range(0, len(corners_N2), number):
+        batch = corners_N2[start : start + number].tolist()
         yield torch.cat([image_BCHW[..., y : y + size, x : x + size] for y, x in batch])
 
 
-def _write(store: Store, unit: CommitRecord, job: _Job, ids: pa.ChunkedArray, rows: Sequence[Tensor]) -> int:
+def _write(store: Store, unit: CommitRecord, job: _Job, scores_NK: npt.NDArray[np.float32]) -> int:
     """Publish and commit one scorer's table of one shard; returns how many scores are not finite."""
-    names = tuple(job.scorer.columns)
-    scores_NK = torch.cat(list(rows)).numpy() if rows else np.empty((0, len(names)), np.float32)
+    names, length = tuple(job.scorer.columns), scores_NK.shape[1]
     if job.scorer.vector:
-        length = scores_NK.shape[1]
         columns = [pa.FixedSizeListArray.from_arrays(pa.array(scores_NK.reshape(-1)), length)]
     else:
         columns = [pa.array(scores_NK[:, k]) for k in range(len(names))]
+    ids = store.unit_table("patches", unit.unit)["patch_id"]
     table = pa.table([ids, *columns], schema=schema.scores_schema(names, length if job.scorer.vector else None))
     part = store.write_table(job.found.kind, unit.unit, table)
     store.commit(job.found.kind, unit.unit, job.fingerprint(unit), [part])

@@ -27,6 +27,7 @@ WITH_TORCH = {
     "jpeg",
     "loader",
     "macs",
+    "means",
     "metrics",
     "optics",
     "optim",

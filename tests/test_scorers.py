@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,27 @@ import torch
 from scipy.ndimage import correlate
 from torch import Tensor
 
-from curate import plugins
+import curate
+from curate import images, plugins, windows
 from curate.archs.fsrcnn import Fsrcnn
 from curate.archs.srcnn import Srcnn as SrcnnArch
 from curate.archs.srcnn import SrcnnNet
 from curate.checkpoint import Checkpoint
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
+from curate.means import window_means
 from curate.metrics import psnr, rgb_to_y
 from curate.resize import downscale, upscale
 from curate.scorers import MapScorer, PatchScorer, Scorer
 from curate.scorers.sobel import Sobel
-from curate.scorers.srcnn import Srcnn, refine_in_strips
+from curate.scorers.srcnn import Refiner, Srcnn
 from curate.scoring import score
 from curate.store import Store
-from curate.tensors import to_float, to_tensor
+from curate.tensors import has_bfloat16, to_float, to_tensor
 
 CPU = torch.device("cpu")
 KERNELS = ("9-5-5", "9-1-5")
+PACKAGE = Path(curate.__file__).parent
 MakePhoto = Callable[[int, int, int], npt.NDArray[np.uint8]]
 
 
@@ -130,6 +134,8 @@ def test_the_image_stays_as_it_was(scorer: Scorer, image_BCHW: Tensor) -> None:
 @pytest.mark.gpu
 def test_cpu_and_gpu_agree(scorer: Scorer, image_BCHW: Tensor) -> None:
     """Scores to 1e-3 of themselves: a GPU may multiply with 10-bit mantissas (TF32)."""
+    if isinstance(scorer, Srcnn):
+        scorer = replace(scorer, precision="fp32")
     scores = [scores_of(scorer, run(scorer, image_BCHW, torch.device(device))) for device in ("cpu", "cuda")]
     torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-6)
 
@@ -167,21 +173,58 @@ def test_sobel_of_a_step_is_two_on_both_sides_of_it() -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("rows", [1, 3, 8, 17, 29, 30])
-def test_srcnn_in_strips_is_srcnn_of_the_whole(
-    kernel: str, rows: int, random_net: Callable[..., SrcnnNet], image_BCHW: Tensor
-) -> None:
+@pytest.mark.parametrize("rows", [1, 4, 8, 20, 32, 36])
+def test_srcnn_in_strips_is_srcnn_of_the_whole(kernel: str, rows: int, random_net: Callable[..., SrcnnNet]) -> None:
     network = random_net(kernel)
-    bicubic_B1HW = torch.rand(2, 1, 30, 20, generator=torch.Generator().manual_seed(1))
-    sizes = []
-    hook = network.conv1.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2]))
+    bicubic_B1HW = torch.rand(2, 1, 36, 24, generator=torch.Generator().manual_seed(1))
+    refiner = Refiner(network, torch.float32, strip_pixels=rows * 24 * 2)
+    sizes: list[int] = []
+    refiner.features.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2]))
     with torch.inference_mode():
-        strips = refine_in_strips(network, bicubic_B1HW, strip_pixels=rows * 20 * 2)
-        hook.remove()
+        strips = refiner(bicubic_B1HW)
         whole = network.refine(bicubic_B1HW)
-    assert len(sizes) == -(-30 // rows)
-    assert max(sizes) <= rows + 2 * network.radius
+    assert len(sizes) == -(-36 // max(rows // 4 * 4, 4))
+    assert max(sizes) <= max(rows, 4) + 2 * 8
     torch.testing.assert_close(strips, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_srcnn_goes_on_in_smaller_strips_where_memory_does_not_suffice(random_net: Callable[..., SrcnnNet]) -> None:
+    refiner = Refiner(random_net("9-5-5"), torch.float32, strip_pixels=36 * 24)
+    bicubic_B1HW = torch.rand(1, 1, 36, 24, generator=torch.Generator().manual_seed(1))
+    heights: list[int] = []
+
+    def small(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        heights.append(inputs[0].shape[2])
+        if heights[-1] > 28:
+            raise torch.OutOfMemoryError
+
+    with torch.inference_mode():
+        whole = refiner(bicubic_B1HW)
+        refiner.features.register_forward_pre_hook(small)
+        torch.testing.assert_close(refiner(bicubic_B1HW), whole, rtol=1e-5, atol=1e-6)
+    assert heights[:2] == [36, 28]  # all, half and its margin: 20 + 8 rows
+
+
+def test_srcnn_in_bfloat16_ranks_as_in_float32() -> None:
+    """Spearman's correlation is above 0.999 on photographs; 0.9996 to 0.99998 on 1,646 and 7,176 windows of others."""
+    photos = [images.decode(path.read_bytes()) for path in sorted((PACKAGE / "samples" / "photos").iterdir())]
+    corners_N2 = windows.grid(240, 360, 48, 24)
+    ranks = []
+    for precision in ("bf16", "fp32"):
+        draw = plugins.parse("scorers", f"srcnn:precision={precision}").build(CPU)
+        with torch.inference_mode():
+            maps = [draw(to_float(to_tensor(pixels[:240, :360]))[None]) for pixels in photos]
+        scores_N = torch.cat([window_means(map_B1HW, corners_N2, 48)[:, 0] for map_B1HW in maps])
+        ranks.append(scores_N.argsort().argsort().double())
+    assert len(ranks[0]) > 400
+    assert torch.corrcoef(torch.stack(ranks))[0, 1] > 0.999
+
+
+def test_srcnn_tells_the_precision_that_it_took() -> None:
+    settled = Srcnn().on(CPU)
+    assert settled.precision == ("bf16" if has_bfloat16(CPU) else "fp32")
+    assert settled.identity()["precision"] == settled.precision
+    assert Srcnn(precision="fp32").on(CPU).precision == "fp32"
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -197,7 +240,7 @@ def test_srcnn_mean_over_an_image_is_its_psnr(
     assert torch.equal(answer_B1HW, answer_B1HW.clamp(0, 1))  # evaluation clamps, which is nothing to a sane network
     decibel = psnr(answer_B1HW, rgb_to_y(to_float(hr_BCHW)), border=0).item()
     run_folder = saved(network, tmp_path / "run", kernel)
-    scorer: Srcnn = plugins.parse("scorers", f"srcnn:scale={scale},kernel={kernel},weights={run_folder}")
+    scorer: Srcnn = plugins.parse("scorers", f"srcnn:scale={scale},kernel={kernel},weights={run_folder},precision=fp32")
     mean = run(scorer, to_float(hr_BCHW)).double().mean().item()
     assert mean == pytest.approx(10 ** (-decibel / 10), rel=1e-5)
 
@@ -236,7 +279,7 @@ def test_srcnn_with_a_matlab_file_is_the_authors_program(
 ) -> None:
     arrays = to_matlab(random_net(kernel))
     scipy.io.savemat(tmp_path / "net.mat", arrays)
-    scorer: Srcnn = plugins.parse("scorers", f"srcnn:kernel={kernel},weights={tmp_path / 'net.mat'}")
+    scorer: Srcnn = plugins.parse("scorers", f"srcnn:kernel={kernel},weights={tmp_path / 'net.mat'},precision=fp32")
     hr_BCHW = to_tensor(make_photo(24, 24, 3))[None]
     bicubic_B1HW = upscale(rgb_to_y(to_float(downscale(hr_BCHW, 2)).double()), 2)
     y_HW = rgb_to_y(to_float(hr_BCHW).double())[0, 0].numpy()

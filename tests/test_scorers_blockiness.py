@@ -17,8 +17,9 @@ from torch import Tensor
 
 from curate import windows
 from curate.ingestion import ingest
+from curate.means import window_means
 from curate.scorers.blockiness import Blockiness
-from curate.scoring import score, window_means
+from curate.scoring import score
 from curate.store import Store
 from curate.tensors import to_float, to_tensor
 

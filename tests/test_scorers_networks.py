@@ -25,12 +25,13 @@ from curate.checkpoint import Checkpoint
 from curate.errors import UsageError
 from curate.evaluation import averages, evaluate
 from curate.ingestion import ingest
+from curate.means import window_means
 from curate.metrics import rgb_to_y
 from curate.resize import downscale
 from curate.scorers import MapScorer, _network
 from curate.scorers.embedding import Embedding
 from curate.scorers.loss import Loss
-from curate.scoring import score, window_means
+from curate.scoring import score
 from curate.store import Store
 from curate.tensors import to_float, to_tensor
 
@@ -112,7 +113,7 @@ def test_loss_is_the_networks_error_of_every_pixel(
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_loss_of_an_srcnn_is_the_scorer_srcnn(scale: int, untrained: Path, image_BCHW: Tensor) -> None:
     loss = Loss(checkpoint=untrained / f"srcnn_955_x{scale}.safetensors")
-    srcnn = plugins.parse("scorers", f"srcnn:scale={scale}")
+    srcnn = plugins.parse("scorers", f"srcnn:scale={scale},precision=fp32")
     torch.testing.assert_close(maps_of(loss, image_BCHW), maps_of(srcnn, image_BCHW), rtol=1e-4, atol=1e-7)
 
 

@@ -10,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from curate import images, plugins, windows
+from curate import images, plugins, pool, scoring, windows
 from curate.errors import DataError, UsageError, listed
 from curate.ingestion import ingest
+from curate.scorers.entropy import Entropy
 from curate.scorers.sobel import Sobel
-from curate.scoring import label, score, window_means
+from curate.scoring import label, score
 from curate.selection import select
 from curate.store import Store
 from curate.tensors import to_float, to_tensor
@@ -121,54 +120,6 @@ def brute_force_means(
     return np.array([part.mean((1, 2)) for part in cut])
 
 
-# Window means
-
-
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(
-    height=st.integers(1, 40),
-    width=st.integers(1, 40),
-    size=st.integers(1, 40),
-    num_maps=st.integers(1, 3),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_window_means_are_brute_force_means(height: int, width: int, size: int, num_maps: int, seed: int) -> None:
-    size = min(size, height, width)
-    rng = np.random.default_rng(seed)
-    maps_KHW = rng.exponential(rng.uniform(1e-4, 1e4), (num_maps, height, width)).astype(np.float32)
-    corners = list(itertools.product((0, rng.integers(height - size + 1), height - size), range(width - size + 1)))
-    corners_N2 = rng.permutation(np.array(corners, np.int32))
-    means_NK = window_means(torch.from_numpy(maps_KHW)[None], corners_N2, size)
-    assert means_NK.dtype == torch.float64
-    np.testing.assert_allclose(means_NK.numpy(), brute_force_means(maps_KHW, corners_N2, size), rtol=1e-6)
-
-
-def test_window_means_at_every_place_and_of_every_size() -> None:
-    maps_KHW = np.random.default_rng(0).normal(size=(2, 7, 9)).astype(np.float32)
-    for size in range(1, 8):
-        corners_N2 = np.array(list(itertools.product(range(8 - size), range(10 - size))), np.int32)
-        means_NK = window_means(torch.from_numpy(maps_KHW)[None], corners_N2, size)
-        expected_NK = brute_force_means(maps_KHW, corners_N2, size)
-        np.testing.assert_allclose(means_NK.numpy(), expected_NK, rtol=1e-5, atol=1e-6)
-
-
-def test_window_means_of_no_window() -> None:
-    assert window_means(torch.rand(1, 2, 12, 12), np.empty((0, 2), np.int32), 4).shape == (0, 2)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_pixel_that_is_not_finite_is_seen_by_its_windows_alone(value: float) -> None:
-    maps_KHW = np.random.default_rng(0).random((2, 12, 12), np.float32)
-    maps_KHW[1, 3, 5] = value
-    corners_N2 = windows.grid(12, 12, 4, 2)
-    means_NK = window_means(torch.from_numpy(maps_KHW)[None], corners_N2, 4).numpy()
-    expected_NK = brute_force_means(maps_KHW, corners_N2, 4)
-    finite_NK = np.isfinite(expected_NK)
-    assert 0 < (~finite_NK).sum() < len(corners_N2)
-    assert np.array_equal(np.isfinite(means_NK), finite_NK)
-    np.testing.assert_allclose(means_NK[finite_NK], expected_NK[finite_NK], rtol=1e-6)
-
-
 @pytest.mark.parametrize("name", ["sobel", "srcnn"])
 def test_scores_are_brute_force_means_of_the_whole_images_map(name: str, store: Path, untrained: Path) -> None:
     report = score(store, [name])
@@ -199,10 +150,59 @@ def test_scores_of_cpu_and_gpu_agree(store: Path, untrained: Path, tmp_path: Pat
     """To 1e-3: a GPU may multiply with 10-bit mantissas (TF32)."""
     other = Path(shutil.copytree(store, tmp_path / "other"))
     for path, device in ((store, "cpu"), (other, "cuda")):
-        score(path, ["srcnn", "sobel"], device=device)
-    cpu, gpu = (scores_of(path, "srcnn", "sobel") for path in (store, other))
+        score(path, ["srcnn:precision=fp32", "sobel"], device=device)
+    cpu, gpu = (scores_of(path, "srcnn:precision=fp32", "sobel") for path in (store, other))
     assert cpu.keys() == gpu.keys()
     np.testing.assert_allclose(list(cpu.values()), list(gpu.values()), rtol=1e-3)
+
+
+def test_strips_give_what_the_whole_image_gives(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [name for name in plugins.names("scorers") if getattr(plugins.parse("scorers", name), "reach", None)]
+    assert "sobel" in names
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    score(store, names)
+    monkeypatch.setattr(scoring, "_STRIP_PIXELS", 1)  # strips of four times the reach
+    score(other, names)
+    columns = list(Store.open(store).score_columns())
+    whole, strips = scores_of(store, *columns), scores_of(other, *columns)
+    np.testing.assert_allclose([strips[patch_id] for patch_id in whole], list(whole.values()), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_processors_changes_no_byte(
+    workers: int, store: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    names = ["srcnn", "sobel", "entropy", f"loss:checkpoint={untrained / 'srcnn_955_x2.safetensors'}"]
+    score(store, names)
+    monkeypatch.setattr(pool, "workers", lambda: workers)
+    before = torch.get_num_threads()
+    score(other, names)
+    assert torch.get_num_threads() == before
+    assert files_of(store) == files_of(other)
+
+
+def test_windows_go_in_smaller_batches_where_memory_does_not_suffice(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: what a batch of windows does not fit into, half of it may."""
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    score(store, ["entropy"])
+    sizes, bits = [], Entropy._bits
+
+    def build(self: Entropy, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        def run(patches_BCHW: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(patches_BCHW))
+            if len(patches_BCHW) > 3:
+                raise torch.OutOfMemoryError
+            return torch.stack([bits(self, patch_CHW) for patch_CHW in patches_BCHW])[:, None]
+
+        return run
+
+    monkeypatch.setattr(Entropy, "build", build)
+    score(other, ["entropy"])
+    assert max(sizes) > 3
+    assert files_of(store) == files_of(other)
 
 
 # What is done is skipped

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class NetworkScorer(MapScorer):
     checkpoint: Path | None = None  # a run's folder, or a file of curate's or anyone's; None: the bundled SRCNN x2
     arch: str | None = None  # the network of a file that does not tell it, as fsrcnn:scale=2
     tile: int = 0  # LR px a side that go through the network at a time, 48 or more; 0: 1536 / scale, or all (`Loss`)
+
+    large: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.tile and self.tile < _GRID:

@@ -15,7 +15,10 @@ _FLAT = 1e-9  # a mean below it is the rounding of sums over the image: 1e-12 wa
 
 def grey(image_BCHW: Tensor) -> Tensor:
     """Grey of an sRGB image in [0, 1], not rounded, as B1HW in [0, 1]."""
-    return (image_BCHW * image_BCHW.new_tensor(_GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    grey_B1HW = image_BCHW[:, :1] * _GREY[0]
+    for channel in (1, 2):
+        grey_B1HW.add_(image_BCHW[:, channel : channel + 1], alpha=_GREY[channel])
+    return grey_B1HW
 
 
 def sobel_gradients(grey_B1HW: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,8 +27,8 @@ def sobel_gradients(grey_B1HW: Tensor) -> tuple[Tensor, Tensor]:
     The kernels are separable: (1 2 1) across and (-1 0 1) along.
     """
     padded = F.pad(grey_B1HW, (1, 1, 1, 1), mode="reflect")
-    rows = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
-    columns = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    rows = (padded[..., :-2, :] + padded[..., 2:, :]).add_(padded[..., 1:-1, :], alpha=2)
+    columns = (padded[..., :-2] + padded[..., 2:]).add_(padded[..., 1:-1], alpha=2)
     across = rows[..., 2:] - rows[..., :-2]
     down = columns[..., 2:, :] - columns[..., :-2, :]
     return across, down

@@ -28,6 +28,7 @@ class Blur(MapScorer):
 
     columns: ClassVar[tuple[str, ...]] = ("blur",)
     version: ClassVar[int] = 1
+    reach: ClassVar[int | None] = 5
 
     def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         def draw(image_BCHW: Tensor) -> Tensor:

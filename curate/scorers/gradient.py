@@ -33,6 +33,7 @@ class Gradient(MapScorer):
 
     columns: ClassVar[tuple[str, ...]] = ("mean", "std", "coherence")
     version: ClassVar[int] = 1
+    reach: ClassVar[int | None] = 5
 
     def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         return _draw

@@ -25,6 +25,7 @@ class Laplacian(MapScorer):
 
     columns: ClassVar[tuple[str, ...]] = ("laplacian",)
     version: ClassVar[int] = 1
+    reach: ClassVar[int | None] = 1
 
     def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         def draw(image_BCHW: Tensor) -> Tensor:

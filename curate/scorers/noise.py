@@ -27,6 +27,7 @@ class Noise(MapScorer):
 
     columns: ClassVar[tuple[str, ...]] = ("noise",)
     version: ClassVar[int] = 1
+    reach: ClassVar[int | None] = 2
 
     def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         return _draw

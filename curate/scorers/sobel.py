@@ -22,6 +22,7 @@ class Sobel(MapScorer):
 
     columns: ClassVar[tuple[str, ...]] = ("sobel",)
     version: ClassVar[int] = 1
+    reach: ClassVar[int | None] = 1
 
     def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         return lambda image_BCHW: texture(grey(image_BCHW))
@@ -30,4 +31,4 @@ class Sobel(MapScorer):
 def texture(grey_B1HW: Tensor) -> Tensor:
     """(|Gx| + |Gy|) / 2 of every pixel, as B1HW."""
     across, down = sobel_gradients(grey_B1HW)
-    return (across.abs() + down.abs()) / 2
+    return across.abs_().add_(down.abs_()).div_(2)

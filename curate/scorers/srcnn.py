@@ -1,12 +1,17 @@
-"""SRCNN loss: how badly a small pretrained network rebuilds the patch from its LR image (Moser et al. 2024)."""
+"""SRCNN loss: how badly a small pretrained network rebuilds the patch from its LR image (Moser et al. 2024).
 
+Axes in names: B batch, C channels, H height, W width, O output and I input maps, K the side of a kernel.
+"""
+
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from curate import plugins
 from curate.archs import srcnn
@@ -15,13 +20,14 @@ from curate.errors import UsageError, listed
 from curate.metrics import rgb_to_y
 from curate.resize import downscale, upscale
 from curate.scorers import MapScorer
-from curate.tensors import to_float
+from curate.tensors import halving, has_bfloat16, to_float
 
-__all__ = ["Srcnn", "refine_in_strips", "squared_error"]
+__all__ = ["Refiner", "Srcnn", "squared_error"]
 
 _BUNDLED = Path(__file__).parent.parent / "weights"
 _BUNDLED_KERNEL = "9-5-5"
-_STRIP_PIXELS = 1 << 18  # pixels that go through the network at a time: 64 maps of them are 64 MB
+_STRIP_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 24}  # that go through at a time: 64 maps of them are 64 MB and 4 GB
+_BLOCK = 4  # px each way that the last layer answers at a time
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,17 @@ class Srcnn(MapScorer):
     scale: int = 2  # 2, 3 or 4
     kernel: Literal["9-5-5", "9-1-5"] | None = None  # None takes that of the weights; the bundled ones are 9-5-5
     weights: Path | None = None  # a checkpoint or a public file; None takes the bundled one
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # of the first two layers; auto: bf16 where the hardware has it
 
     columns: ClassVar[tuple[str, ...]] = ("srcnn",)
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         srcnn.Srcnn(self.scale)  # refuses a scale that it does not have
+
+    def on(self, device: torch.device) -> Self:
+        """With the precision that `auto` means on a device."""
+        return replace(self, precision="bf16" if has_bfloat16(device) else "fp32") if self.precision == "auto" else self
 
     def identity(self) -> dict[str, Any]:
         """The options, with the weights' own kernel and their hash for their path."""
@@ -51,10 +62,10 @@ class Srcnn(MapScorer):
         }
 
     def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        net = self._checkpoint().module().to(device)
+        net = self._checkpoint().module()
         assert isinstance(net, srcnn.SrcnnNet)
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on a CPU
-        return lambda image_BCHW: squared_error(net, image_BCHW)
+        refiner = Refiner(net, torch.bfloat16 if self.on(device).precision == "bf16" else torch.float32).to(device)
+        return lambda image_BCHW: squared_error(refiner, self.scale, image_BCHW)
 
     def _checkpoint(self) -> Checkpoint:
         """The weights asked for, as a Checkpoint. UsageError if there are none for this scale and kernel."""
@@ -70,21 +81,60 @@ class Srcnn(MapScorer):
         return Checkpoint.load(file)
 
 
-def squared_error(net: srcnn.SrcnnNet, image_BCHW: Tensor) -> Tensor:
-    """(Y - network's Y)^2 of every pixel, as B1HW; the image's sides are multiples of the network's scale."""
-    lr_BCHW = downscale((image_BCHW * 255).round().to(torch.uint8), net.scale)
-    bicubic_B1HW = upscale(rgb_to_y(to_float(lr_BCHW)), net.scale)
-    return (refine_in_strips(net, bicubic_B1HW) - rgb_to_y(image_BCHW)).square()
+def squared_error(refine: Callable[[Tensor], Tensor], scale: int, image_BCHW: Tensor) -> Tensor:
+    """(Y - refined Y)^2 of every pixel, as B1HW, `refine` on the bicubic image; sides are multiples of 12."""
+    lr_BCHW = downscale((image_BCHW * 255).round().to(torch.uint8), scale)
+    bicubic_B1HW = upscale(rgb_to_y(to_float(lr_BCHW)), scale)
+    return (refine(bicubic_B1HW) - rgb_to_y(image_BCHW)).square_()
 
 
-def refine_in_strips(net: srcnn.SrcnnNet, bicubic_B1HW: Tensor, strip_pixels: int = _STRIP_PIXELS) -> Tensor:
-    """`net.refine` of an image of any size in bounded memory: strips of rows, each with the rows that it looks at."""
-    batch, _, height, width = bicubic_B1HW.shape
-    rows = max(strip_pixels // (batch * width), 1)
-    strips = []
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        first, last = max(top - net.radius, 0), min(bottom + net.radius, height)
-        strip_B1HW = net.refine(bicubic_B1HW[..., first:last, :].contiguous(memory_format=torch.channels_last))
-        strips.append(strip_B1HW[..., top - first : bottom - first, :])
-    return torch.cat(strips, dim=2)
+class Refiner(nn.Module):
+    """`SrcnnNet.refine`, faster and in bounded memory: bicubic_B1HW -> refined_B1HW, H and W multiples of 4.
+
+    In strips of rows, each with the rows that it looks at; channels last; the first two layers in `dtype`. The last
+    layer stays float32, for rounding the answer to bfloat16's 8 bits would drown small losses. It has one map, for
+    which a convolution uses a sixteenth of a processor's width: here it answers 4 x 4 pixels as 16 maps of a larger
+    kernel, 2.6 times the products in 0.4 of the time (80 against 31 ms for 255,000 px on one core).
+    """
+
+    def __init__(self, net: srcnn.SrcnnNet, dtype: torch.dtype, strip_pixels: int | None = None) -> None:
+        super().__init__()
+        self.strip_pixels = strip_pixels
+        self.margin = net.radius + -net.radius % _BLOCK  # rows
+        layers = copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.features = nn.Sequential(layers.conv1, nn.ReLU(inplace=True), layers.conv2, nn.ReLU(inplace=True)).to(
+            dtype
+        )
+        self.dtype = dtype
+        weight_1IKK, bias_1 = layers.conv3.weight.detach(), layers.conv3.bias.detach()
+        side = weight_1IKK.shape[-1]
+        self.pad = side // 2
+        weight_OIKK = torch.zeros(_BLOCK**2, weight_1IKK.shape[1], side + _BLOCK - 1, side + _BLOCK - 1)
+        for index in range(_BLOCK**2):
+            y, x = divmod(index, _BLOCK)
+            weight_OIKK[index, :, y : y + side, x : x + side] = weight_1IKK[0]
+        self.weight_OIKK = nn.Buffer(weight_OIKK.contiguous(memory_format=torch.channels_last))
+        self.bias_O = nn.Buffer(bias_1.repeat(_BLOCK**2))
+
+    def forward(self, bicubic_B1HW: Tensor) -> Tensor:
+        """The three layers on an image of any size."""
+        pixels = self.strip_pixels or _STRIP_PIXELS.get(bicubic_B1HW.device.type, _STRIP_PIXELS["cpu"])
+        rows = max(pixels // (bicubic_B1HW.shape[0] * bicubic_B1HW.shape[3]) // _BLOCK, 1)
+        return halving(lambda blocks: self._in_strips(bicubic_B1HW, blocks * _BLOCK), rows)
+
+    def _in_strips(self, bicubic_B1HW: Tensor, rows: int) -> Tensor:
+        height = bicubic_B1HW.shape[2]
+        strips = []
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            first, last = max(top - self.margin, 0), min(bottom + self.margin, height)
+            strip_B1HW = self._refine(bicubic_B1HW[..., first:last, :])
+            strips.append(strip_B1HW[..., top - first : bottom - first, :])
+        return torch.cat(strips, dim=2)
+
+    def _refine(self, bicubic_B1HW: Tensor) -> Tensor:
+        features_BCHW = self.features(bicubic_B1HW.to(self.dtype, memory_format=torch.channels_last)).float()
+        padded = F.pad(features_BCHW, (self.pad,) * 4, mode="replicate")
+        blocks_BOHW = F.conv2d(padded, self.weight_OIKK, self.bias_O, stride=_BLOCK)
+        refined_B1HW: Tensor = F.pixel_shuffle(blocks_BOHW, _BLOCK)
+        return refined_B1HW
