@@ -1,5 +1,6 @@
 """Scores are means over windows of one map an image; what is done is skipped; runs that are cut off leave no trace."""
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -143,6 +144,44 @@ def test_scores_are_brute_force_means_of_the_whole_images_map(name: str, store: 
         met[height, width] = len(corners_N2)
     assert met == CORNERS
     assert scores == {}
+
+
+class Later:
+    """Stands for a stream or an event of CUDA: what is asked of it is done at once."""
+
+    waits = 0
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def wait_stream(self, stream: "Later") -> None:
+        pass
+
+    def record(self, stream: "Later") -> None:
+        pass
+
+    def synchronize(self) -> None:
+        Later.waits += 1
+
+
+def test_the_way_over_a_gpu_gives_the_same_bytes(
+    store: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it but the device: pinned memory, streams and events are stand-ins."""
+    other = Path(shutil.copytree(store, tmp_path / "other"))
+    names = ["srcnn:precision=fp32", "sobel", "entropy", "blockiness"]
+    score(store, names)
+    monkeypatch.setattr(torch.cuda, "Stream", Later)
+    monkeypatch.setattr(torch.cuda, "Event", Later)
+    monkeypatch.setattr(torch.cuda, "current_stream", Later)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    on_gpu, Later.waits = scoring._on_gpu, 0
+    monkeypatch.setattr(scoring, "_scored", lambda store, tasks, _, *rest: on_gpu(store, tasks, *rest))
+    score(other, names)
+    assert Later.waits == 3  # one an image
+    assert files_of(store) == files_of(other)
 
 
 @pytest.mark.gpu
