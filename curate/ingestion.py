@@ -8,11 +8,12 @@ the same bytes as one that was not.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from curate import files, pool, schema, windows
 from curate.errors import DataError, UsageError, listed, one_line
@@ -27,7 +28,7 @@ __all__ = ["IngestReport", "ingest"]
 
 _DEFAULT_PATCH = 480  # px, as sub-images of DIV2K are usually cut
 MAX_ROWS = 50_000  # source files in one shard, however small they are
-_FINGERPRINT = hashlib.sha256(b"ingest 1").hexdigest()[:16]  # the version of what is done to a source
+_FINGERPRINT = hashlib.sha256(b"ingest 2").hexdigest()[:16]  # the version of what is done to a source
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,10 @@ def ingest(
         examiner = Examiner(pairs, frozenset(known.files), target.header.patch)
         examined = _only_new(pool.ahead(examiner.examine, found.sources), known)
         tally = _Tally(len(found.sources), progress, lambda item: _lacks_lr(target, item, pairs))
-        unit = max(target.commits(), default=-1) + 1
-        for group in _groups(tally.over(examined), shard_size):
-            tally.patches += _write_unit(target, unit, group, split)
-            tally.shards, unit = tally.shards + 1, unit + 1
+        first = max(target.commits(), default=-1) + 1
+        for unit, numbered in groupby(_numbered(tally.over(examined), shard_size, first), key=itemgetter(0)):
+            tally.patches += _write_unit(target, unit, (item for _, item in numbered), split)
+            tally.shards += 1
     return tally.report(found.ignored)
 
 
@@ -186,7 +187,7 @@ def _only_new(examined: Iterable[Examined], known: _Known) -> Iterator[Examined]
     for item in examined:
         image_id, sha256 = item.image_id, item.sha256
         if item.file in known.files:
-            yield replace(item, status=STATUS_OK, pictures={}, known=True)
+            yield replace(item, status=STATUS_OK, pictures={}, data={}, known=True)
             continue
         known.files.add(item.file)
         if image_id is None or sha256 is None:
@@ -195,34 +196,39 @@ def _only_new(examined: Iterable[Examined], known: _Known) -> Iterator[Examined]
             known.taken[image_id] = sha256
             yield item
         elif known.taken[image_id] == sha256:
-            yield replace(item, status=f"copy of {image_id}", pictures={})
+            yield replace(item, status=f"copy of {image_id}", pictures={}, data={})
         else:
             first = known.taken[image_id]
             raise DataError(f"two photographs share the image id {image_id}: SHA-256 {first} and {sha256}")
 
 
-def _groups(items: Iterable[Examined], shard_size: int) -> Iterator[list[Examined]]:
-    """Cut the new items into shards: greedily, in order, so that where a run was cut off does not matter."""
-    group: list[Examined] = []
-    size = 0
+def _numbered(items: Iterable[Examined], shard_size: int, first: int) -> Iterator[tuple[int, Examined]]:
+    """The new items with the numbers of their shards: greedily, in order, so that a run may be cut off anywhere."""
+    unit, rows, size = first, 0, 0
     for item in items:
         if item.known:
             continue
         full = size > 0 and item.size > 0 and size + item.size > shard_size
-        if full or len(group) == MAX_ROWS:
-            yield group
-            group, size = [], 0
-        group.append(item)
-        size += item.size
-    if group:
-        yield group
+        if full or rows == MAX_ROWS:
+            unit, rows, size = unit + 1, 0, 0
+        rows, size = rows + 1, size + item.size
+        yield unit, item
 
 
-def _write_unit(store: Store, unit: int, group: Sequence[Examined], split: str) -> int:
-    """Publish one shard with its three tables and commit it; returns how many windows it has."""
-    members = {_member(item, role): picture.data for item in group for role, picture in item.pictures.items()}
+def _write_unit(store: Store, unit: int, items: Iterable[Examined], split: str) -> int:
+    """Publish one shard with its three tables and commit it; returns how many windows it has.
+
+    Of an item that is written no more than its row is kept: memory does not grow with the shard.
+    """
+    group: list[Examined] = []
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        for item in items:
+            group.append(item.without_data())
+            yield from ((_member(item, role), item.data[role]) for role in item.pictures)
+
     path = store.shard_path(unit)
-    digest, offsets = write_tar(path, members)
+    digest, offsets = write_tar(path, members())
     parts = [store.part(path, digest)]
     patches = _patch_table(group, store.header.patch, store.header.step)
     parts.append(store.write_table("images", unit, _image_table(group, split)))
@@ -264,17 +270,17 @@ def _cell_table(group: Sequence[Examined], offsets: Mapping[str, int]) -> pa.Tab
             "width": picture.width,
             "role": role,
             "offset": offsets[_member(item, role)],
-            "size": len(picture.data),
-            "xxh3": xxhash.xxh3_64_intdigest(picture.data),
+            "size": picture.size,
+            "xxh3": picture.xxh3,
         }
-        for item in sorted(group, key=lambda item: item.image_id or "")
+        for item in group
         for role, picture in item.pictures.items()
     ]
     return pa.Table.from_pylist(rows, schema.CELLS)
 
 
 def _patch_table(group: Sequence[Examined], size: int, step: int) -> pa.Table:
-    taken = sorted((item for item in group if item.pictures), key=lambda item: item.image_id or "")
+    taken = [item for item in group if item.pictures]
     corners = [windows.grid(item.pictures["hr"].height, item.pictures["hr"].width, size, step) for item in taken]
     ids = [str(item.image_id) for item, corners_N2 in zip(taken, corners, strict=True) for _ in corners_N2]
     y, x = np.concatenate([np.empty((0, 2), np.int32), *corners]).T

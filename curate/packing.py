@@ -319,7 +319,7 @@ def _groups(items: Iterable[_Packed], shard_size: int) -> Iterator[list[_Packed]
 
 def _write_unit(target: Store, unit: int, group: Sequence[_Packed]) -> None:
     """Publish one shard with its three tables and commit it."""
-    members = {cell.name: cell.data for item in group for cell in item.cells}
+    members = ((cell.name, cell.data) for item in group for cell in item.cells)
     digest, offsets = write_tar(target.shard_path(unit), members)
     cells = [
         {
