@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -36,7 +37,7 @@ def publish(path: Path, write: Callable[[BinaryIO], object]) -> str:
     read back are not as many as were written, OSError as the file system does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # so that no two machines share one
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -83,15 +84,16 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for writing; the operating system frees it if this process dies.
+def lock(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold `folder` for writing, alone or `shared` with others who do; the system frees it if this process dies.
 
-    Raises CurateError if another process holds it.
+    If another process holds it otherwise, `wait` for its end, or raise CurateError.
     """
+    kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind)
         except BlockingIOError:
             raise CurateError(f"another curate is writing to '{one_line(folder)}'; wait for its end") from None
         yield

@@ -27,6 +27,7 @@ from typing import BinaryIO, Protocol, cast
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from curate.errors import DataError, UsageError, listed, one_line
@@ -88,6 +89,11 @@ class Source:
     def suffix(self) -> str:
         """The file ending in lower case, '.png'; '' for none."""
         return _suffix(self.name)
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether other processes can read it: it is neither in a compressed tar file nor in this one's memory."""
+        return isinstance(self.file, _Stored) and not isinstance(self.file.fs, MemoryFileSystem)
 
     def read(self) -> bytes:
         """The bytes of the photograph's file. Raises OSError if they cannot be read any more."""

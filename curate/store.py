@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,10 +140,15 @@ class Store:
         return (path / _HEADER).is_file()
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the store for writing, and clear away what a killed writer left half done."""
-        with files.lock(self.path):
-            files.remove_leftovers(self.path)
+    def writing(self, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+        """Hold the store for writing, and clear away what a killed writer left half done.
+
+        `shared`: together with the other parts of a run, so that nothing is cleared away; each writes units of its own.
+        `wait` until others have ended, who are an error without it.
+        """
+        with files.lock(self.path, shared=shared, wait=wait):
+            if not shared:
+                files.remove_leftovers(self.path)
             yield
 
     # ---- units and commits
@@ -168,6 +174,14 @@ class Store:
         record = CommitRecord(unit=unit, fingerprint=fingerprint, parts=list(parts))
         files.publish_bytes(self._record_path(kind, unit), schema.dump(record))
         self._cells = self._shapes = None
+
+    def remove_units(self, kind: str) -> None:
+        """Remove all units of a kind that nothing refers to, records first."""
+        for top in ("commits", "tables"):
+            folder = self.path / top / kind
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # there are others in it
+                folder.parent.rmdir()
 
     def digest(self, shards: int | None = None) -> str:
         """SHA-256 (hex) over the records of the first `shards` units (all by default): what was ingested, exactly."""
@@ -322,6 +336,10 @@ class Store:
     def check_table(self, found: CheckSet, unit: int) -> pa.Table:
         """The findings of one unit: columns as `schema.DUPLICATES` or `schema.LEAKS`."""
         return self._parquet(self._part_path(found.kind, unit))
+
+    def examined_table(self, kind: str, unit: int) -> pa.Table:
+        """What an ingest by several has found out about some sources: columns as `schema.EXAMINED`."""
+        return self._parquet(self._part_path(kind, unit))
 
     def named(self, rows: pa.Table) -> pa.Table:
         """A table of images (image_id, ...) with the column `name` after its first."""

@@ -15,7 +15,7 @@ import pytest
 from curate import images
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
-from curate.schema import CELLS, IMAGES, PATCHES, ScorerRecord, scores_schema
+from curate.schema import CELLS, EXAMINED, IMAGES, PATCHES, ScorerRecord, scores_schema
 from curate.store import Cell, ScoreSet, Store
 
 PATCH, STEP = 24, 12
@@ -487,6 +487,30 @@ def test_writing_clears_what_a_killed_writer_left(store: Store) -> None:
         (store.path / folder / ".x.tar.123.tmp").write_bytes(b"half")
     with store.writing():
         assert tree(store.path) == before
+
+
+def test_writing_together_clears_nothing_away(store: Store) -> None:
+    other = store.path / "shards" / ".000001.tar.0123.tmp"  # of another part, which is at it
+    with store.writing(shared=True):
+        other.write_bytes(b"half")
+        with Store.open(store.path).writing(shared=True):
+            assert other.read_bytes() == b"half"
+    with store.writing():
+        assert not other.exists()
+
+
+def test_units_are_removed_with_their_folders(store: Store) -> None:
+    before = tree(store.path)
+    for kind in ("examined/0a", "examined/0b"):
+        part = store.write_table(kind, 3, EXAMINED.empty_table())
+        store.commit(kind, 3, "0" * 16, [part])
+    store.remove_units("examined/0a")
+    assert list(store.commits("examined/0b")) == [3] and store.commits("examined/0a") == {}
+    assert store.examined_table("examined/0b", 3).schema.equals(EXAMINED)
+    store.remove_units("examined/0b")
+    store.remove_units("examined/0b")
+    assert tree(store.path) == before
+    assert not list(store.path.rglob("examined"))
 
 
 def test_two_do_not_write_at_once(store: Store) -> None:
