@@ -19,6 +19,8 @@ from curate.errors import CurateError, UsageError, one_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from curate.engine import Part
+
 __all__ = ["app", "main"]
 
 app = typer.Typer(
@@ -32,6 +34,9 @@ app = typer.Typer(
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A folder made by 'curate ingest'.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This process, or workers on a Ray cluster.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Ray's workers (as many as it can have).")]
+PartOption = Annotated[str | None, typer.Option(metavar="i/N", help="One of N runs that do this together: 1/4.")]
 FormatOption = Annotated[Literal["table", "json"], typer.Option("--format", help="For people, or for programs.")]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -64,9 +69,13 @@ def ingest(
     shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
     lr: Annotated[list[str] | None, typer.Option(metavar="SCALE=DIR", help="LR images that belong to them.")] = None,
     split: Annotated[str, typer.Option(help="Written beside each image, for SQL.")] = "train",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    part: PartOption = None,
 ) -> None:
     """Put photographs into a store: bytes verbatim, every image proven whole, windows laid out."""
     from curate import display
+    from curate.engine import Engine
     from curate.ingestion import ingest as run
 
     folders = dict(_lr_folder(item) for item in lr or [])
@@ -79,8 +88,15 @@ def ingest(
             shard_size=_bytes(shard_size),
             lr=folders,
             split=split,
+            engine=Engine(engine, workers),
+            part=_part(part),
             progress=progress,
         )
+    if report.missing:
+        display.answer(
+            f"this part is done; {report.missing} chunks are left to others, the last of whom writes the store"
+        )
+        return
     for name, reason in report.refused[:_LISTED]:
         display.note(f"refused {one_line(name)}: {one_line(reason)}")
     if len(report.refused) > _LISTED:
@@ -138,13 +154,17 @@ def score(
     store: StoreArgument,
     scorers: Annotated[list[str], typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...")],
     device: DeviceOption = "auto",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    part: PartOption = None,
 ) -> None:
     """Score every patch; what is done already is skipped."""
     from curate import display
+    from curate.engine import Engine
     from curate.scoring import score as run
 
     with display.progress("score", "patches") as progress:
-        report = run(store, scorers, device=device, progress=progress)
+        report = run(store, scorers, device=device, engine=Engine(engine, workers), part=_part(part), progress=progress)
     display.answer(
         f"{report.patches} patches of {report.images} images scored by {', '.join(report.columns)}, "
         f"{report.skipped} finished units skipped, {report.not_finite} scores not finite"
@@ -357,13 +377,30 @@ def pack(
     out: Annotated[Path, typer.Argument(metavar="STORE2", help="A new folder, or one of the same pack.")],
     store: Annotated[Path | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
     shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    part: PartOption = None,
 ) -> None:
     """Copy the pixels under the chosen windows, once each, into a smaller store with its own manifest."""
     from curate import display
+    from curate.engine import Engine
     from curate.packing import pack as do
 
     with display.progress("pack", "images") as progress:
-        report = do(manifest, out, store=store, shard_size=_bytes(shard_size), progress=progress)
+        report = do(
+            manifest,
+            out,
+            store=store,
+            shard_size=_bytes(shard_size),
+            engine=Engine(engine, workers),
+            part=_part(part),
+            progress=progress,
+        )
+    if report.missing:
+        display.answer(
+            f"this part is done; {report.missing} shards are left to others, the last of whom writes the end"
+        )
+        return
     display.answer(
         f"{report.patches} patches of {report.images} images in {report.bytes / 1e6:.1f} MB, of the source's "
         f"{report.source_bytes / 1e6:.1f} ({report.kept} files kept, {report.cells} cells): {one_line(report.manifest)}"
@@ -456,6 +493,12 @@ def _lr_folder(item: str) -> tuple[int, str]:
     if not equals or not folder or scale not in ("2", "3", "4"):
         raise UsageError(f"--lr should be SCALE=DIR with scale 2, 3 or 4, found '{one_line(item)}'")
     return int(scale), folder
+
+
+def _part(text: str | None) -> "Part":
+    from curate.engine import WHOLE, Part
+
+    return WHOLE if text is None else Part.parse(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
