@@ -48,9 +48,9 @@ class Records:
         """
         for _ in range(_TRIES):
             listed = {name: entry for name, entry in storage.entries(self.folder).items() if _NAME.fullmatch(name)}
-            new = [name for name, entry in listed.items() if name not in self._files or self._files[name][0] != entry]
+            new = {name: entry for name, entry in listed.items() if self._files.get(name, (None,))[0] != entry}
             try:
-                contents = storage.read_all(self.folder / name for name in new)
+                contents = storage.read_all(self.folder, new)
             except FileNotFoundError:  # folded since it was listed
                 continue
             read = {name: _parse(self.folder / name, data) for name, data in zip(new, contents, strict=True)}
@@ -88,13 +88,15 @@ class Records:
 
     def fold(self) -> None:
         """Put full blocks of records together. Call it under the store's lock."""
-        found = self.read()
-        for units in _full_blocks(found):
-            name = f"{units[0]:06d}-{units[-1]:06d}.jsonl"
-            parts = [other for other in self._files if other != name and _units(other)[0] in units]
-            if parts:
-                storage.publish_bytes(self.folder / name, b"".join(found[unit].data + b"\n" for unit in units))
-                storage.remove(self.folder / other for other in parts)
+        names = [name for name in storage.entries(self.folder) if _NAME.fullmatch(name)]
+        found = dict[int, Committed]()
+        for units in _full_blocks(unit for name in names for unit in _units(name)):
+            block = f"{units[0]:06d}-{units[-1]:06d}.jsonl"
+            parts = [name for name in names if name != block and _units(name)[0] in units]
+            if parts:  # only then is anything read
+                found = found or self.read()
+                storage.publish_bytes(self.folder / block, b"".join(found[unit].data + b"\n" for unit in units))
+                storage.remove(self.folder / name for name in parts)
 
 
 def _units(name: str) -> range:

@@ -205,7 +205,7 @@ def _find_one(path: str | Path) -> Found:
         fs, root = storage.file_system(str(path))
         if isinstance(fs, LocalFileSystem):
             return _find_local(Path(root), shown)
-        return storage.retried(lambda: _find_remote(fs, root, shown), str(path))
+        return storage.retried(lambda: _find_remote(fs, root, str(path), shown), str(path))
     except OSError as error:
         raise UsageError(f"cannot read '{shown}': {one_line(error)}") from None
 
@@ -220,14 +220,15 @@ def _find_local(path: Path, shown: str) -> Found:
     return _find_file(_local(path), path.name, _label(path.parent), shown)
 
 
-def _find_remote(fs: AbstractFileSystem, root: str, shown: str) -> Found:
+def _find_remote(fs: AbstractFileSystem, root: str, url: str, shown: str) -> Found:
     path = PurePosixPath(root)
     # In this order: to a web server every address is a file, and may be a folder too.
     is_file = _is_tar(path.name) or _suffix(path.name) in SUFFIXES
-    if not is_file and fs.isdir(root):
+    kind = storage.kind(url)
+    if not is_file and kind == "directory":
         label, below = one_line(path.name) or shown, root.rstrip("/") + "/"
         return _images((Source(label, one_line(n.removeprefix(below)), _Stored(fs, n)) for n in fs.find(root)), shown)
-    if not fs.exists(root):
+    if kind is None:
         raise UsageError(f"'{shown}' does not exist")
     return _find_file(_Stored(fs, root), path.name, one_line(path.parent.name), shown)
 

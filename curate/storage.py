@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ __all__ = [
     "file_system",
     "folders",
     "is_url",
+    "kind",
     "local",
     "local_copy",
     "local_file",
@@ -60,7 +61,9 @@ __all__ = [
     "retried",
 ]
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", re.DOTALL)  # one letter before the colon is a drive
+_URL = re.compile(
+    r"((?:[A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", re.DOTALL
+)  # one letter before the colon is a drive
 _SECRET = re.compile(
     r"[?&](x-amz-|x-goog-|sig=|signature=|token=|access_token=|awsaccesskeyid=|key=|password=)", re.IGNORECASE
 )
@@ -129,20 +132,15 @@ class RemotePath:
 
     def is_dir(self) -> bool:
         """Whether there is anything below."""
-        fs, path = file_system(self.url)
-        return bool(retried(lambda: fs.isdir(path), self.url))
+        return kind(self.url) == "directory"
 
     def exists(self) -> bool:
         return self.is_file() or self.is_dir()
 
     def size(self) -> int | None:
         """Bytes of the file, None if there is none."""
-        fs, path = file_system(self.url)
-        try:
-            info = retried(lambda: fs.info(path), self.url)
-        except FileNotFoundError:
-            return None
-        return int(info["size"]) if info["type"] == "file" else None
+        info = _info(self.url)
+        return int(info["size"]) if info and info["type"] == "file" else None
 
     def read_bytes(self) -> bytes:
         fs, path = file_system(self.url)
@@ -261,6 +259,24 @@ def file_system(url: str) -> "tuple[AbstractFileSystem, str]":
     return fs, path
 
 
+def kind(url: str) -> str | None:
+    """`file`, `directory`, or None where there is nothing."""
+    if url.startswith(("http:", "https:")):  # every address is a file, and some list what is below
+        fs, path = file_system(url)
+        return "directory" if fs.isdir(path) else "file" if fs.exists(path) else None
+    info = _info(url)
+    return None if info is None else str(info["type"])
+
+
+def _info(url: str) -> dict[str, Any] | None:
+    """What there is to know of a file or folder. Not `exists` and `isdir`, which take a passing failure for a no."""
+    fs, path = file_system(url)
+    try:
+        return dict(retried(lambda: fs.info(path), url))
+    except FileNotFoundError:
+        return None
+
+
 def retried(act: Callable[[], _T], url: str) -> _T:
     """What `act` returns; tried up to five times where it fails for a reason that may pass.
 
@@ -359,13 +375,12 @@ def folders(folder: Place) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def read_all(places: Iterable[Place]) -> list[bytes]:
-    """The contents of several small files, in order; many at a time where they are far."""
-    wanted = list(places)
-    if not wanted or isinstance(wanted[0], Path):
-        return [path.read_bytes() for path in wanted]
-    with ThreadPoolExecutor(min(_REQUESTS, len(wanted))) as pool:
-        return list(pool.map(lambda path: path.read_bytes(), wanted))
+def read_all(folder: Place, listed: Mapping[str, Entry]) -> list[bytes]:
+    """The contents of small files of a folder, as they were listed; many at a time where they are far."""
+    if isinstance(folder, Path):
+        return [(folder / name).read_bytes() for name in listed]
+    with ThreadPoolExecutor(_REQUESTS) as pool:  # with the size known, each is one request
+        return list(pool.map(lambda item: (folder / item[0]).read(0, item[1].size), listed.items()))
 
 
 def member(shard: Place, offset: int, size: int, xxh3: int) -> bytes:

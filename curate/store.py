@@ -106,6 +106,7 @@ class Store:
         self._parts: dict[str, Part] = {}  # of the commits that were read, by their path
         self._cells: dict[tuple[str, str], list[Cell]] | None = None
         self._shapes: dict[str, tuple[int, int]] | None = None
+        self._documents: dict[Place, bytes] = {}  # of scorers and checks
         self._verified: set[tuple[str, str]] = set()  # (path, hash) of tables that were found to have it
         self._fetched: dict[tuple[str, str], Path] = {}  # (path, hash) of tables that are far -> their copy here
         self._decoded: OrderedDict[Cell, npt.NDArray[np.uint8]] = OrderedDict()
@@ -314,9 +315,12 @@ class Store:
 
     def _records(self, kind: type[_RecordT], folder: str, name: str) -> list[_RecordT]:
         paths = [self.path / "tables" / folder / found / name for found in self._folders(f"tables/{folder}")]
-        paths = [path for path in paths if path.is_file()]
-        contents = zip(paths, storage.read_all(paths), strict=True)
-        records = [schema.parse(kind, content, path) for path, content in contents]
+        there = [path for path in paths if path in self._documents or path.is_file()]
+        for path in there:
+            # They never change; from a disk they are read again, which costs nothing.
+            if isinstance(path, Path) or path not in self._documents:
+                self._documents[path] = path.read_bytes()
+        records = [schema.parse(kind, self._documents[path], path) for path in there]
         return sorted(records, key=lambda record: (record.label, record.fingerprint))
 
     def add_score_set(self, record: ScorerRecord) -> ScoreSet:

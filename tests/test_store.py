@@ -118,7 +118,7 @@ def test_a_store_is_made_and_opened_at_a_url(memory: str) -> None:
         Store.open(f"{memory}/store")
     created = Store.create(f"{memory}/store", patch=30, step=7)
     assert Store.open(f"{memory}/store").header == created.header and Store.is_store(created.path)
-    with pytest.raises(UsageError, match="is not a store .*; name a new or empty folder"):
+    with pytest.raises(UsageError, match=r"is not a store .*; name a new or empty folder"):
         Store.create(memory, patch=30, step=7)
 
 
