@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from curate import files, pool, schema, windows
+from curate import pool, schema, storage, windows
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.examination import Examined, Examiner
 from curate.progress import Progress, silent
@@ -146,7 +146,7 @@ def _lacks_lr(store: Store, known: Examined, pairs: Mapping[int, PairedFolder]) 
 
 
 def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> Store:
-    path = files.local_path(store, "a store")
+    path = storage.place(store, "a store")
     if not Store.is_store(path):
         size = _DEFAULT_PATCH if patch is None else patch
         return Store.create(path, patch=size, step=max(size // 2, 1) if step is None else step)

@@ -5,7 +5,6 @@ Any Parquet reader opens it (columns: `schema.MANIFEST`). The file's metadata ho
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from curate import files, schema
+from curate import schema, storage
 from curate.errors import DataError, UsageError, one_line
 from curate.schema import ManifestRecipe
+from curate.storage import Place
 from curate.store import Store
 
 __all__ = ["Manifest"]
@@ -33,53 +33,60 @@ class Manifest:
 
     table: pa.Table  # columns of schema.MANIFEST, sorted by rank
     recipe: ManifestRecipe
-    path: Path | None = None  # where it was loaded from or saved to
+    path: Place | None = None  # where it was loaded from or saved to
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Manifest":
+    def load(cls, path: str | Place) -> "Manifest":
         """Read a manifest. UsageError if there is no file, DataError if it is not a manifest or damaged."""
         file = _existing(path)
-        recipe = _recipe(_parquet(pq.read_schema, file), file)
-        table = _parquet(partial(pq.read_table, page_checksum_verification=True), file)
+        with storage.local_copy(file) as copy:
+            recipe = _recipe(_parquet(pq.read_schema, copy, file), file)
+            table = _parquet(partial(pq.read_table, page_checksum_verification=True), copy, file)
         return cls(table.replace_schema_metadata(None).sort_by("rank"), recipe, file)
 
     @classmethod
-    def named(cls, paths: Sequence[str | Path]) -> dict[str, Path]:
-        """File name without ending -> path, for SQL; only the files' footers are read. Raises as `load` does."""
+    def named(cls, paths: Sequence[str | Place]) -> dict[str, Path]:
+        """File name without ending -> path, for SQL; only the files' footers are read, of those at a URL all.
+
+        Raises as `load` does.
+        """
         found: dict[str, Path] = {}
         for path in paths:
             file = _existing(path)
             if file.stem in found:
                 raise UsageError(f"two manifests are called '{one_line(file.stem)}' in SQL; rename one of the files")
-            _recipe(_parquet(pq.read_schema, file), file)
-            found[file.stem] = file
+            found[file.stem] = storage.local_file(file)
+            _recipe(_parquet(pq.read_schema, found[file.stem], file), file)
         return found
 
-    def save(self, path: str | Path) -> "Manifest":
+    def save(self, path: str | Place) -> "Manifest":
         """Write the file whole or not at all; the same manifest gives the same bytes. Returns it with its new path.
 
-        The store is named relative to the manifest's folder, so that both can be moved together.
+        The store is named relative to the manifest's folder, so that both can be moved together, where both are on one
+        disk or in one bucket.
         """
-        file = files.local_path(path, "a manifest")
+        file = storage.place(path, "a manifest")
         if file.is_dir():
             raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
-        url = os.path.relpath(self._store_path(), file.resolve().parent)
+        url = storage.relative(self._store_path(), file.resolve().parent)
         recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
         table = self.table.replace_schema_metadata({schema.METADATA_KEY: schema.dump(recipe)})
-        files.publish(file, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True))
+        storage.publish(
+            file, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+        )
         return Manifest(self.table, recipe, file)
 
-    def store(self, path: str | Path | None = None) -> Store:
+    def store(self, path: str | Place | None = None) -> Store:
         """Open the store that it was made from, at `path` if it has moved, and check that it is in the state of then.
 
         A store that has grown since is that store; DataError for another one, or one whose shards were changed;
         UsageError if there is none.
         """
         reference = self.recipe.store
-        where = files.local_path(path, "a store") if path is not None else self._store_path()
+        where = storage.place(path, "a store") if path is not None else self._store_path()
         if path is None and not Store.is_store(where):
             raise UsageError(f"the manifest's store is not at '{one_line(where)}' any more; name it with --store PATH")
         store = Store.open(where)
@@ -107,28 +114,28 @@ class Manifest:
         """The recipe, indented, for people."""
         return json.dumps(self.recipe.model_dump(mode="json"), indent=2, ensure_ascii=False)
 
-    def _store_path(self) -> Path:
+    def _store_path(self) -> Place:
         folder = self.path.resolve().parent if self.path else Path.cwd()
-        return Path(os.path.normpath(folder / self.recipe.store.url))
+        return storage.resolve(self.recipe.store.url, folder)
 
 
-def _existing(path: str | Path) -> Path:
-    file = files.local_path(path, "a manifest")
+def _existing(path: str | Place) -> Place:
+    file = storage.place(path, "a manifest")
     if not file.is_file():
         found = "a folder" if file.is_dir() else "nothing"
         raise UsageError(f"'{one_line(path)}' is not a manifest: found {found}; 'curate select' writes one")
     return file
 
 
-def _parquet(read: Callable[[Path], _Read], file: Path) -> _Read:
-    """What `read` gives of a Parquet file. DataError if it is none, or damaged."""
+def _parquet(read: Callable[[Path], _Read], copy: Path, file: Place) -> _Read:
+    """What `read` gives of a Parquet file, of which `copy` is here. DataError if it is none, or damaged."""
     try:
-        return read(file)
+        return read(copy)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{one_line(file)}' is not a manifest: {one_line(error)}") from None
 
 
-def _recipe(found: pa.Schema, file: Path) -> ManifestRecipe:
+def _recipe(found: pa.Schema, file: Place) -> ManifestRecipe:
     """The recipe in a Parquet file's metadata. DataError if the file is not a manifest."""
     metadata = (found.metadata or {}).get(schema.METADATA_KEY.encode())
     if metadata is None or not found.equals(schema.MANIFEST):

@@ -12,7 +12,6 @@ as one that was not. `manifest.parquet` in the new store comes last.
 
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,12 +26,13 @@ import pyarrow.compute as pc
 import xxhash
 from PIL import Image
 
-from curate import files, images, pool, schema, windows
+from curate import images, pool, schema, storage, windows
 from curate.errors import DataError, UsageError, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
 from curate.schema import Packing, StoreReference
 from curate.shards import write_tar
+from curate.storage import Place
 from curate.store import INGEST, Store
 
 __all__ = ["MANIFEST_FILE", "PackReport", "pack"]
@@ -53,7 +53,7 @@ _Ints = npt.NDArray[np.int64]
 class PackReport:
     """What the packed store is, and what this run did."""
 
-    manifest: Path  # of the packed store: what to train from
+    manifest: Place  # of the packed store: what to train from
     patches: int
     images: int
     kept: int  # of the images, how many are there as the very file that the source has, which takes fewer bytes
@@ -163,7 +163,7 @@ def _hashes(store: Store, image_id: str) -> list[int]:
 def _open_or_create(out: str | Path, source: Store, manifest: Manifest) -> Store:
     reference = manifest.recipe.store
     packing = Packing(source=reference.digest, manifest=manifest.digest(), scale=_SCALE)
-    path = files.local_path(out, "a packed store")
+    path = storage.place(out, "a packed store")
     grid = source.header
     if not Store.is_store(path):
         return Store.create(path, patch=grid.patch, step=grid.step, packed=packing)
@@ -381,7 +381,7 @@ def _repeat(manifest: Manifest, source: Store, target: Store) -> Manifest:
     table = manifest.table.set_column(at, manifest.table.schema.field("shard"), column)
     reference = StoreReference(url=str(target.path.resolve()), shards=len(target.commits()), digest=target.digest())
     origin = manifest.recipe.store.model_copy(
-        update={"url": os.path.relpath(source.path.resolve(), target.path.resolve())}
+        update={"url": storage.relative(source.path.resolve(), target.path.resolve())}
     )
     recipe = manifest.recipe.model_copy(update={"store": reference, "packed_from": origin})
     return replace(manifest, table=table, recipe=recipe)

@@ -7,17 +7,17 @@ can be read at random without an index of its own.
 import tarfile
 from collections.abc import Mapping
 from io import BytesIO
-from pathlib import Path
 from typing import BinaryIO
 
-from curate import files
+from curate import storage
+from curate.storage import Place
 
 __all__ = ["write_tar"]
 
 _HEADER = 512  # bytes of a member's header in a USTAR archive
 
 
-def write_tar(path: Path, members: Mapping[str, bytes]) -> tuple[str, dict[str, int]]:
+def write_tar(path: Place, members: Mapping[str, bytes]) -> tuple[str, dict[str, int]]:
     """Publish an uncompressed tar; returns its xxh3-128 and member name -> offset of its content in bytes."""
     offsets: dict[str, int] = {}
 
@@ -29,4 +29,4 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> tuple[str, dict[str, 
                 offsets[name] = tar.offset + _HEADER
                 tar.addfile(member, BytesIO(members[name]))
 
-    return files.publish(path, write), offsets
+    return storage.publish(path, write), offsets

@@ -113,10 +113,20 @@ def test_what_is_not_a_store_is_refused_with_what_it_is(tmp_path: Path, place: s
     assert refused.value.exit_code == 2
 
 
+def test_a_store_is_made_and_opened_at_a_url(memory: str) -> None:
+    with pytest.raises(UsageError, match="is not a store: found nothing"):
+        Store.open(f"{memory}/store")
+    created = Store.create(f"{memory}/store", patch=30, step=7)
+    assert Store.open(f"{memory}/store").header == created.header and Store.is_store(created.path)
+    with pytest.raises(UsageError, match=r"is not a store .*; name a new or empty folder"):
+        Store.create(memory, patch=30, step=7)
+
+
 @pytest.mark.parametrize("act", [Store.open, lambda url: Store.create(url, patch=24, step=12)])
-def test_a_url_is_no_place_for_a_store(act: Callable[[str], Store]) -> None:
-    with pytest.raises(UsageError, match="a store should be a local path, found the URL 'memory://store'"):
-        act("memory://store")
+def test_a_url_with_credentials_is_refused_and_not_repeated(act: Callable[[str], Store]) -> None:
+    with pytest.raises(UsageError, match="a store should be a URL without credentials") as refused:
+        act("s3://AKIAKEY:hunter2@bucket/store")
+    assert "AKIAKEY" not in line(refused) and "hunter2" not in line(refused)
 
 
 @pytest.mark.parametrize(
