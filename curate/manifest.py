@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
 from curate import files, schema
@@ -41,6 +39,8 @@ class Manifest:
     @classmethod
     def load(cls, path: str | Path) -> "Manifest":
         """Read a manifest. UsageError if there is no file, DataError if it is not a manifest or damaged."""
+        import pyarrow.parquet as pq
+
         file = _existing(path)
         recipe = _recipe(_parquet(pq.read_schema, file), file)
         table = _parquet(partial(pq.read_table, page_checksum_verification=True), file)
@@ -51,6 +51,8 @@ class Manifest:
         """File name without ending -> path, for SQL; only the files' footers are read. Raises as `load` does."""
         found: dict[str, Path] = {}
         for path in paths:
+            import pyarrow.parquet as pq
+
             file = _existing(path)
             if file.stem in found:
                 raise UsageError(f"two manifests are called '{one_line(file.stem)}' in SQL; rename one of the files")
@@ -63,6 +65,8 @@ class Manifest:
 
         The store is named relative to the manifest's folder, so that both can be moved together.
         """
+        import pyarrow.parquet as pq
+
         file = files.local_path(path, "a manifest")
         if file.is_dir():
             raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
@@ -92,7 +96,7 @@ class Manifest:
 
     def verify(self, store: Store) -> None:
         """Check that every image of the manifest is in `store`. DataError names the first that is not."""
-        for image_id in pc.unique(self.table["image_id"]).to_pylist():
+        for image_id in self.table["image_id"].unique().to_pylist():
             if store.cell(image_id) is None:
                 where = f"the store '{one_line(store.path)}'"
                 raise DataError(f"the manifest's image '{one_line(image_id)}' is not in {where}")

@@ -15,7 +15,6 @@ from typing import Any, BinaryIO, Literal
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curate.errors import UsageError, listed, one_line
 
@@ -220,6 +219,8 @@ def _finite(value: Any) -> Any:
 
 
 def _write_parquet(batches: pa.RecordBatchReader, output: BinaryIO) -> int:
+    import pyarrow.parquet as pq  # it takes longer than most answers
+
     rows = 0
     try:
         with pq.ParquetWriter(output, batches.schema) as writer:
