@@ -6,11 +6,11 @@ Any Parquet reader opens it (columns: `schema.MANIFEST`). The file's metadata ho
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 import xxhash
@@ -23,6 +23,8 @@ from curate.store import Store
 __all__ = ["Manifest"]
 
 _Read = TypeVar("_Read")
+
+_GROUP_ROWS = 2**20  # of a Parquet row group, 100 MB in memory
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,38 @@ class Manifest:
 
         The store is named relative to the manifest's folder, so that both can be moved together.
         """
+        url = str(self._store_path())
+        recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
+        saved = self.write(path, [self.table], lambda: recipe)
+        return Manifest(self.table, saved, Path(path))
+
+    @staticmethod
+    def write(path: str | Path, tables: Iterable[pa.Table], recipe: Callable[[], ManifestRecipe]) -> ManifestRecipe:
+        """Save a manifest that comes as tables, one after the other, and its recipe when they have been taken.
+
+        The recipe names the store by its absolute path; it is returned as it was saved. However many tables there are,
+        the bytes are the same, and no more than a million rows are held.
+        """
         import pyarrow.parquet as pq
 
         file = files.local_path(path, "a manifest")
         if file.is_dir():
             raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
-        url = os.path.relpath(self._store_path(), file.resolve().parent)
-        recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
-        table = self.table.replace_schema_metadata({schema.METADATA_KEY: schema.dump(recipe)})
-        files.publish(file, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True))
-        return Manifest(self.table, recipe, file)
+        saved = []
+
+        def save(stream: BinaryIO) -> None:
+            # Without Arrow's own copy of the schema, which would hide what is added when the rows are written.
+            options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
+            with pq.ParquetWriter(stream, schema.MANIFEST, **options) as writer:
+                for rows in _in_groups(tables):
+                    writer.write_table(rows, row_group_size=_GROUP_ROWS)
+                made = recipe()
+                url = os.path.relpath(made.store.url, file.resolve().parent)
+                saved.append(made.model_copy(update={"store": made.store.model_copy(update={"url": url})}))
+                writer.add_key_value_metadata({schema.METADATA_KEY: schema.dump(saved[0])})
+
+        files.publish(file, save)
+        return saved[0]
 
     def store(self, path: str | Path | None = None) -> Store:
         """Open the store that it was made from, at `path` if it has moved, and check that it is in the state of then.
@@ -114,6 +138,19 @@ class Manifest:
     def _store_path(self) -> Path:
         folder = self.path.resolve().parent if self.path else Path.cwd()
         return Path(os.path.normpath(folder / self.recipe.store.url))
+
+
+def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in whole row groups, each column in one piece: where pieces end, Parquet would end pages."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(map(len, waiting)) >= _GROUP_ROWS:
+            rows = pa.concat_tables(waiting)
+            yield rows[:_GROUP_ROWS].combine_chunks()
+            waiting = [rows[_GROUP_ROWS:]]
+    if rest := [table for table in waiting if len(table)]:
+        yield pa.concat_tables(rest).combine_chunks()
 
 
 def _existing(path: str | Path) -> Path:
