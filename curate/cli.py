@@ -163,16 +163,25 @@ def select(
     drop_top: Annotated[float | None, typer.Option(help="Share of the hardest to pass over (refined: 0.05).")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition on the candidates.")] = None,
     with_flagged: Annotated[bool, typer.Option("--with-flagged", help="Also from near-duplicates and leaks.")] = False,
+    memory: Annotated[str, typer.Option(help="For sorting; asc, des, refined and window need no more.")] = "1GB",
 ) -> None:
     """Choose a core-set and write it as a manifest."""
     from curate import display
-    from curate.selection import select as run
+    from curate.selection import write
 
-    options = {} if drop_top is None else {"drop_top": drop_top}
-    manifest = run(
-        store, strategy, by=by, keep=keep, unit=unit, where=where, with_flagged=with_flagged, **options
-    ).save(out)
-    counts = manifest.recipe.counts
+    options: dict[str, Any] = {} if drop_top is None else {"drop_top": drop_top}
+    counts = write(
+        store,
+        out,
+        strategy,
+        by=by,
+        keep=keep,
+        unit=unit,
+        where=where,
+        with_flagged=with_flagged,
+        memory=memory,
+        **options,
+    ).counts
     if counts["flagged"]:
         query = "select image_id, reason from flags"
         display.note(f'{counts["flagged"]} patches of flagged images left out: curate sql {one_line(store)} "{query}"')

@@ -5,15 +5,13 @@ Any Parquet reader opens it (columns: `schema.MANIFEST`). The file's metadata ho
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
 from curate import schema, storage
@@ -25,6 +23,8 @@ from curate.store import Store
 __all__ = ["Manifest"]
 
 _Read = TypeVar("_Read")
+
+_GROUP_ROWS = 2**20  # of a Parquet row group, 100 MB in memory
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Manifest:
     @classmethod
     def load(cls, path: str | Place) -> "Manifest":
         """Read a manifest. UsageError if there is no file, DataError if it is not a manifest or damaged."""
+        import pyarrow.parquet as pq
+
         file = _existing(path)
         with storage.local_copy(file) as copy:
             recipe = _recipe(_parquet(pq.read_schema, copy, file), file)
@@ -55,6 +57,8 @@ class Manifest:
         """
         found: dict[str, Path] = {}
         for path in paths:
+            import pyarrow.parquet as pq
+
             file = _existing(path)
             if file.stem in found:
                 raise UsageError(f"two manifests are called '{one_line(file.stem)}' in SQL; rename one of the files")
@@ -68,16 +72,38 @@ class Manifest:
         The store is named relative to the manifest's folder, so that both can be moved together, where both are on one
         disk or in one bucket.
         """
+        url = str(self._store_path())
+        recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
+        saved = self.write(path, [self.table], lambda: recipe)
+        return Manifest(self.table, saved, storage.place(path, "a manifest"))
+
+    @staticmethod
+    def write(path: str | Place, tables: Iterable[pa.Table], recipe: Callable[[], ManifestRecipe]) -> ManifestRecipe:
+        """Save a manifest that comes as tables, one after the other, and its recipe when they have been taken.
+
+        The recipe names the store by its absolute path or URL; it is returned as it was saved. However many tables
+        there are, the bytes are the same, and no more than a million rows are held.
+        """
+        import pyarrow.parquet as pq
+
         file = storage.place(path, "a manifest")
         if file.is_dir():
             raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
-        url = storage.relative(self._store_path(), file.resolve().parent)
-        recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
-        table = self.table.replace_schema_metadata({schema.METADATA_KEY: schema.dump(recipe)})
-        storage.publish(
-            file, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
-        )
-        return Manifest(self.table, recipe, file)
+        saved = []
+
+        def save(stream: BinaryIO) -> None:
+            # Without Arrow's own copy of the schema, which would hide what is added when the rows are written.
+            options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
+            with pq.ParquetWriter(stream, schema.MANIFEST, **options) as writer:
+                for rows in _in_groups(tables):
+                    writer.write_table(rows, row_group_size=_GROUP_ROWS)
+                made = recipe()
+                url = storage.relative(storage.place(made.store.url, "a store"), file.resolve().parent)
+                saved.append(made.model_copy(update={"store": made.store.model_copy(update={"url": url})}))
+                writer.add_key_value_metadata({schema.METADATA_KEY: schema.dump(saved[0])})
+
+        storage.publish(file, save)
+        return saved[0]
 
     def store(self, path: str | Place | None = None) -> Store:
         """Open the store that it was made from, at `path` if it has moved, and check that it is in the state of then.
@@ -99,7 +125,7 @@ class Manifest:
 
     def verify(self, store: Store) -> None:
         """Check that every image of the manifest is in `store`. DataError names the first that is not."""
-        for image_id in pc.unique(self.table["image_id"]).to_pylist():
+        for image_id in self.table["image_id"].unique().to_pylist():
             if store.cell(image_id) is None:
                 where = f"the store '{one_line(store.path)}'"
                 raise DataError(f"the manifest's image '{one_line(image_id)}' is not in {where}")
@@ -117,6 +143,19 @@ class Manifest:
     def _store_path(self) -> Place:
         folder = self.path.resolve().parent if self.path else Path.cwd()
         return storage.resolve(self.recipe.store.url, folder)
+
+
+def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in whole row groups, each column in one piece: where pieces end, Parquet would end pages."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(map(len, waiting)) >= _GROUP_ROWS:
+            rows = pa.concat_tables(waiting)
+            yield rows[:_GROUP_ROWS].combine_chunks()
+            waiting = [rows[_GROUP_ROWS:]]
+    if rest := [table for table in waiting if len(table)]:
+        yield pa.concat_tables(rest).combine_chunks()
 
 
 def _existing(path: str | Place) -> Place:

@@ -15,6 +15,8 @@ shards are only ever added, so a digest over the first n records names a state o
 
 A store lies in a local folder or at a URL (`curate.storage`). From afar, tables are fetched whole into the local cache
 and checked there, so that SQL reads local files; of shards only the members that are asked for are fetched.
+
+What only some questions need (Arrow's kernels and its Parquet, image codecs) is imported by these: a third of a second.
 """
 
 import contextlib
@@ -28,11 +30,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
-from curate import __version__, files, flags, images, schema, sql, storage
+from curate import __version__, files, flags, schema, sql, storage
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.records import Records
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
@@ -242,6 +242,8 @@ class Store:
 
     def write_table(self, folder: str, unit: int, table: pa.Table) -> Part:
         """Publish the Parquet of one unit under `tables/<folder>`; the same table gives the same bytes."""
+        import pyarrow.parquet as pq
+
         path = self.path / "tables" / folder / f"{unit:06d}.parquet"
         # Parquet's statistics leave NaN out and DuckDB believes them: with none, isnan() and max() are right.
         exact = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
@@ -297,6 +299,8 @@ class Store:
 
     @staticmethod
     def _parquet(path: Path) -> pa.Table:
+        import pyarrow.parquet as pq
+
         try:
             return pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
@@ -379,14 +383,21 @@ class Store:
 
     def named(self, rows: pa.Table) -> pa.Table:
         """A table of images (image_id, ...) with the column `name` after its first."""
+        import pyarrow.compute as pc
+
         taken = self.images().filter(pc.field("image_id").is_valid())
         names = dict(zip(taken["image_id"].to_pylist(), taken["name"].to_pylist(), strict=True))
         return rows.add_column(1, "name", pa.array([names[key] for key in rows["image_id"].to_pylist()], pa.string()))
 
     def findings(self) -> flags.Findings:
         """What the checks have found: near-duplicates, leaks, and the images that they flag."""
+        sets = self.check_sets()
+        if not sets:
+            return flags.nothing()
+        import pyarrow.compute as pc
+
         pairs, leaks = [schema.DUPLICATES.empty_table()], [schema.LEAKS.empty_table()]
-        for found in self.check_sets():
+        for found in sets:
             tables = [self.check_table(found, unit) for unit in self.commits(found.kind)]
             if found.record.check == "leaks":
                 leaks += tables
@@ -437,20 +448,32 @@ class Store:
         }
 
     def _scores_view(self) -> str:
-        columns, joins = ["patches.*"], []
+        """Patches with a column a scorer.
+
+        A unit's scores are in the order of its patches. So a score set that has every row of every unit goes beside the
+        patches row by row, which costs what is read and no more; another one, where a scorer was cut off or a packed
+        store lacks some, is joined by patch_id, which holds all ids in memory.
+        """
+        columns, beside, joins = ["patches.*"], [], []
         sets = self.score_sets()
-        files_of = {found.folder: self._committed_files(found) for found in sets}
         aliases = {found.folder: f"s{index}" for index, found in enumerate(sets)}
+        commits = {found.folder: self.commits(found.kind) for found in sets}
+        wanted: dict[str, list[str]] = {found.folder: [] for found in sets}
         for name, (found, column) in self.score_columns().items():
             # A scorer that was cut off before its first shard has no table yet.
             value = (
-                f"{aliases[found.folder]}.{sql.identifier(column)}" if files_of[found.folder] else "CAST(NULL AS FLOAT)"
+                f"{aliases[found.folder]}.{sql.identifier(column)}" if commits[found.folder] else "CAST(NULL AS FLOAT)"
             )
             columns.append(f"{value} AS {sql.identifier(name)}")
-        for folder, paths in files_of.items():
-            if paths:
-                joins.append(f"LEFT JOIN ({sql.parquet(paths)}) {aliases[folder]} USING (patch_id)")
-        return f"SELECT {', '.join(columns)} FROM patches {' '.join(joins)}"
+            wanted[found.folder].append(sql.identifier(column))
+        rows = _row_counts(self.commits())
+        for found in sets:
+            files_of, alias = self._committed_files(found), aliases[found.folder]
+            if rows == _row_counts(commits[found.folder], f"scores/{found.folder}"):
+                beside.append(f"POSITIONAL JOIN ({sql.parquet(files_of, ', '.join(wanted[found.folder]))}) {alias}")
+            elif files_of:
+                joins.append(f"LEFT JOIN ({sql.parquet(files_of)}) {alias} USING (patch_id)")
+        return f"SELECT {', '.join(columns)} FROM {' '.join(['patches', *beside, *joins])}"
 
     def _committed_files(self, found: ScoreSet) -> list[Path]:
         return self._part_paths(found.kind, list(self.commits(found.kind)))
@@ -502,6 +525,8 @@ class Store:
     def shape(self, image_id: str) -> tuple[int, int]:
         """Height and width of a photograph, px, also where only parts of it are stored. DataError if it is absent."""
         if self._shapes is None:
+            import pyarrow.compute as pc
+
             columns = self.images().filter(pc.field("status") == STATUS_OK)
             sizes = zip(columns["height"].to_pylist(), columns["width"].to_pylist(), strict=True)
             self._shapes = dict(zip(columns["image_id"].to_pylist(), sizes, strict=True))
@@ -538,6 +563,8 @@ class Store:
 
         (An LR image ends there where the last of its cells does.) Raises as `read_bytes` does, but for UsageError.
         """
+        from curate import images
+
         cells = self._present(image_id, role)
         if self.is_whole(image_id, role):
             return images.decode(self._bytes(image_id, role, cells[0]))
@@ -592,6 +619,8 @@ class Store:
         return data
 
     def _decoded_cell(self, image_id: str, cell: Cell) -> npt.NDArray[np.uint8]:
+        from curate import images
+
         if cell not in self._decoded:
             self._decoded[cell] = images.decode(self._bytes(image_id, "hr", cell))
             while len(self._decoded) > 1 and sum(c.height * c.width for c in self._decoded) > _DECODED_PIXELS:
@@ -605,6 +634,11 @@ def _is_free(folder: Place) -> bool:
     if not isinstance(folder, Path):
         return not (storage.entries(folder) or storage.folders(folder))
     return not folder.exists() or (folder.is_dir() and all(map(_is_leftover, folder.iterdir())))
+
+
+def _row_counts(units: Mapping[int, CommitRecord], name: str = "patches") -> dict[int, int]:
+    """Unit -> how many rows its table has, by its record."""
+    return {number: Store.rows(unit, name) for number, unit in units.items()}
 
 
 def _is_leftover(path: Path) -> bool:

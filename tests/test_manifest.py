@@ -136,13 +136,12 @@ def test_saving_makes_folders_and_replaces_what_was_there(work: Path) -> None:
 
 
 def test_saving_that_fails_leaves_what_was_there(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(table: pa.Table, stream: Any, **options: Any) -> None:
-        stream.write(b"PAR1 and then no more")
+    def half(writer: pq.ParquetWriter, table: pa.Table, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
     chosen = Manifest.load(work / "chosen.parquet")
     before = tree(work)
-    monkeypatch.setattr(pq, "write_table", half)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", half)
     for name in ("chosen.parquet", "new.parquet"):
         with pytest.raises(OSError, match="No space left"):
             chosen.save(work / name)

@@ -16,6 +16,7 @@ from curate import images
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
 from curate.schema import CELLS, IMAGES, PATCHES, ScorerRecord, scores_schema
+from curate.scoring import score
 from curate.store import Cell, ScoreSet, Store
 
 PATCH, STEP = 24, 12
@@ -381,6 +382,51 @@ def test_a_score_set_without_finished_units_is_a_column_of_nulls(store: Store) -
     answer = store.query("select * from scores")
     assert answer.schema.names == [*store.query("select * from patches").schema.names, "one"]
     assert answer["one"].null_count == answer.num_rows > 0
+
+
+QUESTIONS = (
+    "from scores order by patch_id",
+    "select count(*), count(half), bit_xor(hash(patch_id, whole, other, half)) from scores",
+    "select shard, count(*), max(whole) from scores where x >= 12 and other < 0.5 group by shard order by shard",
+    "select patch_id, other from scores order by whole desc, patch_id limit 7",
+    "select patch_id, whole from scores where patch_id in (select patch_id from patches where x = 24) order by 1",
+    "select patch_id, half, whole from scores join images using (image_id) where split = 'val' order by patch_id",
+    "select whole, other from scores join (select max(patch_id) as patch_id from patches) using (patch_id)",
+    "select a.patch_id, b.other from scores a join scores b using (patch_id) where a.whole > 0.9 order by 1",
+    "select bit_xor(hash(patch_id, x, whole)) from (from scores order by patch_id limit 4000)",
+    "select row_number() over (order by other, patch_id) as place, patch_id from scores order by place limit 9",
+)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, write_store: Callable[..., Store]) -> Store:
+    """Several files, each longer than what a thread reads at a time; `half` has the scores of the first two alone."""
+    units = (5000, 1, 2049, 4100)
+    whole, other = np.random.default_rng(0).random((2, sum(units))).astype(np.float32)
+    scores = {"whole": whole.tolist(), "other": other.tolist(), "half": whole[:5001].tolist()}
+    return write_store(tmp_path_factory.mktemp("scored") / "store", units, scores)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_scores_row_by_row_and_scores_by_patch_id_give_one_answer(
+    scored: Store, question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = scored.query(question)
+    view = scored.views()["scores"]
+    assert isinstance(view, str) and (view.count("POSITIONAL JOIN"), view.count("USING (patch_id)")) == (2, 1)
+    monkeypatch.setattr("curate.store._row_counts", lambda *_: object())  # never equal
+    view = scored.views()["scores"]
+    assert isinstance(view, str) and (view.count("POSITIONAL JOIN"), view.count("USING (patch_id)")) == (0, 3)
+    assert beside.equals(scored.query(question)) and beside.num_rows
+
+
+def test_the_scores_of_a_unit_are_in_the_order_of_its_patches(store: Store) -> None:
+    score(store, ["sobel", "laplacian"])
+    for unit in store.commits():
+        ids = store.unit_table("patches", unit)["patch_id"]
+        assert [store.score_table(found, unit)["patch_id"] == ids for found in store.score_sets()] == [True, True]
+    view = store.views()["scores"]
+    assert isinstance(view, str) and view.count("POSITIONAL JOIN") == 2
 
 
 def test_a_manifest_cannot_hide_a_view(store: Store, tmp_path: Path) -> None:
