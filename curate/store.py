@@ -575,6 +575,10 @@ class Store:
             canvas[cell.y : bottom, cell.x : right] = images.decode(self._bytes(image_id, role, cell))
         return canvas
 
+    def decode(self, image_id: str, role: str, cell: Cell) -> npt.NDArray[np.uint8]:
+        """The pixels of one of the `cells`, uint8 RGB; several threads may do so. DataError if it is cut or changed."""
+        return images.decode(self._bytes(image_id, role, cell))
+
     def read(self, image_id: str, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
         """The pixels of a window: uint8 RGB, (height, width, 3); only the cells under it are read.
 
