@@ -563,20 +563,20 @@ class Store:
 
         (An LR image ends there where the last of its cells does.) Raises as `read_bytes` does, but for UsageError.
         """
-        from curate import images
-
         cells = self._present(image_id, role)
         if self.is_whole(image_id, role):
-            return images.decode(self._bytes(image_id, role, cells[0]))
+            return self.decode(image_id, role, cells[0])
         ends = [(cell.y + cell.height, cell.x + cell.width) for cell in cells]
         height, width = self.shape(image_id) if role == "hr" else map(max, zip(*ends, strict=True))
         canvas = np.zeros((height, width, 3), np.uint8)
         for cell, (bottom, right) in zip(cells, ends, strict=True):
-            canvas[cell.y : bottom, cell.x : right] = images.decode(self._bytes(image_id, role, cell))
+            canvas[cell.y : bottom, cell.x : right] = self.decode(image_id, role, cell)
         return canvas
 
     def decode(self, image_id: str, role: str, cell: Cell) -> npt.NDArray[np.uint8]:
         """The pixels of one of the `cells`, uint8 RGB; several threads may do so. DataError if it is cut or changed."""
+        from curate import images
+
         return images.decode(self._bytes(image_id, role, cell))
 
     def read(self, image_id: str, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -623,10 +623,8 @@ class Store:
         return data
 
     def _decoded_cell(self, image_id: str, cell: Cell) -> npt.NDArray[np.uint8]:
-        from curate import images
-
         if cell not in self._decoded:
-            self._decoded[cell] = images.decode(self._bytes(image_id, "hr", cell))
+            self._decoded[cell] = self.decode(image_id, "hr", cell)
             while len(self._decoded) > 1 and sum(c.height * c.width for c in self._decoded) > _DECODED_PIXELS:
                 self._decoded.popitem(last=False)
         self._decoded.move_to_end(cell)
