@@ -20,8 +20,9 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from curate import pool
 from curate.errors import CurateError, UsageError, one_line
+from curate.storage import Place, is_url
 
-__all__ = ["LOCAL", "WHOLE", "Engine", "Job", "Part", "has_gpus", "joined", "run", "share"]
+__all__ = ["LOCAL", "WHOLE", "Engine", "Job", "Part", "has_gpus", "joined", "require_disk", "run", "share"]
 
 _TRIES = 3  # how often a unit is begun whose worker dies
 _RAY_STORE = 2**27  # bytes for what it passes on: jobs, rows and tables, no pixels
@@ -87,6 +88,12 @@ class Part:
     def has(self, unit: int) -> bool:
         """Whether that unit is this part's."""
         return unit % self.count == self.index
+
+
+def require_disk(part: Part, path: str | Place) -> None:
+    """UsageError for parts of a run that would meet at a URL, where there is no lock."""
+    if not part.is_whole and is_url(path):
+        raise UsageError(f"parts of a run meet on a disk that they share, found the URL '{one_line(path)}'")
 
 
 LOCAL = Engine()

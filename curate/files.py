@@ -17,9 +17,13 @@ import xxhash
 
 from curate.errors import CurateError, DataError, UsageError, one_line
 
-__all__ = ["file_hash", "local_path", "lock", "publish", "publish_bytes", "remove_leftovers"]
+__all__ = ["BusyError", "file_hash", "local_path", "lock", "publish", "publish_bytes", "remove_leftovers"]
 
 _BLOCK = 1 << 20  # bytes read at a time
+
+
+class BusyError(CurateError):
+    """Another process holds a lock."""
 
 
 def local_path(path: str | Path, what: str) -> Path:
@@ -71,7 +75,7 @@ def publish_bytes(path: Path, data: bytes) -> str:
 def file_hash(path: Path) -> str:
     """xxh3-128 of a file's bytes, in hex."""
     digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -87,7 +91,7 @@ def remove_leftovers(folder: Path) -> None:
 def lock(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold `folder` for writing, alone or `shared` with others who do; the system frees it if this process dies.
 
-    If another process holds it otherwise, `wait` for its end, or raise CurateError.
+    If another process holds it otherwise, `wait` for its end, or raise BusyError.
     """
     kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -95,7 +99,7 @@ def lock(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
         try:
             fcntl.flock(descriptor, kind)
         except BlockingIOError:
-            raise CurateError(f"another curate is writing to '{one_line(folder)}'; wait for its end") from None
+            raise BusyError(f"another curate is writing to '{one_line(folder)}'; wait for its end") from None
         yield
     finally:
         os.close(descriptor)

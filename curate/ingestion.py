@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from curate import files, pool, schema, windows
-from curate.engine import LOCAL, WHOLE, Engine, Part, joined, run
+from curate import pool, schema, storage, windows
+from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.examination import Examined, Examiner
 from curate.progress import Progress, silent
@@ -25,6 +25,7 @@ from curate.schema import STATUS_OK
 from curate.schema import Part as FilePart
 from curate.shards import write_tar
 from curate.sources import PairedFolder, Source, find
+from curate.storage import Place
 from curate.store import INGEST, Store
 from curate.survey import ChangedError, Examination, Survey, read_again
 
@@ -78,6 +79,7 @@ def ingest(
     """
     if shard_size < 1:
         raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
+    require_disk(part, store)
     found = find([str(path) for path in photos])
     pairs = _open_pairs(lr or {}, found.sources)
     lrs = (source for pair in pairs.values() for some in pair.by_path.values() for source in some)
@@ -204,7 +206,7 @@ def _lacks_lr(store: Store, known: Examined, pairs: Mapping[int, PairedFolder]) 
 
 
 def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> Store:
-    path = files.local_path(store, "a store")
+    path = storage.place(store, "a store")
     if not Store.is_store(path):
         size = _DEFAULT_PATCH if patch is None else patch
         try:
@@ -327,14 +329,14 @@ def _written_there(
         survey.remove()
         raise
     if engine != LOCAL:
-        files.remove_leftovers(store.path / "shards")  # of a worker that died
+        storage.remove_leftovers(store.path / "shards")  # of a worker that died
 
 
 @dataclass(frozen=True, slots=True)
 class _Writing:
     """The job of writing a shard."""
 
-    store: Path
+    store: Place
     pairs: Mapping[int, PairedFolder]
 
     def open(self) -> Callable[[_Unit], _Shard]:

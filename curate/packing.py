@@ -14,7 +14,6 @@ was not. `manifest.parquet` in the new store comes last.
 import contextlib
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,14 +28,15 @@ import pyarrow.compute as pc
 import xxhash
 from PIL import Image
 
-from curate import files, images, pool, schema, windows
-from curate.engine import LOCAL, WHOLE, Engine, joined, run
+from curate import images, pool, schema, storage, windows
+from curate.engine import LOCAL, WHOLE, Engine, joined, require_disk, run
 from curate.engine import Part as Share
 from curate.errors import DataError, UsageError, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
 from curate.schema import CommitRecord, Packing, Part, StoreReference
 from curate.shards import write_tar
+from curate.storage import Place
 from curate.store import INGEST, Store
 
 __all__ = ["MANIFEST_FILE", "PackReport", "pack"]
@@ -58,7 +58,7 @@ _Ints = npt.NDArray[np.int64]
 class PackReport:
     """What the packed store is, and what this run did."""
 
-    manifest: Path  # of the packed store: what to train from, when no shard is missing
+    manifest: Place  # of the packed store: what to train from, when no shard is missing
     patches: int
     images: int
     kept: int  # of the images, how many are there as the very file that the source has, which takes fewer bytes
@@ -141,6 +141,7 @@ def pack(
     """
     if shard_size < 1:
         raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
+    require_disk(part, out)
     manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     source = store if isinstance(store, Store) else manifest.store(store)
     manifest.verify(source)
@@ -188,7 +189,7 @@ def _hashes(store: Store, image_id: str) -> list[int]:
 def _open_or_create(out: str | Path, source: Store, manifest: Manifest) -> Store:
     reference = manifest.recipe.store
     packing = Packing(source=reference.digest, manifest=manifest.digest(), scale=_SCALE)
-    path = files.local_path(out, "a packed store")
+    path = storage.place(out, "a packed store")
     grid = source.header
     if not Store.is_store(path):
         try:
@@ -387,8 +388,8 @@ def _unheard(images: int, size: int) -> None:
 class _Packing:
     """The job of packing a shard."""
 
-    source: Path
-    target: Path
+    source: Place
+    target: Place
     tell: Callable[[int, int], None]
 
     def open(self) -> Callable[[_Unit], _Shard]:
@@ -411,7 +412,7 @@ def _written(
             count.add(len(unit.jobs), shard.file.bytes)
         yield unit, shard
     if not here:
-        files.remove_leftovers(target.path / "shards")  # of a worker that died
+        storage.remove_leftovers(target.path / "shards")  # of a worker that died
 
 
 def _write_shard(source: Store, target: Store, unit: _Unit, tell: Callable[[int, int], None]) -> _Shard:
@@ -493,7 +494,7 @@ def _repeat(manifest: Manifest, source: Store, target: Store) -> Manifest:
     table = manifest.table.set_column(at, manifest.table.schema.field("shard"), column)
     reference = StoreReference(url=str(target.path.resolve()), shards=len(target.commits()), digest=target.digest())
     origin = manifest.recipe.store.model_copy(
-        update={"url": os.path.relpath(source.path.resolve(), target.path.resolve())}
+        update={"url": storage.relative(source.path.resolve(), target.path.resolve())}
     )
     recipe = manifest.recipe.model_copy(update={"store": reference, "packed_from": origin})
     return replace(manifest, table=table, recipe=recipe)

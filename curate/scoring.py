@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 
 from curate import images, plugins, pool, schema
-from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, run
+from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, require_disk, run
 from curate.errors import UsageError, listed, one_line
 from curate.means import WindowMeans
 from curate.progress import Progress, silent
 from curate.schema import CommitRecord, ScorerRecord
 from curate.scorers import MapScorer, PatchScorer, Scorer
+from curate.storage import Place
 from curate.store import ScoreSet, Store
 from curate.tensors import crop_to_multiple, halving, pick_device, to_float, to_tensor
 
@@ -101,6 +102,7 @@ def score(
     if not chosen:
         raise UsageError(f"which scorers? There are: {listed(plugins.names('scorers'))}")
     store.require_whole("scored")
+    require_disk(part, store.path)
     with joined(engine), store.writing(shared=not part.is_whole):
         target, settled = _settled(chosen, device, engine)
         records = [_record(scorer, label(given)) for scorer, given in zip(settled, chosen, strict=True)]
@@ -251,7 +253,7 @@ def _scored_there(
 class _Scoring:
     """The job of scoring a shard on a worker."""
 
-    store: Path
+    store: Place
     device: str
     scorers: Mapping[str, Scorer]  # by folder
 

@@ -6,17 +6,17 @@ Offsets are known as the tar is written, so that a member can be read at random 
 
 import tarfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import BinaryIO
 
-from curate import files
+from curate import storage
+from curate.storage import Place
 
 __all__ = ["write_tar"]
 
 _RECORD = 10240  # bytes; a tar file is a multiple of them
 
 
-def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> tuple[str, dict[str, int]]:
+def write_tar(path: Place, members: Iterable[tuple[str, bytes]]) -> tuple[str, dict[str, int]]:
     """Publish an uncompressed tar of (name, content); returns its xxh3-128 and name -> offset of the content in bytes.
 
     Members are taken one at a time, as they are written. WebDataset needs those of one key side by side.
@@ -37,4 +37,4 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> tuple[str, di
             end = offsets[name] + len(content) + len(padding)
         file.write(bytes(2 * tarfile.BLOCKSIZE + -(end + 2 * tarfile.BLOCKSIZE) % _RECORD))
 
-    return files.publish(path, write), offsets
+    return storage.publish(path, write), offsets

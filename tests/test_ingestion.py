@@ -278,7 +278,7 @@ MISTAKES: dict[str, tuple[dict[str, object], str]] = {
     "a step of nothing": ({"step": 0}, "a step from 1 to the patch"),
     "a step beyond the patch": ({"step": 25}, "a step from 1 to the patch"),
     "a shard of nothing": ({"shard_size": 0}, "a shard should hold 1 byte or more, found 0"),
-    "a store at a URL": ({"store": "memory://store"}, "a store should be a local path"),
+    "credentials in a URL": ({"store": "s3://key:secret@bucket"}, "a store should be a URL without credentials"),
     "a store that is a file": ({"store": "{0}/photos/1.png"}, "is not a store"),
     "a store below a file": ({"store": "{0}/photos/1.png/store"}, "cannot make a store at"),
     "a store that is a folder of something else": ({"store": "{0}/photos"}, "name a new or empty folder"),

@@ -14,6 +14,7 @@ from curate import survey
 from curate.engine import Engine, Part
 from curate.errors import DataError, UsageError
 from curate.ingestion import IngestReport, ingest
+from curate.storage import place
 from curate.store import Store
 
 SIZES = ((50, 61), (36, 48), (48, 36), (60, 60), (26, 72), (37, 40), (20, 20))  # the last is smaller than a patch
@@ -144,8 +145,6 @@ def test_parts_add_to_a_store_that_has_some(corpus: Path) -> None:
 
 def test_a_run_and_a_part_do_not_write_at_once_but_parts_do(corpus: Path) -> None:
     take(corpus, part="1/2")
-    with Store.open(corpus / "store").writing(), pytest.raises(Exception, match="another curate is writing"):
-        take(corpus, part="1/2")
     with Store.open(corpus / "store").writing(shared=True):
         take(corpus, part="1/2")
         with pytest.raises(Exception, match="another curate is writing"):
@@ -183,6 +182,12 @@ def test_parts_at_the_same_time_leave_the_store_of_one_run(corpus: Path) -> None
         assert process.returncode == 0, errors
     ingest([corpus / "photos"], corpus / "whole", patch=24, step=12, shard_size=6_000)
     assert tree(corpus / "store") == tree(corpus / "whole")
+
+
+def test_parts_at_a_url_are_refused_before_anything_is_written(corpus: Path, memory: str) -> None:
+    with pytest.raises(UsageError, match="parts of a run meet on a disk that they share, found the URL 'memory://"):
+        ingest([corpus / "photos"], f"{memory}/store", part=Part.parse("1/2"))
+    assert not Store.is_store(place(f"{memory}/store", "a store"))
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "memory"])
