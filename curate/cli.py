@@ -219,10 +219,10 @@ def sql(
     query: Annotated[str, typer.Argument(help="One SELECT over images, patches, scores and the manifests.")],
     manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
     form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
 ) -> None:
     """Ask the store: read-only SQL (DuckDB) over its tables and over manifests."""
-    from curate import display, files
+    from curate import display, storage
     from curate import sql as engine
     from curate.manifest import Manifest
     from curate.store import Store
@@ -234,7 +234,7 @@ def sql(
         if more:
             display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
     elif out is not None:
-        files.publish(out, lambda stream: engine.write(answer, stream, form))
+        storage.publish(storage.place(out, "an answer"), lambda stream: engine.write(answer, stream, form))
     else:
         engine.write(answer, sys.stdout.buffer, form)
 
@@ -243,19 +243,20 @@ def sql(
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A manifest.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Parquet: a row a patch of either.")] = None,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="Parquet: a row a patch of either.")] = None,
     store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
     form: FormatOption = "table",
 ) -> None:
     """Say how two core-sets differ: overlap, order, what entered and left, by image and by score."""
     import pyarrow.parquet as pq
 
-    from curate import display, files
+    from curate import display, storage
     from curate.comparison import diff as run
 
     found = run(a, b, store=store)
     if out is not None:
-        files.publish(out, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
+        place = storage.place(out, "an answer")
+        storage.publish(place, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
     if form == "json":
         tables = {"by_score": found.by_score.to_pylist(), "by_image": found.by_image.to_pylist()}
         display.answer(json.dumps({**found.counts, **tables}, indent=2))

@@ -293,7 +293,8 @@ def retried(act: Callable[[], _T], url: str) -> _T:
                 ) from None
             if isinstance(error, OSError) and not _may_pass(error):
                 raise
-            if wait is None:
+            # botocore has tried five times by then: it is a wrong address, or the network is down.
+            if wait is None or type(error).__name__ == "EndpointConnectionError":
                 tries = f"tried {len(_WAITS) + 1} times"
                 raise CurateError(f"'{one_line(url)}' cannot be reached: {_reason(error)} ({tries})") from None
         time.sleep(wait * _jitter.uniform(0.5, 1.5))

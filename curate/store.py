@@ -227,7 +227,8 @@ class Store:
             known = self._parts.get(part.path) is part
             if known and not isinstance(self.path, Path):
                 continue
-            path = None if known else self._inside(part.path, where)
+            if not known:
+                _check_inside(part.path, where)
             folder, _, name = part.path.rpartition("/")
             if folder not in listed:
                 listed[folder] = storage.entries(self.path / folder)
@@ -236,18 +237,19 @@ class Store:
                 found = "nothing" if entry is None else f"{entry.size} bytes"
                 shown = one_line(self.path / part.path)
                 raise DataError(f"the store is damaged: '{shown}' should have {part.bytes} bytes, found {found}")
-            if isinstance(path, Path) and part.rows is not None and (part.path, part.xxh3) not in self._verified:
-                if files.file_hash(path) != part.xxh3:
-                    raise DataError(f"the store is damaged: '{one_line(path)}' has changed: its hash differs")
-                self._verified.add((part.path, part.xxh3))
-            self._parts[part.path] = part
+            if not known:
+                self._verify(part)
+                self._parts[part.path] = part
 
-    def _inside(self, relative: str, where: Place) -> Place:
-        """A path that a record names, which must not lead out of the store."""
-        parts = relative.split("/")
-        if relative.startswith("/") or ".." in parts or "\\" in relative:
-            raise DataError(f"'{one_line(where)}' names a file outside the store: '{one_line(relative)}'")
-        return self.path.joinpath(*parts)
+    def _verify(self, part: Part) -> None:
+        """Look at the hash of a table on the local disk, once."""
+        if isinstance(self.path, Path) and part.rows is not None and (part.path, part.xxh3) not in self._verified:
+            if (
+                files.file_hash(f"{self.path}/{part.path}") != part.xxh3
+            ):  # a Path would take longer to make than to read
+                shown = one_line(self.path / part.path)
+                raise DataError(f"the store is damaged: '{shown}' has changed: its hash differs")
+            self._verified.add((part.path, part.xxh3))
 
     # ---- writing
 
@@ -310,7 +312,7 @@ class Store:
             self.commits(INGEST if folder in _TABLES else folder)
         parts = [self._parts[name] for name in names]
         missing = [part for part in parts if not self._is_fetched(part)]
-        copies = storage.all_local((self._inside(part.path, self.path), part.xxh3, part.bytes) for part in missing)
+        copies = storage.all_local((self.path / part.path, part.xxh3, part.bytes) for part in missing)
         self._fetched |= {(part.path, part.xxh3): copy for part, copy in zip(missing, copies, strict=True)}
         return [self._fetched[part.path, part.xxh3] for part in parts]
 
@@ -671,3 +673,9 @@ def _row_counts(units: Mapping[int, CommitRecord], name: str = "patches") -> dic
 def _is_leftover(path: Path) -> bool:
     """Whether a run that was killed while it made a store left this."""
     return path.match(f".{_HEADER}.*.tmp")
+
+
+def _check_inside(relative: str, where: Place) -> None:
+    """A path that a record names must not lead out of the store."""
+    if relative.startswith("/") or "\\" in relative or ".." in relative.split("/"):
+        raise DataError(f"'{one_line(where)}' names a file outside the store: '{one_line(relative)}'")

@@ -614,6 +614,18 @@ def test_the_first_of_two_records_stays_on_s3(s3: str) -> None:
     assert place.read_bytes() == b"first"
 
 
+def test_a_server_that_is_not_there_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(CurateError, match="cannot be reached: Could not connect to the endpoint") as refused:
+        Store.open(s3)
+    one_line(refused)
+    assert waits == []
+
+
 def test_what_is_not_there_on_s3_is_one_line(s3: str) -> None:
     for url in (f"{s3}/nothing", "s3://no-such-bucket/store"):
         with pytest.raises(UsageError, match=r"is not a store: found nothing"):
@@ -639,6 +651,9 @@ def test_the_command_line_takes_urls(s3: str, photos: Callable[..., Path], capfd
     run("select", f"{s3}/store", "des", "-o", f"{s3}/des.parquet")
     counted = run("sql", f"{s3}/store", "select count(*) as n from des", "-m", f"{s3}/des.parquet", "--format", "csv")
     assert int(counted.split()[-1]) > 0
+    run("sql", f"{s3}/store", "select 1 as one", "-o", f"{s3}/answer.csv", "--format", "csv")
+    run("diff", f"{s3}/des.parquet", f"{s3}/des.parquet", "-o", f"{s3}/changes.parquet")
+    assert RemotePath(f"{s3}/answer.csv").read_bytes() == b"one\n1\n" and RemotePath(f"{s3}/changes.parquet").is_file()
     assert "manifest" in run("info", f"{s3}/des.parquet")
     trained = run(
         *("train", f"{s3}/des.parquet", "--arch", "srcnn:scale=2", "--steps", "1", "--crop", "16", "-o", f"{s3}/run")
