@@ -5,9 +5,9 @@
     python benchmarks/scale.py photos FOLDER PATCH:STEP PHOTOS... the same of real photographs, ingested and scored
     python benchmarks/scale.py picture FILE.jsonl...            cost_curve.svg and the table in Markdown
 
-Every figure is that of a whole process: start of Python and peak memory included. The yardstick of select is DuckDB
-sorting the same table, as one Parquet file, with the same memory limit: all columns, ORDER BY score, patch_id, the
-first half, written to Parquet by the writer that curate has.
+Every figure is that of a whole process, start of Python included: seconds of all cores together, and peak memory. The
+yardstick of select is DuckDB sorting the same table, as one Parquet file, with the same memory limit: all columns,
+ORDER BY score, patch_id, the first half, written to Parquet by the writer that curate has.
 """
 
 import json
@@ -33,8 +33,7 @@ ROWS, COLUMNS = 5, 8  # windows of an image of 1440x2160 px: 40, as many as an i
 SCORES = ("sobel", "srcnn")
 MEMORY = "1GB"
 BATCH_ROWS = 65_536
-TARGETS = ("select", "sql", "info", "diff")
-COLOURS = {"select": "#c8553d", "bare sort": "#999999", "sql": "#1b6ca8", "info": "#4c956c", "diff": "#7a5195"}
+COLOURS = {"select": "#c8553d", "bare sort": "#888888", "sql": "#1b6ca8", "info": "#4c956c", "diff": "#7a5195"}
 
 
 # ---- a store of tables alone
@@ -132,8 +131,8 @@ def photos(folder: Path, grid: str, sources: list[str]) -> None:
     took["score sobel"] = cost(["score", str(store), "sobel"])
     units = Store.open(store).commits()
     rows = sum(Store.rows(record, "patches") for record in units.values())
-    for what, (seconds, megabytes) in took.items():
-        say({"patches": rows, "shards": len(units), "photos": True, "what": what, "s": seconds, "MB": megabytes})
+    for what, found in took.items():
+        say({"patches": rows, "shards": len(units), "photos": True, "what": what, **found})
     ask(store, rows, len(units), photos=True)
     shutil.rmtree(store)
 
@@ -154,21 +153,19 @@ def ask(store: Path, rows: int, units: int, **more: Any) -> None:
         "diff": ["diff", one, other],
     }
     for what, arguments in questions.items():
-        seconds, megabytes = cost(arguments)
-        say({"patches": rows, "shards": units, **more, "what": what, "s": seconds, "MB": megabytes})
-    seconds, megabytes = bare(store)
-    say({"patches": rows, "shards": units, **more, "what": "bare sort", "s": seconds, "MB": megabytes})
+        say({"patches": rows, "shards": units, **more, "what": what, **cost(arguments)})
+    say({"patches": rows, "shards": units, **more, "what": "bare sort", **bare(store)})
     for file in (one, other):
         Path(file).unlink(missing_ok=True)
 
 
-def cost(arguments: list[str]) -> tuple[float, int]:
-    """Seconds and peak memory (MB) of one `curate` with these arguments."""
+def cost(arguments: list[str]) -> dict[str, float]:
+    """What `process` says of one `curate` with these arguments."""
     return process([sys.executable, "-c", "from curate.cli import main; main()", *arguments])
 
 
-def bare(store: Path) -> tuple[float, int]:
-    """Seconds and memory of the yardstick; that its table is made is not counted."""
+def bare(store: Path) -> dict[str, float]:
+    """What `process` says of the yardstick; that its table is made is not counted."""
     with tempfile.TemporaryDirectory(dir=store.parent) as name:
         table = Path(name) / "table.parquet"
         views = Store.open(store).views()
@@ -208,21 +205,79 @@ def sort(table: str, folder: str) -> None:
             os.fsync(file.fileno())
 
 
-def process(command: list[str]) -> tuple[float, int]:
-    """Seconds and peak memory (MB) of a process."""
+def process(command: list[str]) -> dict[str, float]:
+    """Seconds, seconds of all cores together, and peak memory (MB) of a process."""
     started = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     _, status, used = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - started
+    found = {"s": round(seconds, 3), "cpu": round(used.ru_utime + used.ru_stime, 3), "MB": used.ru_maxrss // 1024}
     if status:
         assert child.stderr is not None
         sys.stderr.write(f"{' '.join(command[-6:])}: {child.stderr.read().decode()[-300:]}\n")
-        return math.nan, used.ru_maxrss // 1024
-    return round(seconds, 3), used.ru_maxrss // 1024
+        return found | {"s": math.nan}
+    return found
 
 
 def say(content: dict[str, Any]) -> None:
     print(json.dumps(content), flush=True)
+
+
+# ---- showing
+
+
+def picture(files: list[str]) -> None:
+    """Print the table as Markdown and write the curve beside this file: processor seconds over patches."""
+    lines = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+    rows = [line for line in lines if "what" in line]
+    names = list(dict.fromkeys(row["what"] for row in rows))
+    print("| patches | shards | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names))
+    for key in dict.fromkeys((row["patches"], row["shards"], "photos" in row) for row in rows):
+        of = {row["what"]: row for row in rows if (row["patches"], row["shards"], "photos" in row) == key}
+        cells = [f"{of[name]['cpu']:.2f} s, {of[name]['MB']} MB" if name in of else "-" for name in names]
+        print(f"| {key[0]:,}{' (photographs)' if key[2] else ''} | {key[1]:,} | {' | '.join(cells)} |")
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for name in COLOURS:
+        fewest = {n: min(r["shards"] for r in rows if r["patches"] == n) for n in {r["patches"] for r in rows}}
+        points = [(r["patches"], r["cpu"]) for r in rows if r["what"] == name and r["shards"] == fewest[r["patches"]]]
+        curves[name] = sorted(points)
+    Path(__file__).with_name("cost_curve.svg").write_text(svg(curves))
+
+
+def svg(curves: dict[str, list[tuple[int, float]]]) -> str:
+    """Lines on logarithmic axes: 10^3 to 10^8 patches, a tenth of a second to a thousand."""
+    left, top, width, height = 60, 20, 560, 320  # px
+    decades = {"x": (3, 8), "y": (-1, 3)}
+
+    def at(patches: float, seconds: float) -> tuple[float, float]:
+        (x0, x1), (y0, y1) = decades.values()
+        x = left + (math.log10(patches) - x0) / (x1 - x0) * width
+        return x, top + height - (math.log10(seconds) - y0) / (y1 - y0) * height
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="760" height="390" font-family="sans-serif" font-size="12">',
+        '<rect width="760" height="390" fill="white"/>',
+    ]
+    for power in range(decades["x"][0], decades["x"][1] + 1):
+        x, y = at(10**power, 0.1)
+        parts.append(f'<line x1="{x:.0f}" x2="{x:.0f}" y1="{top}" y2="{y:.0f}" stroke="#ddd"/>')
+        label = f"{10 ** (power % 3)} {('', 'K', 'M')[power // 3]}"
+        parts.append(f'<text x="{x:.0f}" y="{y + 18:.0f}" text-anchor="middle">{label}</text>')
+    for power in range(decades["y"][0], decades["y"][1] + 1):
+        x, y = at(1000, 10.0**power)
+        parts.append(f'<line x1="{x:.0f}" x2="{left + width}" y1="{y:.0f}" y2="{y:.0f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x - 6:.0f}" y="{y + 4:.0f}" text-anchor="end">{10.0**power:g} s</text>')
+    title = "patches; processor seconds of a command"
+    parts.append(f'<text x="{left + width / 2:.0f}" y="{top + height + 40}" text-anchor="middle">{title}</text>')
+    for number, (name, points) in enumerate(curves.items()):
+        places = [at(*point) for point in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOURS[name]}"/>' for x, y in places]
+        y = top + 20 + 22 * number
+        parts.append(f'<rect x="{left + width + 20}" y="{y - 9}" width="10" height="10" fill="{COLOURS[name]}"/>')
+        parts.append(f'<text x="{left + width + 36}" y="{y}">{name}</text>')
+    return "\n".join([*parts, "</svg>", ""])
 
 
 if __name__ == "__main__":
@@ -235,3 +290,7 @@ if __name__ == "__main__":
         photos(Path(arguments[0]), arguments[1], arguments[2:])
     elif verb == "sort":
         sort(*arguments)
+    elif verb == "picture":
+        picture(arguments)
+    else:
+        sys.exit(__doc__)
