@@ -4,9 +4,8 @@ Decoding a photograph costs far more than cropping it, so samples are drawn bloc
 and cut into blocks that fit the cache, and the windows of a block are shuffled among each other. A block is decoded
 once an epoch, the next one while the current one is used; a corpus that fits the cache is one block: a full shuffle.
 Of a packed photograph only the cells under a block's crops are decoded. LR is made of the crops of a batch together,
-each cut with the margin that the bicubic kernel reaches, mirrored where the photograph ends. One thread does this, and
-has none of torch's own beside it: with those, which wait for each other, and threads that decode, it took four times
-as long.
+each cut with the margin that the bicubic kernel reaches, mirrored where the photograph ends. One thread does this, with
+no more of torch's own: these wait for each other, and beside threads that decode it took three times as long.
 
 Sample n is a function of (manifest, options, seed, n) alone: any step can be resumed, and threads do not matter.
 """
