@@ -61,12 +61,12 @@ __all__ = [
     "retried",
 ]
 
-_URL = re.compile(
-    r"((?:[A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", re.DOTALL
-)  # one letter before the colon is a drive
+# One letter before the colon is a drive.
+_URL = re.compile(r"((?:[A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", re.DOTALL)
 _SECRET = re.compile(
     r"[?&](x-amz-|x-goog-|sig=|signature=|token=|access_token=|awsaccesskeyid=|key=|password=)", re.IGNORECASE
 )
+_STORES = ("abfs", "abfss", "az", "gcs", "gs", "hf", "http", "https", "memory", "oci", "oss", "r2", "s3", "s3a")
 _NAMED = ("ftp", "hdfs", "sftp", "smb", "ssh")  # schemes where a user's name alone is an address, not a secret
 _WAITS = (0.2, 0.4, 0.8, 1.6)  # seconds before the second, third, ... try, times 0.5 to 1.5
 _PERMANENT = (  # errors that another try does not mend
@@ -225,9 +225,18 @@ def relative_name(path: Place, folder: Place) -> str:
 
 
 def resolve(name: str, folder: Place) -> Place:
-    """The way back from `relative`. A name that leads out of a bucket leads to its root, as `/..` does on a disk."""
-    if _URL.match(name) or (isinstance(folder, RemotePath) and name.startswith("/")):
+    """The way back from `relative`. A name that leads out of a bucket leads to its root, as `/..` does on a disk.
+
+    UsageError for a scheme that is no object store's: a file must not make curate run a file system of its choice.
+    """
+    if match := _URL.match(name):
+        if match[1] not in (*_STORES, str(folder).partition(":")[0]):
+            raise UsageError(
+                f"a file names its store at a {one_line(match[1])}:// URL; if you trust it, say --store URL"
+            )
         return place(name, "a store")
+    if isinstance(folder, RemotePath) and name.startswith("/"):
+        return Path(name)
     if isinstance(folder, Path):
         return Path(os.path.normpath(folder.resolve() / name))
     scheme, bucket, inside = _split(folder)

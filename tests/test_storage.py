@@ -206,6 +206,13 @@ def test_no_name_leads_out_of_a_bucket() -> None:
     assert storage.resolve("../../../other/x", RemotePath("s3://bucket/a")) == RemotePath("s3://bucket/other/x")
 
 
+@pytest.mark.parametrize("name", ["ssh://host/store", "reference::s3://bucket/x", "git://x", "file:///etc"])
+def test_a_file_does_not_choose_a_file_system(name: str) -> None:
+    for folder in (Path("/disk"), RemotePath("s3://bucket/a")):
+        with pytest.raises(UsageError, match="if you trust it, say --store URL"):
+            storage.resolve(name, folder)
+
+
 def test_a_scheme_that_is_none_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"cannot open 'nosuch://a/store.json'") as refused:
         Store.open("nosuch://a")
