@@ -230,18 +230,25 @@ def picture(files: list[str]) -> None:
     """Print the table as Markdown and write the curve beside this file: processor seconds over patches."""
     lines = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
     rows = [line for line in lines if "what" in line]
-    names = list(dict.fromkeys(row["what"] for row in rows))
+    names = [name for name in dict.fromkeys(row["what"] for row in rows) if name != "des"]
     print("| patches | shards | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names))
     for key in dict.fromkeys((row["patches"], row["shards"], "photos" in row) for row in rows):
         of = {row["what"]: row for row in rows if (row["patches"], row["shards"], "photos" in row) == key}
-        cells = [f"{of[name]['cpu']:.2f} s, {of[name]['MB']} MB" if name in of else "-" for name in names]
+        cells = [cell(of[name]) if name in of else "-" for name in names]
         print(f"| {key[0]:,}{' (photographs)' if key[2] else ''} | {key[1]:,} | {' | '.join(cells)} |")
     curves: dict[str, list[tuple[int, float]]] = {}
+    rows = [row for row in rows if not math.isnan(row["s"])]
     for name in COLOURS:
         fewest = {n: min(r["shards"] for r in rows if r["patches"] == n) for n in {r["patches"] for r in rows}}
         points = [(r["patches"], r["cpu"]) for r in rows if r["what"] == name and r["shards"] == fewest[r["patches"]]]
         curves[name] = sorted(points)
     Path(__file__).with_name("cost_curve.svg").write_text(svg(curves))
+
+
+def cell(row: dict[str, Any]) -> str:
+    """Of a table; what was stopped took more."""
+    more = "more than " if math.isnan(row["s"]) else ""
+    return f"{more}{row['cpu']:.2f} s, {row['MB']} MB"
 
 
 def svg(curves: dict[str, list[tuple[int, float]]]) -> str:

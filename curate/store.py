@@ -454,7 +454,7 @@ class Store:
     def views(self) -> dict[str, str | pa.Table]:
         """The SQL views: `images`, `patches` (with the shard), `scores` (patches with a column a scorer), `duplicates`,
         `leaks`, and `flags` (image_id, reason), which is the status of the images that a check has flagged."""
-        units = list(self.commits())
+        units = self.commits()
         if not units:
             raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
         shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
@@ -471,10 +471,10 @@ class Store:
             "flags": found.flags,
             "images": images,
             "patches": f"SELECT * EXCLUDE (filename), {shard} FROM ({patches})",
-            "scores": self._scores_view(),
+            "scores": self._scores_view(units),
         }
 
-    def _scores_view(self) -> str:
+    def _scores_view(self, units: Mapping[int, CommitRecord]) -> str:
         """Patches with a column a scorer.
 
         A unit's scores are in the order of its patches. So a score set that has every row of every unit goes beside the
@@ -493,9 +493,10 @@ class Store:
             )
             columns.append(f"{value} AS {sql.identifier(name)}")
             wanted[found.folder].append(sql.identifier(column))
-        rows = _row_counts(self.commits())
+        rows = _row_counts(units)
         for found in sets:
-            files_of, alias = self._committed_files(found), aliases[found.folder]
+            files_of = [self._part_path(found.kind, unit) for unit in commits[found.folder]]
+            alias = aliases[found.folder]
             if rows == _row_counts(commits[found.folder], f"scores/{found.folder}"):
                 beside.append(f"POSITIONAL JOIN ({sql.parquet(files_of, ', '.join(wanted[found.folder]))}) {alias}")
             elif files_of:
