@@ -88,7 +88,7 @@ def _choose(store: Path, name: str, folder: Path, say: Callable[[str], None]) ->
 
 
 def _ask(store: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
-    assert manifest.path is not None
+    assert isinstance(manifest.path, Path)
     say(f'$ curate sql {store} -m {manifest.path} "{" ".join(_QUESTION.split())}"')
     for row in Store.open(store).query(_QUESTION, {"refined": manifest.path}).to_pylist():
         say(f"  {row['name']:24} loss {row['loss_e4']:6.2f}e-4   {row['selected']:4} of {row['patches']:4} selected")
