@@ -141,7 +141,7 @@ def score(bench: Bench) -> Iterator[Row]:
         )
     yield Row("score `srcnn` and `sobel`", f"{two:.2f} s", "`srcnn` alone", f"{one:.2f} s", two / one, 1.25, "below")
     if torch.cuda.is_available():
-        yield from _on_gpu(bench, decoding)
+        yield from on_device(bench, decoding, torch.device("cuda"))
 
 
 def _srcnn() -> SrcnnNet:
@@ -150,12 +150,13 @@ def _srcnn() -> SrcnnNet:
     return net
 
 
-def _on_gpu(bench: Bench, decoding: float) -> Iterator[Row]:
-    """What decoding leaves of the GPU's speed, and what the convolutions are of the GPU's work."""
-    device, number = torch.device("cuda"), bench.size.images
-    curate.score(bench.store, ["srcnn"], device="cuda")  # warms up
+def on_device(bench: Bench, decoding: float, device: torch.device) -> Iterator[Row]:
+    """How much of the speed of decoding is reached, and what the convolutions are of the GPU's work."""
+    number = bench.size.images
+    curate.score(bench.store, ["srcnn"], device=device.type)  # warms up
     (seconds,) = bench.by_turns(
-        lambda: curate.score(bench.store, ["srcnn"], device="cuda"), before=lambda: corpus.forget_scores(bench.store)
+        lambda: curate.score(bench.store, ["srcnn"], device=device.type),
+        before=lambda: corpus.forget_scores(bench.store),
     )
     decoder = "decoding alone, as many threads"
     ours = f"{number / seconds:.1f} images/s"
@@ -170,7 +171,8 @@ def _on_gpu(bench: Bench, decoding: float) -> Iterator[Row]:
     def ten(work: Callable[[torch.Tensor], object], argument: torch.Tensor) -> None:
         for _ in range(10):
             work(argument)
-        torch.cuda.synchronize()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     ten(draw, image_BCHW)
     ten(net.refine, y_B1HW)

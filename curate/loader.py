@@ -29,7 +29,6 @@ from curate.errors import DataError, UsageError, one_line
 from curate.manifest import Manifest
 from curate.resize import downscale, margin
 from curate.store import Cell, Store
-from curate.tensors import to_float
 from curate.windows import cropped
 
 __all__ = ["Batch", "batches"]
@@ -368,10 +367,19 @@ def _under(layer: _Layer, corner_N2: _Ints) -> list[tuple[Cell, int]]:
 
 
 def _turned(pixels: _Pixels, turn: int) -> _Pixels:
-    """One of the eight symmetries: a quarter turn 0 to 3 times, then mirrored from 4 on."""
-    turned = np.rot90(pixels, turn % 4)
-    return turned[:, ::-1] if turn >= 4 else turned
+    """One of the eight symmetries: a quarter turn 0 to 3 times, then mirrored from 4 on. A view."""
+    if turn % 2:
+        pixels = pixels.transpose(1, 0, 2)
+    if turn in (1, 2, 5, 6):
+        pixels = pixels[::-1]
+    if turn in (2, 3, 4, 5):
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 def _stack(crops: list[_Pixels]) -> Tensor:
-    return to_float(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous())
+    """float32 in [0, 1], BCHW."""
+    stack_BCHW = np.empty((len(crops), 3, *crops[0].shape[:2]), np.float32)
+    for place_CHW, crop in zip(stack_BCHW, crops, strict=True):
+        place_CHW[:] = crop.transpose(2, 0, 1)
+    return torch.from_numpy(stack_BCHW).div_(255)

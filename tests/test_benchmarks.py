@@ -67,6 +67,15 @@ def test_every_subject_gives_its_rows(subject: str, tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out.splitlines()[-1] == lines[-1]
 
 
+def test_the_rows_of_a_gpu_come_on_a_cpu_too(tmp_path: Path) -> None:
+    import corpus
+    import rows
+    import torch
+
+    found = list(rows.on_device(rows.Bench(tmp_path, size=corpus.QUICK), 1.0, torch.device("cpu")))
+    assert len(found) == 2 and all(row.ratio > 0 for row in found)
+
+
 def test_the_profile_counts_every_second_once(capsys: pytest.CaptureFixture[str]) -> None:
     import corpus
     import profile_score
