@@ -244,9 +244,7 @@ class Store:
     def _verify(self, part: Part) -> None:
         """Look at the hash of a table on the local disk, once."""
         if isinstance(self.path, Path) and part.rows is not None and (part.path, part.xxh3) not in self._verified:
-            if (
-                files.file_hash(f"{self.path}/{part.path}") != part.xxh3
-            ):  # a Path would take longer to make than to read
+            if files.file_hash(f"{self.path}/{part.path}") != part.xxh3:  # a Path takes longer to make than to read
                 shown = one_line(self.path / part.path)
                 raise DataError(f"the store is damaged: '{shown}' has changed: its hash differs")
             self._verified.add((part.path, part.xxh3))
@@ -458,9 +456,9 @@ class Store:
         if not units:
             raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
         shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
-        patches = sql.parquet(self._part_paths("patches", units), filename=True)
+        patches = sql.parquet(self._part_paths("patches", list(units)), filename=True)
         found = self.findings()
-        images = sql.parquet(self._part_paths("images", units))
+        images = sql.parquet(self._part_paths("images", list(units)))
         if found.flags.num_rows:
             reason = f"CASE WHEN status = '{STATUS_OK}' THEN coalesce(flags.reason, status) ELSE status END"
             joined = f"({images}) ingested LEFT JOIN flags USING (image_id)"
@@ -495,8 +493,7 @@ class Store:
             wanted[found.folder].append(sql.identifier(column))
         rows = _row_counts(units)
         for found in sets:
-            files_of = [self._part_path(found.kind, unit) for unit in commits[found.folder]]
-            alias = aliases[found.folder]
+            files_of, alias = self._part_paths(found.kind, list(commits[found.folder])), aliases[found.folder]
             if rows == _row_counts(commits[found.folder], f"scores/{found.folder}"):
                 beside.append(f"POSITIONAL JOIN ({sql.parquet(files_of, ', '.join(wanted[found.folder]))}) {alias}")
             elif files_of:
