@@ -7,6 +7,8 @@ the cells then gives each window by four look-ups.
 Axes   K maps, H height, W width, N windows, S rows of cells, T columns of cells
 """
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,27 +29,35 @@ class WindowMeans:
         self.size = size
         self.cell = 1
         self._edges = [np.unique([starts, starts + size]) for starts in self.corners_N2.T]
+        self._rows_SH = torch.empty(0, 0, dtype=torch.float64)  # the share of each row of the maps in each row of cells
         self._sums: Tensor | None = None  # K, S, W
         self._bad: Tensor | None = None  # K, S, W; how many pixels are not finite, where there are any
 
     def add(self, maps_KHW: Tensor, top: int = 0, cell: int = 1) -> None:
         """The rows of the maps from `top` on (counted in rows of the maps)."""
-        self.cell = cell
-        rows_SH, first = _shares(self._edges[0], top, maps_KHW.shape[1], cell)
         if self._sums is None:
-            self._sums = maps_KHW.new_zeros(
-                (len(maps_KHW), max(len(self._edges[0]) - 1, 0), maps_KHW.shape[2]), dtype=torch.float64
-            )
-        rows_SH = rows_SH.to(maps_KHW.device)
+            self.cell = cell
+            self._rows_SH = _shares(self._edges[0], cell)
+            self._sums = maps_KHW.new_zeros((len(maps_KHW), len(self._rows_SH), maps_KHW.shape[2]), dtype=torch.float64)
+        height = maps_KHW.shape[1]
+        first, last = self._cells(top, height)
+        rows_SH = self._rows_SH[first:last, top : top + height].to(maps_KHW.device)
+        maps_KHW = maps_KHW[:, : rows_SH.shape[1]]  # below the last window nothing is asked
         sums_KSW = rows_SH @ maps_KHW.double()
         # On a GPU the question would wait for all that was asked of it before.
-        if maps_KHW.device.type != "cpu" or not sums_KSW.isfinite().all():
+        if maps_KHW.device.type != "cpu" or not math.isfinite(sums_KSW.sum().item()):
             finite_KHW = maps_KHW.isfinite()
             sums_KSW = rows_SH @ maps_KHW.where(finite_KHW, 0).double()
             if self._bad is None:
                 self._bad = torch.zeros_like(self._sums)
-            self._bad[:, first : first + len(rows_SH)] += rows_SH @ (~finite_KHW).double()
-        self._sums[:, first : first + len(rows_SH)] += sums_KSW
+            self._bad[:, first:last] += rows_SH @ (~finite_KHW).double()
+        self._sums[:, first:last] += sums_KSW
+
+    def _cells(self, top: int, height: int) -> tuple[int, int]:
+        """Which rows of cells these rows of the maps touch: first and end."""
+        edges, begin, end = self._edges[0], top * self.cell, (top + height) * self.cell
+        first = max(int(np.searchsorted(edges, begin, side="right")) - 1, 0)
+        return first, max(min(int(np.searchsorted(edges, end, side="left")), len(edges) - 1), first)
 
     def means(self) -> Tensor:
         """means_NK float64, on the maps' device."""
@@ -59,8 +69,8 @@ class WindowMeans:
 
     def _over_windows(self, sums_KSW: Tensor) -> Tensor:
         """Sums over the windows, sums_NK."""
-        columns_TW, _ = _shares(self._edges[1], 0, sums_KSW.shape[2], self.cell)
-        cells_KST = sums_KSW @ columns_TW.T.to(sums_KSW.device)
+        columns_TW = _shares(self._edges[1], self.cell).to(sums_KSW.device)
+        cells_KST = sums_KSW[..., : columns_TW.shape[1]] @ columns_TW.T
         table_KST = torch.nn.functional.pad(cells_KST, (1, 0, 1, 0)).cumsum(1).cumsum(2)
         (top, left), (bottom, right) = (
             [torch.from_numpy(np.searchsorted(edges, at)) for edges, at in zip(self._edges, places.T, strict=True)]
@@ -77,15 +87,12 @@ def window_means(maps_BKHW: Tensor, corners_N2: npt.NDArray[np.int32], size: int
     return means.means()
 
 
-def _shares(edges: npt.NDArray[np.int64], start: int, count: int, cell: int) -> tuple[Tensor, int]:
-    """How much of each of `count` pixels of a map from `start` on lies in each cell that they touch: (S, count).
+def _shares(edges: npt.NDArray[np.int64], cell: int) -> Tensor:
+    """How much of each pixel of a map, up to the last edge, lies in each cell: float64 (cells, pixels).
 
-    And which cell is the first of them. Shares are float64; `edges` are the cells', in px of the image.
+    `edges` are the cells', in px of the image, of which a pixel of the map stands for `cell`.
     """
-    first_H = np.arange(start, start + count) * cell
-    begin, end = start * cell, (start + count) * cell
-    first = max(int(np.searchsorted(edges, begin, side="right")) - 1, 0)
-    last = max(min(int(np.searchsorted(edges, end, side="left")), len(edges) - 1), first)
-    lower_S1, upper_S1 = edges[first:last, None], edges[first + 1 : last + 1, None]
-    shared = np.minimum(upper_S1, first_H + cell) - np.maximum(lower_S1, first_H)
-    return torch.from_numpy(np.maximum(shared, 0) / cell), first
+    count = -(-int(edges[-1]) // cell) if len(edges) else 0
+    first_H = np.arange(count) * cell
+    shared = np.minimum(edges[1:, None], first_H + cell) - np.maximum(edges[:-1, None], first_H)
+    return torch.from_numpy(np.maximum(shared, 0) / cell)

@@ -31,4 +31,4 @@ class Sobel(MapScorer):
 def texture(grey_B1HW: Tensor) -> Tensor:
     """(|Gx| + |Gy|) / 2 of every pixel, as B1HW."""
     across, down = sobel_gradients(grey_B1HW)
-    return across.abs_().add_(down.abs_()).div_(2)
+    return across.abs_().lerp_(down.abs_(), 0.5)
