@@ -289,7 +289,7 @@ class Contents:
         """Row -> what is told of a patch that is shown."""
         facts = self.facts
         rows = list(sheets.wanted(self._all_sheets()))
-        places = self._places()
+        ordered = [self._places(choice) for choice in facts.choices]
         shown = {}
         for row in rows:
             patch = {name: facts.patches[name][row].as_py() for name in facts.patches.column_names}
@@ -308,8 +308,13 @@ class Contents:
                 "x": patch["x"],
                 "box": f"{patch['y']} {patch['x']} {patch['size']} {image['height']} {image['width']}",
                 "chosen": [bool(choice.rank[row] >= 0) for choice in facts.choices],
-                "place": number(int(places[row])) if places is not None and places[row] >= 0 else "",
-                "score": number(float(values[self._score])) if self._score is not None else "",
+                "told": [
+                    {
+                        "place": number(int(places[row])) if places[row] >= 0 else "",
+                        "score": number(float(values[label])) if label is not None else "",
+                    }
+                    for label, places in ordered
+                ],
                 "details": [
                     *((label, number(float(value))) for label, value in values.items()),
                     *ranked,
@@ -321,14 +326,14 @@ class Contents:
             }
         return shown
 
-    def _places(self) -> npt.NDArray[np.int64] | None:
-        """The rank of each candidate by the main score, -1 of other patches."""
-        if self._score is None:
-            return None
-        order = ranks.descending(self.facts.scores[self._score], self._main.candidates)
+    def _places(self, choice: Choice) -> tuple[str | None, npt.NDArray[np.int64]]:
+        """The score to tell a choice's patches by, and the rank of each candidate by it, -1 of other patches."""
+        label = choice.by or self._score
         places = np.full(self.facts.patches.num_rows, -1, np.int64)
-        places[order] = np.arange(len(order))
-        return places
+        if label is not None:
+            order = ranks.descending(self.facts.scores[label], choice.candidates)
+            places[order] = np.arange(len(order))
+        return label, places
 
     def _images(self) -> list[dict[str, Any]]:
         """What each image gives, those first that give most to the first manifest."""
