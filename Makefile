@@ -10,6 +10,9 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 
 DEMO := curate-demo
 CORPUS ?=
+PHOTOS ?=
+ROWS ?=
+PATCHES ?=
 
 .PHONY: help demo test test-slow lint bench weights check-fresh clean
 .NOTPARALLEL: # one pip at a time in one environment
@@ -34,9 +37,9 @@ lint: $(VENV)/dev.stamp ## style, types, layers, schemas
 	$(BIN)/lint-imports --no-logo
 	$(PY) -m curate.schema --check
 
-bench: $(VENV)/run.stamp ## measure how fast every step is on this machine
-	$(PY) benchmarks/spine.py
-	$(PY) benchmarks/training.py
+bench: $(VENV)/run.stamp ## measure how fast every step is on this machine: make bench PHOTOS=folder ROWS="ingest score"
+	$(PY) benchmarks/bench.py $(ROWS) $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(PATCHES),--patches $(PATCHES))
+	$(if $(ROWS),,$(PY) benchmarks/training.py)
 
 weights: $(VENV)/run.stamp ## train the bundled SRCNN weights again: make weights CORPUS="photos more-photos"
 	@test -n "$(CORPUS)" || { echo "make weights needs CORPUS=folder/of/photographs" >&2; exit 2; }

@@ -3,7 +3,7 @@
 python benchmarks/training.py
 The plain loop is the field's usual one: the windows cut out as PNG files, HR and LR, a Dataset that opens both for each
 sample, a DataLoader of as many workers as there are cores. The third column is the bound: the same steps on one batch
-that lies in memory. Corpus: the mosaics of `spine.py`, 480-px windows. Seconds include the start of all three.
+that lies in memory. Corpus: 12 mosaics of `corpus.py`, 480-px windows. Seconds include the start of all three.
 """
 
 import platform
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from corpus import SAMPLES, Size, mosaics
 from PIL import Image
-from spine import mosaics
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,7 +28,6 @@ from curate.metrics import rgb_to_y
 from curate.resize import downscale
 from curate.tensors import to_float, to_pixels, to_tensor
 
-SAMPLES = Path(curate.__file__).parent / "samples" / "photos"
 BATCH, CROP, SCALE = 16, 48, 2
 RUNS = (("fsrcnn", 150), ("edsr:features=32,blocks=4", 50))  # arch, steps
 ROUNDS = 2
@@ -38,7 +37,7 @@ def main() -> None:
     """Measure every row and print the table as Markdown."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        corpus = mosaics(SAMPLES, folder / "corpus")
+        corpus = mosaics(SAMPLES, folder / "corpus", Size(images=12))
         curate.ingest([corpus], folder / "store")
         manifest = curate.select(folder / "store", "random", keep=1).save(folder / "all.parquet")
         cut(corpus, manifest, folder / "cut")

@@ -22,13 +22,12 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate import plugins, schema
+from curate import plugins, schema, storage
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
-from curate.files import local_path, publish_bytes
 from curate.schema import CheckpointRecipe
+from curate.storage import Place, RemotePath
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,14 +54,15 @@ class Checkpoint:
     state: "dict[str, Tensor]"  # names, shapes and dtypes of `arch.build().state_dict()`; on the CPU, finite
     recipe: dict[str, Any]  # JSON-able: manifest id, steps, seed, versions, ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Place) -> None:
         """Write model.safetensors, then recipe.json, into `folder` (made as needed); each is whole or absent."""
         from safetensors.torch import save
 
+        folder = storage.place(folder, "a checkpoint")
         state = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in self.state.items()}
         record = CheckpointRecipe(arch=full_spec(self.arch), weights=weights_hash(state), training=self.recipe)
-        publish_bytes(folder / MODEL_FILE, save(state, {schema.METADATA_KEY: schema.dump(record).decode()}))
-        publish_bytes(folder / RECIPE_FILE, schema.dump(record, indent=2))
+        storage.publish_bytes(folder / MODEL_FILE, save(state, {schema.METADATA_KEY: schema.dump(record).decode()}))
+        storage.publish_bytes(folder / RECIPE_FILE, schema.dump(record, indent=2))
 
     def module(self) -> "nn.Module":
         """The network with these weights, on the CPU, in eval mode. Torch's random generator stays as it was."""
@@ -71,7 +71,7 @@ class Checkpoint:
         return module.eval()
 
     @classmethod
-    def load(cls, path: str | Path, arch: str | None = None) -> "Checkpoint":
+    def load(cls, path: str | Place, arch: str | None = None) -> "Checkpoint":
         """Read the folder of a run, or a checkpoint file of curate's or anyone's.
 
         arch: the spec of the network that a public file is for, as `srcnn:scale=2`. Options that the weights' shapes
@@ -90,7 +90,7 @@ class Checkpoint:
         return _public(file, tensors, arch)
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
+def read_recipe(path: str | Place) -> dict[str, Any]:
     """The record of a run's folder or a file that curate wrote: format, arch, weights, and the recipe's own keys.
 
     Reads the header only, without torch. Raises UsageError where there is no such file, DataError where it holds no
@@ -124,7 +124,7 @@ def full_spec(arch: "Arch") -> str:
     return f"{name}:" + ",".join(f"{k}={v}" for k, v in plugins.options_of(arch).items() if v is not None)
 
 
-def _own(file: Path, record: CheckpointRecipe, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
+def _own(file: Place, record: CheckpointRecipe, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
     """Checkpoint of a file with a record; `spec` is only needed for an arch outside curate."""
     arch = _recorded_arch(file, record.arch, spec)
     if weights_hash(tensors) != record.weights:
@@ -132,7 +132,7 @@ def _own(file: Path, record: CheckpointRecipe, tensors: "dict[str, Tensor]", spe
     return Checkpoint(arch, _fitting(file, tensors, arch), record.training)
 
 
-def _recorded_arch(file: Path, recorded: str, spec: str | None) -> "Arch":
+def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
     name = recorded.partition(":")[0]
     if "." in name and (spec is None or spec.partition(":")[0] != name):
         # A file must not make curate import a module of its choice.
@@ -156,17 +156,16 @@ def _with_rest(spec: str, options: Mapping[str, Any]) -> "Arch":
     return arch
 
 
-def _record(file: Path) -> CheckpointRecipe | None:
+def _record(file: Place) -> CheckpointRecipe | None:
     """What curate wrote into the header of a safetensors file; None in a file of others."""
     text = _header(file).get("__metadata__", {}).get(schema.METADATA_KEY)
     return None if text is None else schema.parse(CheckpointRecipe, text, _quoted(file))
 
 
-def _header(file: Path) -> dict[str, Any]:
+def _header(file: Place) -> dict[str, Any]:
     """The JSON header of a safetensors file: 8 bytes of little-endian length, then that many bytes."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(length) if length <= _MAX_HEADER else b""
+    length = int.from_bytes(_read(file, 0, 8), "little")
+    text = _read(file, 8, length) if length <= _MAX_HEADER else b""
     try:
         header = json.loads(text)
         if isinstance(header, dict) and isinstance(header.get("__metadata__", {}), dict):
@@ -176,10 +175,18 @@ def _header(file: Path) -> dict[str, Any]:
     raise DataError(f"{_quoted(file)} is not a safetensors file, or is damaged")
 
 
+def _read(file: Place, start: int, size: int) -> bytes:
+    if isinstance(file, RemotePath):
+        return file.read(start, size)
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(size)
+
+
 # Of others' making
 
 
-def _public(file: Path, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
+def _public(file: Place, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
     """Checkpoint of a file that does not know its arch. The recipe says no more than where it comes from."""
     try:
         arch = _inferred_arch(file, tensors) if spec is None else _completed(spec, tensors)
@@ -196,7 +203,7 @@ def _completed(spec: str, tensors: "dict[str, Tensor]") -> "Arch":
     return _with_rest(spec, inferred)
 
 
-def _inferred_arch(file: Path, tensors: "dict[str, Tensor]") -> "Arch":
+def _inferred_arch(file: Place, tensors: "dict[str, Tensor]") -> "Arch":
     """The first of curate's own archs that recognises the weights, if they tell its scale too."""
     for name in plugins.names("archs"):
         draft: Arch = plugins.parse("archs", name)
@@ -210,7 +217,7 @@ def _inferred_arch(file: Path, tensors: "dict[str, Tensor]") -> "Arch":
     raise UsageError(f"{_quoted(file)} does not say which network it is for: name it with --arch, one of {known}")
 
 
-def _read_pickle(file: Path) -> "dict[str, Tensor]":
+def _read_pickle(file: Place) -> "dict[str, Tensor]":
     import torch
 
     content = io.BytesIO(file.read_bytes())
@@ -227,7 +234,7 @@ def _read_pickle(file: Path) -> "dict[str, Tensor]":
     return _named_tensors(file, _unwrapped(data))
 
 
-def _read_safetensors(file: Path) -> "dict[str, Tensor]":
+def _read_safetensors(file: Place) -> "dict[str, Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -239,7 +246,7 @@ def _read_safetensors(file: Path) -> "dict[str, Tensor]":
     return _named_tensors(file, tensors)
 
 
-def _read_matlab(file: Path) -> "dict[str, Tensor]":
+def _read_matlab(file: Place) -> "dict[str, Tensor]":
     import numpy as np
     import torch
     from scipy.io import loadmat
@@ -287,7 +294,7 @@ def _unwrapped(data: object) -> object:
     return data
 
 
-def _named_tensors(file: Path, data: object) -> "dict[str, Tensor]":
+def _named_tensors(file: Place, data: object) -> "dict[str, Tensor]":
     """`data` as names and dense tensors on the CPU, without a prefix that all names share; DataError if it is not."""
     if not isinstance(data, Mapping) or not data:
         raise DataError(f"{_quoted(file)} holds no weights by name")
@@ -315,9 +322,9 @@ def _is_dense(value: object) -> bool:
 # Of either
 
 
-def _model_file(path: str | Path) -> Path:
+def _model_file(path: str | Place) -> Place:
     """The file that holds the weights: `path` itself, or model.safetensors in the folder `path`."""
-    file = local_path(path, "a checkpoint")
+    file = storage.place(path, "a checkpoint")
     if file.is_dir():
         if not (file / MODEL_FILE).is_file():
             raise UsageError(f"{_quoted(file)} has no {MODEL_FILE}: it is not the folder of a finished training run")
@@ -327,7 +334,7 @@ def _model_file(path: str | Path) -> Path:
     return file
 
 
-def _fitting(file: Path, state: "dict[str, Tensor]", arch: "Arch") -> "dict[str, Tensor]":
+def _fitting(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[str, Tensor]":
     """`state` in the order and dtypes of `arch`'s network; DataError where names, shapes or values are wrong."""
     expected = _fresh(arch).state_dict()
     shared = [key for key in expected if key in state]
@@ -357,11 +364,11 @@ def _fresh(arch: "Arch") -> "nn.Module":
         return arch.build()
 
 
-def _unreadable(file: Path, what: str) -> CurateError:
+def _unreadable(file: Place, what: str) -> CurateError:
     return DataError(f"{_quoted(file)} is not a {what}, or is damaged")
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: Place) -> str:
     return f"'{one_line(path)}'"
 
 

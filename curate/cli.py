@@ -19,6 +19,8 @@ from curate.errors import CurateError, UsageError, one_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from curate.engine import Part
+
 __all__ = ["app", "main"]
 
 app = typer.Typer(
@@ -30,8 +32,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A folder made by 'curate ingest'.")]
+# A place is text: of the two slashes of a URL a Path would leave one.
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder or URL made by 'curate ingest'.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This process, or workers on a Ray cluster.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Ray's workers (as many as it can have).")]
+PartOption = Annotated[str | None, typer.Option(metavar="i/N", help="One of N runs that do this together: 1/4.")]
 FormatOption = Annotated[Literal["table", "json"], typer.Option("--format", help="For people, or for programs.")]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -58,15 +64,19 @@ def _fail(message: str, code: int) -> None:
 @app.command()
 def ingest(
     photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The store to add to; made if it is not there.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store to add to; made if it is not there.")],
     patch: Annotated[int | None, typer.Option(help="Side of a window, px (480 for a new store).")] = None,
     step: Annotated[int | None, typer.Option(help="From window to window, px (half a patch for a new store).")] = None,
     shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
     lr: Annotated[list[str] | None, typer.Option(metavar="SCALE=DIR", help="LR images that belong to them.")] = None,
     split: Annotated[str, typer.Option(help="Written beside each image, for SQL.")] = "train",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    part: PartOption = None,
 ) -> None:
     """Put photographs into a store: bytes verbatim, every image proven whole, windows laid out."""
     from curate import display
+    from curate.engine import Engine
     from curate.ingestion import ingest as run
 
     folders = dict(_lr_folder(item) for item in lr or [])
@@ -79,8 +89,15 @@ def ingest(
             shard_size=_bytes(shard_size),
             lr=folders,
             split=split,
+            engine=Engine(engine, workers),
+            part=_part(part),
             progress=progress,
         )
+    if report.missing:
+        display.answer(
+            f"this part is done; {report.missing} chunks are left to others, the last of whom writes the store"
+        )
+        return
     for name, reason in report.refused[:_LISTED]:
         display.note(f"refused {one_line(name)}: {one_line(reason)}")
     if len(report.refused) > _LISTED:
@@ -138,13 +155,17 @@ def score(
     store: StoreArgument,
     scorers: Annotated[list[str], typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...")],
     device: DeviceOption = "auto",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    part: PartOption = None,
 ) -> None:
     """Score every patch; what is done already is skipped."""
     from curate import display
+    from curate.engine import Engine
     from curate.scoring import score as run
 
     with display.progress("score", "patches") as progress:
-        report = run(store, scorers, device=device, progress=progress)
+        report = run(store, scorers, device=device, engine=Engine(engine, workers), part=_part(part), progress=progress)
     display.answer(
         f"{report.patches} patches of {report.images} images scored by {', '.join(report.columns)}, "
         f"{report.skipped} finished units skipped, {report.not_finite} scores not finite"
@@ -155,23 +176,32 @@ def score(
 def select(
     store: StoreArgument,
     strategy: Annotated[str, typer.Argument(help="asc, des, refined, random:seed=1, ...")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The manifest to write: NAME.parquet.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="The manifest to write: NAME.parquet.")],
     by: Annotated[str | None, typer.Option(help="The score: srcnn, sobel, ... (needed if there are several).")] = None,
     keep: Annotated[float, typer.Option(help="Share of the candidates to keep, above 0, at most 1.")] = 0.5,
     unit: Annotated[Literal["patches", "pixels"], typer.Option(help="What --keep counts; pixels once.")] = "patches",
     drop_top: Annotated[float | None, typer.Option(help="Share of the hardest to pass over (refined: 0.05).")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition on the candidates.")] = None,
     with_flagged: Annotated[bool, typer.Option("--with-flagged", help="Also from near-duplicates and leaks.")] = False,
+    memory: Annotated[str, typer.Option(help="For sorting; asc, des, refined and window need no more.")] = "1GB",
 ) -> None:
     """Choose a core-set and write it as a manifest."""
     from curate import display
-    from curate.selection import select as run
+    from curate.selection import write
 
-    options = {} if drop_top is None else {"drop_top": drop_top}
-    manifest = run(
-        store, strategy, by=by, keep=keep, unit=unit, where=where, with_flagged=with_flagged, **options
-    ).save(out)
-    counts = manifest.recipe.counts
+    options: dict[str, Any] = {} if drop_top is None else {"drop_top": drop_top}
+    counts = write(
+        store,
+        out,
+        strategy,
+        by=by,
+        keep=keep,
+        unit=unit,
+        where=where,
+        with_flagged=with_flagged,
+        memory=memory,
+        **options,
+    ).counts
     if counts["flagged"]:
         query = "select image_id, reason from flags"
         display.note(f'{counts["flagged"]} patches of flagged images left out: curate sql {one_line(store)} "{query}"')
@@ -187,12 +217,12 @@ def select(
 def sql(
     store: StoreArgument,
     query: Annotated[str, typer.Argument(help="One SELECT over images, patches, scores and the manifests.")],
-    manifest: Annotated[list[Path] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
+    manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
     form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
 ) -> None:
     """Ask the store: read-only SQL (DuckDB) over its tables and over manifests."""
-    from curate import display, files
+    from curate import display, storage
     from curate import sql as engine
     from curate.manifest import Manifest
     from curate.store import Store
@@ -204,28 +234,29 @@ def sql(
         if more:
             display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
     elif out is not None:
-        files.publish(out, lambda stream: engine.write(answer, stream, form))
+        storage.publish(storage.place(out, "an answer"), lambda stream: engine.write(answer, stream, form))
     else:
         engine.write(answer, sys.stdout.buffer, form)
 
 
 @app.command()
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A manifest.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Parquet: a row a patch of either.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Where their store is, if it has moved.")] = None,
+    a: Annotated[str, typer.Argument(metavar="A", help="A manifest.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    out: Annotated[str | None, typer.Option("-o", "--out", help="Parquet: a row a patch of either.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
     form: FormatOption = "table",
 ) -> None:
     """Say how two core-sets differ: overlap, order, what entered and left, by image and by score."""
     import pyarrow.parquet as pq
 
-    from curate import display, files
+    from curate import display, storage
     from curate.comparison import diff as run
 
     found = run(a, b, store=store)
     if out is not None:
-        files.publish(out, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
+        place = storage.place(out, "an answer")
+        storage.publish(place, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
     if form == "json":
         tables = {"by_score": found.by_score.to_pylist(), "by_image": found.by_image.to_pylist()}
         display.answer(json.dumps({**found.counts, **tables}, indent=2))
@@ -238,10 +269,10 @@ def diff(
 
 @app.command()
 def report(
-    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Files made by 'curate select'.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write: NAME.html.")],
-    png: Annotated[Path | None, typer.Option(metavar="DIR", help="Figures and patches as PNG files too.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Where their store is, if it has moved.")] = None,
+    manifests: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help="Files made by 'curate select'.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="The page to write: NAME.html.")],
+    png: Annotated[str | None, typer.Option(metavar="DIR", help="Figures and patches as PNG files too.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what it says in numbers, for programs.")] = False,
 ) -> None:
     """Show what was chosen, what was not and why, as one page that opens offline."""
@@ -254,12 +285,12 @@ def report(
         display.answer(record.model_dump_json(indent=2))
         return
     names = ", ".join(manifest.name for manifest in record.manifests)
-    display.answer(one_line(f"{names}: {out} ({out.stat().st_size / 1e6:.1f} MB); open it in any browser"))
+    display.answer(one_line(f"{names}: {out}; open it in any browser"))
 
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="A store, a manifest or a checkpoint.")],
+    path: Annotated[str, typer.Argument(help="A store, a manifest or a checkpoint.")],
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Count multiply-adds for an answer of 1280x720.")
     ] = None,
@@ -304,20 +335,20 @@ def _help(option: Option) -> str:
 @app.command()
 @_with_train_options
 def train(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
     *,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder of the run; made, or gone on with.")],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="RUN", help="Its folder or URL; made, or gone on with.")],
     arch: Annotated[str | None, typer.Option(help="fsrcnn:scale=2, swinir:scale=2,variant=light, ...")] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Arch and options; those given here win.")] = None,
-    init: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help="Weights to start from.")] = None,
-    validate: Annotated[Path | None, typer.Option(metavar="FOLDER", help="HR images; the best is kept.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    init: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Weights to start from.")] = None,
+    validate: Annotated[str | None, typer.Option(metavar="FOLDER", help="HR images; the best is kept.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
     wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Curves to Weights & Biases too.")] = None,
     device: DeviceOption = "auto",
     **options: Any,
 ) -> None:
     """Train a network on a manifest's patches; the same command goes on with a run that was killed."""
-    from curate import display
+    from curate import display, storage
     from curate.training import train as run
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -342,13 +373,15 @@ def train(
     if best is not None:
         result += f", best validation {best['psnr']:.2f} dB after {best['step']}"
     display.answer(f"{made.recipe['steps']} steps, {result}: {one_line(out)}")
+    if storage.is_url(out):
+        display.note("TensorBoard's curves are not written to a URL; --wandb PROJECT keeps some")
 
 
 @app.command("eval")
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="HR images, or a benchmark's HR and LR_bicubic.")],
-    lr: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Their LR images; made if there are none.")] = None,
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="HR images, or a benchmark's HR and LR_bicubic.")],
+    lr: Annotated[str | None, typer.Option(metavar="FOLDER", help="Their LR images; made if there are none.")] = None,
     arch: Annotated[str | None, typer.Option(help="For a file that does not say: srcnn:scale=2,kernel=9-1-5.")] = None,
     protocol: Annotated[
         Literal["y", "luma", "rgb"], typer.Option(help="y: most tables; luma: SRCNN's; rgb: EDSR's.")
@@ -374,17 +407,34 @@ def evaluate(
 
 @app.command()
 def pack(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
-    out: Annotated[Path, typer.Argument(metavar="STORE2", help="A new folder, or one of the same pack.")],
-    store: Annotated[Path | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
+    out: Annotated[str, typer.Argument(metavar="STORE2", help="A new folder, or one of the same pack.")],
+    store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
     shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    part: PartOption = None,
 ) -> None:
     """Copy the pixels under the chosen windows, once each, into a smaller store with its own manifest."""
     from curate import display
+    from curate.engine import Engine
     from curate.packing import pack as do
 
     with display.progress("pack", "images") as progress:
-        report = do(manifest, out, store=store, shard_size=_bytes(shard_size), progress=progress)
+        report = do(
+            manifest,
+            out,
+            store=store,
+            shard_size=_bytes(shard_size),
+            engine=Engine(engine, workers),
+            part=_part(part),
+            progress=progress,
+        )
+    if report.missing:
+        display.answer(
+            f"this part is done; {report.missing} shards are left to others, the last of whom writes the end"
+        )
+        return
     display.answer(
         f"{report.patches} patches of {report.images} images in {report.bytes / 1e6:.1f} MB, of the source's "
         f"{report.source_bytes / 1e6:.1f} ({report.kept} files kept, {report.cells} cells): {one_line(report.manifest)}"
@@ -393,14 +443,14 @@ def pack(
 
 @app.command()
 def export(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="A new folder, or one of the same export.")],
     to: Annotated[
         Literal["folder", "basicsr", "neosr", "trainner", "lmdb", "webdataset", "hf"],
         typer.Option(help="Whose layout; folder is KAIR's and EDSR's."),
     ],
     scale: Annotated[Literal["2", "3", "4", "none"], typer.Option(help="Of the LR beside; none for HR alone.")] = "2",
-    store: Annotated[Path | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
 ) -> None:
     """Cut the chosen windows out for other trainers, each with a stub of its configuration."""
     from curate import display
@@ -477,6 +527,12 @@ def _lr_folder(item: str) -> tuple[int, str]:
     if not equals or not folder or scale not in ("2", "3", "4"):
         raise UsageError(f"--lr should be SCALE=DIR with scale 2, 3 or 4, found '{one_line(item)}'")
     return int(scale), folder
+
+
+def _part(text: str | None) -> "Part":
+    from curate.engine import WHOLE, Part
+
+    return WHOLE if text is None else Part.parse(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

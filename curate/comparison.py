@@ -4,8 +4,8 @@
 and the scores that A and B were ranked by, under their own names. `left` is in A alone, `entered` in B alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from curate import coverage, sql
 from curate.manifest import Manifest
-from curate.store import Store
+from curate.store import ScoreSet, Store
 
 __all__ = ["Comparison", "diff"]
 
@@ -60,7 +60,7 @@ def diff(a: Manifest | str | Path, b: Manifest | str | Path, *, store: Store | s
 
 
 def _changes(a: Manifest, b: Manifest, store: Store) -> pa.Table:
-    columns = ["patch_id", "image_id", "rank"]
+    columns = ["patch_id", "image_id", "rank", "score"]
     ours, theirs = a.table.select(columns), b.table.select(columns)
     joined = ours.join(theirs, "patch_id", join_type="full outer", left_suffix="_a", right_suffix="_b")
     in_a, in_b = (pc.is_valid(joined[f"rank_{side}"]) for side in "ab")
@@ -71,16 +71,29 @@ def _changes(a: Manifest, b: Manifest, store: Store) -> pa.Table:
             "side": pc.if_else(pc.and_(in_a, in_b), "both", pc.if_else(in_a, "left", "entered")),
             "rank_a": joined["rank_a"],
             "rank_b": joined["rank_b"],
+            "score": pc.coalesce(joined["score_a"], joined["score_b"]),
         }
     )
     names = store.images().select(["image_id", "name"]).filter(pc.is_valid(pc.field("image_id")))
-    table = table.join(names, "image_id").select(["patch_id", "image_id", "name", "side", "rank_a", "rank_b"])
+    columns = ["patch_id", "image_id", "name", "side", "rank_a", "rank_b"]
+    table = table.join(names, "image_id").select([*columns, "score"])
     there = store.score_columns()
     wanted = sorted({recipe.by for recipe in (a.recipe, b.recipe) if recipe.by in there} - {None})
+    if (
+        _is_the_score(a, there) and _is_the_score(b, there) and len(wanted) == 1
+    ):  # the manifests have all that is wanted
+        return table.rename_columns([*columns, *wanted]).sort_by("patch_id")
+    table = table.drop_columns("score")
     if wanted:
         listed = ", ".join(f"CAST({sql.identifier(name)} AS DOUBLE) AS {sql.identifier(name)}" for name in wanted)
         table = table.join(store.query(f"SELECT patch_id, {listed} FROM scores"), "patch_id")
     return table.sort_by("patch_id")
+
+
+def _is_the_score(manifest: Manifest, there: Mapping[str, tuple[ScoreSet, str]]) -> bool:
+    """Whether a manifest was ranked by a score that the store still has."""
+    by = manifest.recipe.by
+    return by is not None and by in there and manifest.recipe.scorers.get(by) == there[by][0].record.fingerprint
 
 
 def _sides(changes: pa.Table) -> dict[str, int]:
@@ -108,12 +121,12 @@ def _by_image(changes: pa.Table) -> pa.Table:
 
 def _by_score(changes: pa.Table, score: str) -> list[dict[str, Any]]:
     """Tenths of the patches of either by one score, and how many of each side lie there; none without a score."""
-    values = np.array([float("nan") if v is None or isnan(v) else v for v in changes[score].to_pylist()])
-    side = np.array(changes["side"].to_pylist())
+    values = changes[score].to_numpy()  # null is NaN
+    sides = {name: np.asarray(pc.equal(changes["side"], name)) for name in SIDES}
     order = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]
     rows = []
     for part in np.array_split(order, _BINS):
         if len(part):
             ends = {"low": float(values[part].min()), "high": float(values[part].max())}
-            rows.append({"score": score, **ends, **{name: int((side[part] == name).sum()) for name in SIDES}})
+            rows.append({"score": score, **ends, **{name: int(there[part].sum()) for name, there in sides.items()}})
     return rows

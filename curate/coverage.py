@@ -1,31 +1,97 @@
 """How many pixels a set of windows covers: windows overlap, pixels do not."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["pixels"]
+__all__ = ["pixels", "streamed"]
+
+_AT_ONCE = 2**16  # windows; those of one image are never parted
+_RECTANGLES = 2**22  # looked at together, but for those of one image
+_SMALL = 2**20  # px of an image's side
+
+_Ints = npt.NDArray[np.int64]
 
 
 def pixels(windows: pa.Table) -> int:
     """Pixels under the windows (columns image_id, y, x, size), each counted once."""
     if windows.num_rows == 0:
         return 0
-    image = windows["image_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    y, x, size = (windows[name].to_numpy().astype(np.int64) for name in ("y", "x", "size"))
+    image = windows["image_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     order = np.argsort(image, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(image[order]) != 0])
-    return sum(_of_one(y[rows], x[rows], size[rows]) for rows in np.split(order, starts[1:]))
+    y, x, size = (windows[name].to_numpy().astype(np.int64)[order] for name in ("y", "x", "size"))
+    return sum(_of_many(*(column[part] for column in (image[order], y, x, size))) for part in _parts(image[order]))
 
 
-def _of_one(y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], size: npt.NDArray[np.int64]) -> int:
-    """The same for windows of one image: the rectangles between all their edges, each covered or not."""
-    rows, columns = np.unique(np.r_[y, y + size]), np.unique(np.r_[x, x + size])
+def streamed(batches: Iterable[pa.RecordBatch]) -> int:
+    """`pixels` of a stream in which the windows of an image come one after the other."""
+    total, rest = 0, None
+    for batch in batches:
+        table = pa.Table.from_batches([batch]) if rest is None else pa.concat_tables([rest, pa.table(batch)])
+        if table.num_rows < _AT_ONCE:
+            rest = table
+            continue
+        last = table["image_id"][-1]
+        ids = table["image_id"].to_numpy()
+        end = len(ids) - int(np.argmax(ids[::-1] != last.as_py())) if (ids != last.as_py()).any() else 0
+        total, rest = total + pixels(table[:end]), table[end:]
+    return total + (0 if rest is None else pixels(rest))
+
+
+def _parts(image: _Ints) -> Iterator[slice]:
+    """Slices of about `_AT_ONCE` rows that part no image; `image` is sorted."""
+    starts = np.r_[np.flatnonzero(np.r_[True, np.diff(image) != 0]), len(image)]
+    start = 0
+    while start < len(image):
+        end = int(starts[np.searchsorted(starts, min(start + _AT_ONCE, len(image)))])
+        yield slice(start, end)
+        start = end
+
+
+def _of_many(image: _Ints, y: _Ints, x: _Ints, size: _Ints) -> int:
+    """Pixels under windows, sorted by image: the rectangles between all edges in an image, each covered or not."""
+    image = np.r_[0, np.cumsum(np.diff(image) != 0)]
+    heights_NR, top, bottom = _edges(image, y, size)
+    widths_NC, left, right = _edges(image, x, size)
+    (count, rows), columns = heights_NR.shape, widths_NC.shape[1]
+    if count > 1 and count * rows * columns > _RECTANGLES:  # one image has many more than the others
+        half = int(np.searchsorted(image, count // 2))
+        parts = (slice(None, half), slice(half, None))
+        return sum(_of_many(image[part], y[part], x[part], size[part]) for part in parts)
     # Corners of the windows counted with signs; the sums of these in both directions say how many windows lie there.
-    depth = np.zeros((len(rows), len(columns)), np.int64)
-    top, left = np.searchsorted(rows, y), np.searchsorted(columns, x)
-    bottom, right = np.searchsorted(rows, y + size), np.searchsorted(columns, x + size)
-    for sign, row, column in ((1, top, left), (-1, bottom, left), (-1, top, right), (1, bottom, right)):
-        np.add.at(depth, (row, column), sign)
-    covered = depth.cumsum(0).cumsum(1)[:-1, :-1] > 0
-    return int((np.diff(rows)[:, None] * np.diff(columns))[covered].sum())
+    first, second = (image * rows + top) * columns, (image * rows + bottom) * columns
+    cells = count * rows * columns
+    more = np.bincount(np.r_[first + left, second + right], minlength=cells)
+    depth_NRC = (more - np.bincount(np.r_[first + right, second + left], minlength=cells)).astype(np.int32)
+    depth_NRC = depth_NRC.reshape(count, rows, columns)
+    np.cumsum(depth_NRC, axis=1, out=depth_NRC)
+    np.cumsum(depth_NRC, axis=2, out=depth_NRC)
+    covered_NR = np.where(depth_NRC > 0, widths_NC[:, None], 0).sum(axis=2)
+    return int((covered_NR * heights_NR).sum())
+
+
+def _edges(image: _Ints, low: _Ints, size: _Ints) -> tuple[_Ints, _Ints, _Ints]:
+    """Along one axis: px from each of an image's edges to its next one, (images, edges); each window's two edges."""
+    values, code = _coded(np.r_[low, low + size])
+    twice = np.r_[image, image]
+    there = np.zeros((int(image[-1]) + 1, len(values)), bool)
+    there[twice, code] = True
+    place = there.cumsum(axis=1, dtype=np.int32) - 1
+    edges = np.zeros((len(there), int(place[:, -1].max()) + 1), np.int64)
+    owner, value = np.nonzero(there)
+    edges[owner, place[owner, value]] = values[value]
+    lengths = np.diff(edges, axis=1, append=0)
+    index = place[twice, code].astype(np.int64)
+    return np.maximum(lengths, 0), index[: len(low)], index[len(low) :]
+
+
+def _coded(edges: _Ints) -> tuple[_Ints, _Ints]:
+    """The different values, sorted, and the place of each edge among them."""
+    if edges.max() >= _SMALL:
+        values, code = np.unique(edges, return_inverse=True)
+        return values, code
+    there = np.zeros(int(edges.max()) + 1, bool)  # by a table of all px: no sorting, which would take most of the time
+    there[edges] = True
+    return np.flatnonzero(there), (there.cumsum() - 1)[edges]

@@ -69,11 +69,11 @@ def demo(
     results = {name: _train(manifests[name], folder / f"{name}-run", steps, say, progress) for name in _TRAINED_ON}
 
     page = folder / "report.html"
-    shown = [path for name in _TRAINED_ON if (path := manifests[name].path) is not None]
-    say(f"$ curate report {' '.join(map(str, shown))} -o {page}")
+    shown = [manifests[name] for name in _TRAINED_ON]
+    say(f"$ curate report {' '.join(str(manifest.path) for manifest in shown)} -o {page}")
     with progress("report", "photographs") as bar:
         report(shown, page, progress=bar)
-    say(f"  {page.stat().st_size / 1e6:.1f} MB")
+    say(f"  what the {' and the '.join(_TRAINED_ON)} core-set chose, on one page")
 
     say("")
     say(f"Equal steps, equal network, another half of the patches (held-out photograph, x2, {steps} steps):")
@@ -97,7 +97,7 @@ def _choose(store: Path, name: str, folder: Path, say: Callable[[str], None]) ->
 
 
 def _ask(store: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
-    assert manifest.path is not None
+    assert isinstance(manifest.path, Path)
     say(f'$ curate sql {store} -m {manifest.path} "{" ".join(_QUESTION.split())}"')
     for row in Store.open(store).query(_QUESTION, {"refined": manifest.path}).to_pylist():
         say(f"  {row['name']:24} loss {row['loss_e4']:6.2f}e-4   {row['selected']:4} of {row['patches']:4} selected")

@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
-from rich.table import Table
 from rich.text import Text
 
 from curate.errors import one_line
@@ -39,6 +36,8 @@ def answer(text: str) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """An answer as an aligned table. Control characters in cells are shown, not obeyed."""
+    from rich.table import Table
+
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float) for row in rows)
@@ -62,6 +61,9 @@ def progress(verb: str, unit: str) -> Iterator[Progress]:
     if not _errors.is_terminal:
         yield _lines(verb, unit)
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
     bar = RichProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),  # so that a training run's line fits into 80 columns

@@ -5,7 +5,9 @@ What ingest does to every photograph, apart from the store: several threads do i
 
 import hashlib
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import xxhash
 
 from curate import images, windows
 from curate.errors import one_line
@@ -18,17 +20,18 @@ __all__ = ["Examined", "Examiner", "Picture"]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded image's file."""
+    """What is known of a decoded image's file."""
 
-    data: bytes
     suffix: str
     height: int
     width: int
+    size: int  # bytes
+    xxh3: int  # xxh3-64 of them
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """One source, read and decoded: `ok` with its pictures (role -> file), or the reason why it is refused."""
+    """One source, read and decoded: `ok` with its pictures by role, or the reason why it is refused."""
 
     source: Source
     sha256: str | None
@@ -37,6 +40,7 @@ class Examined:
     width: int | None = None
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     known: bool = False  # the store has this very file already
+    data: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # the pictures' files, until they are written
 
     @property
     def file(self) -> tuple[str, str, str | None]:
@@ -51,7 +55,11 @@ class Examined:
     @property
     def size(self) -> int:
         """Bytes that it takes in a shard."""
-        return sum(len(picture.data) for picture in self.pictures.values())
+        return sum(picture.size for picture in self.pictures.values())
+
+    def without_data(self) -> "Examined":
+        """The same, a few hundred bytes large."""
+        return replace(self, data={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +83,22 @@ class Examiner:
             hr = _picture(data, source.suffix)
         except ImageRefused as refusal:
             return Examined(source, sha256, str(refusal))
+        pictures, contents = {"hr": hr}, {"hr": data}
         try:
             _check_patch(hr, self.patch)
-            lrs = {f"lr{scale}": self._paired(source, hr, scale) for scale in self.pairs}
+            for scale in self.pairs:
+                pictures[f"lr{scale}"], contents[f"lr{scale}"] = self._paired(source, hr, scale)
         except ImageRefused as refusal:
             return Examined(source, sha256, str(refusal), hr.height, hr.width)
-        return Examined(source, sha256, STATUS_OK, hr.height, hr.width, {"hr": hr, **lrs})
+        return Examined(source, sha256, STATUS_OK, hr.height, hr.width, pictures, data=contents)
 
-    def _paired(self, source: Source, hr: Picture, scale: int) -> Picture:
+    def _paired(self, source: Source, hr: Picture, scale: int) -> tuple[Picture, bytes]:
         lr = self.pairs[scale].lookup(source.name)
         if lr is None:
             raise ImageRefused(f"no x{scale} LR image for it")
         try:
-            picture = _picture(_read(lr), lr.suffix)
+            data = _read(lr)
+            picture = _picture(data, lr.suffix)
         except ImageRefused as refusal:
             raise ImageRefused(f"its x{scale} LR image: {refusal}") from None
         # MATLAB rounds sizes up, other tools down; both keep the pixel grid of the top-left corner.
@@ -95,7 +106,7 @@ class Examiner:
         if any(low not in (high // scale, -(-high // scale)) for low, high in sides):
             found = f"{picture.height}x{picture.width}"
             raise ImageRefused(f"its x{scale} LR image is {found}, which is not {hr.height}x{hr.width} / {scale}")
-        return picture
+        return picture, data
 
 
 def _read(source: Source) -> bytes:
@@ -107,7 +118,8 @@ def _read(source: Source) -> bytes:
 
 def _picture(data: bytes, suffix: str) -> Picture:
     height, width, _ = images.decode(data).shape
-    return Picture(data, suffix if suffix in images.SUFFIXES else ".img", height, width)
+    ending = suffix if suffix in images.SUFFIXES else ".img"
+    return Picture(ending, height, width, len(data), xxhash.xxh3_64_intdigest(data))
 
 
 def _check_patch(picture: Picture, patch: int) -> None:

@@ -331,7 +331,7 @@ def _write_webdataset(job: _Job) -> None:
                 members[f"{window.name}.lr{job.scale}.png"] = lr
             facts = {name: getattr(window, name) for name in ("rank", "patch_id", "score", "weight")}
             members[f"{window.name}.json"] = json.dumps(facts).encode()
-        write_tar(path, members)
+        write_tar(path, sorted(members.items()))
 
     _write_chunks(job, lambda number, _: f"shards/{number:06}.tar", write)
 

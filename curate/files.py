@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,9 +17,13 @@ import xxhash
 
 from curate.errors import CurateError, DataError, UsageError, one_line
 
-__all__ = ["file_hash", "local_path", "lock", "publish", "publish_bytes", "remove_leftovers"]
+__all__ = ["BusyError", "file_hash", "local_path", "lock", "publish", "publish_bytes", "remove_leftovers"]
 
 _BLOCK = 1 << 20  # bytes read at a time
+
+
+class BusyError(CurateError):
+    """Another process holds a lock."""
 
 
 def local_path(path: str | Path, what: str) -> Path:
@@ -36,7 +41,7 @@ def publish(path: Path, write: Callable[[BinaryIO], object]) -> str:
     read back are not as many as were written, OSError as the file system does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # so that no two machines share one
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -67,10 +72,10 @@ def publish_bytes(path: Path, data: bytes) -> str:
     return digest
 
 
-def file_hash(path: Path) -> str:
+def file_hash(path: str | Path) -> str:
     """xxh3-128 of a file's bytes, in hex."""
     digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - thousands of tables: a Path takes as long as the hash
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -83,17 +88,18 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for writing; the operating system frees it if this process dies.
+def lock(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold `folder` for writing, alone or `shared` with others who do; the system frees it if this process dies.
 
-    Raises CurateError if another process holds it.
+    If another process holds it otherwise, `wait` for its end, or raise BusyError.
     """
+    kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind)
         except BlockingIOError:
-            raise CurateError(f"another curate is writing to '{one_line(folder)}'; wait for its end") from None
+            raise BusyError(f"another curate is writing to '{one_line(folder)}'; wait for its end") from None
         yield
     finally:
         os.close(descriptor)

@@ -8,26 +8,32 @@ the same bytes as one that was not.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
-from curate import files, pool, schema, windows
+from curate import pool, schema, storage, windows
+from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.examination import Examined, Examiner
 from curate.progress import Progress, silent
 from curate.schema import STATUS_OK
+from curate.schema import Part as FilePart
 from curate.shards import write_tar
 from curate.sources import PairedFolder, Source, find
+from curate.storage import Place
 from curate.store import INGEST, Store
+from curate.survey import ChangedError, Examination, Survey, read_again
 
 __all__ = ["IngestReport", "ingest"]
 
 _DEFAULT_PATCH = 480  # px, as sub-images of DIV2K are usually cut
 MAX_ROWS = 50_000  # source files in one shard, however small they are
-_FINGERPRINT = hashlib.sha256(b"ingest 1").hexdigest()[:16]  # the version of what is done to a source
+_FINGERPRINT = hashlib.sha256(b"ingest 2").hexdigest()[:16]  # the version of what is done to a source
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class IngestReport:
     shards: int  # shards that this run wrote
     patches: int  # windows that this run added
     bytes: int  # of image files that this run added
+    missing: int = 0  # chunks of sources that the other parts have not examined yet: the last of them writes the shards
 
 
 def ingest(
@@ -53,6 +60,8 @@ def ingest(
     shard_size: int = 256_000_000,
     lr: Mapping[int, str] | None = None,
     split: str = "train",
+    engine: Engine = LOCAL,
+    part: Part = WHOLE,
     progress: Progress = silent,
 ) -> IngestReport:
     """Add photographs to a store, which is made if it is not there.
@@ -62,24 +71,73 @@ def ingest(
     images (`{2: "DIV2K_train_LR_bicubic/X2"}`), which are kept beside their HR images. Images that the store has
     already are not touched, also where they have no LR image yet: they are counted as `without_lr`.
 
+    On another `engine`, or as one `part` of several runs, sources are examined first and written when all of them are;
+    the last part does that. The store's bytes are the same.
+
     Raises UsageError before anything is written if there are no images, the store is something else, or its grid
     differs. An image that is refused is no error: it becomes a row with its reason, and is counted in the report.
     """
     if shard_size < 1:
         raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
+    require_disk(part, store)
     found = find([str(path) for path in photos])
     pairs = _open_pairs(lr or {}, found.sources)
-    target = _open_or_create(store, patch, step)
-    with target.writing():
-        known = _Known.of(target)
-        examiner = Examiner(pairs, frozenset(known.files), target.header.patch)
-        examined = _only_new(pool.ahead(examiner.examine, found.sources), known)
+    lrs = (source for pair in pairs.values() for some in pair.by_path.values() for source in some)
+    if engine != LOCAL and not all(source.is_everywhere for source in (*found.sources, *lrs)):
+        raise UsageError(
+            "workers cannot read a compressed tar file, or memory:// of this process: unpack it into a folder"
+        )
+    with joined(engine):
+        target = _open_or_create(store, patch, step)
         tally = _Tally(len(found.sources), progress, lambda item: _lacks_lr(target, item, pairs))
-        unit = max(target.commits(), default=-1) + 1
-        for group in _groups(tally.over(examined), shard_size):
-            tally.patches += _write_unit(target, unit, group, split)
-            tally.shards, unit = tally.shards + 1, unit + 1
+        survey = Survey.of(target, found.sources, pairs)
+        if engine == LOCAL and part.is_whole:
+            _in_one_go(survey, found.sources, pairs, tally, shard_size, split)
+        else:
+            tally.missing = _in_two_goes(survey, pairs, tally, shard_size, split, engine, part)
     return tally.report(found.ignored)
+
+
+def _in_one_go(
+    survey: Survey,
+    sources: Sequence[Source],
+    pairs: Mapping[int, PairedFolder],
+    tally: "_Tally",
+    shard_size: int,
+    split: str,
+) -> None:
+    """Each source is read once: examined by several threads ahead, and written by this one."""
+    store = survey.store
+    with store.writing():
+        known = _Known.of(store)
+        examiner = Examiner(pairs, frozenset(known.files), store.header.patch)
+        items = _new(tally, pool.ahead(examiner.examine, sources), known)
+        _commit(store, _written_here(store, _numbered(store, items, shard_size)), tally, split)
+        survey.remove()  # that parts of a run have begun
+
+
+def _in_two_goes(
+    survey: Survey,
+    pairs: Mapping[int, PairedFolder],
+    tally: "_Tally",
+    shard_size: int,
+    split: str,
+    engine: Engine,
+    part: Part,
+) -> int:
+    """Each source is read by whoever examines it, and again by whoever writes it. Returns what others must examine."""
+    store = survey.store
+    with store.writing(shared=not part.is_whole):
+        _examine(survey, pairs, engine, part, tally.progress)
+        if missing := survey.missing():
+            return len(missing)
+    with store.writing(wait=not part.is_whole):
+        if not survey.missing():  # another part may have come before
+            items = _new(tally, survey.examined(), _Known.of(store))
+            units = _units(_numbered(store, items, shard_size))
+            _commit(store, _written_there(store, units, pairs, survey, engine), tally, split)
+            survey.remove()
+    return 0
 
 
 @dataclass(slots=True)
@@ -96,6 +154,7 @@ class _Tally:
     bytes: int = 0
     patches: int = 0
     shards: int = 0
+    missing: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
 
     def over(self, examined: Iterable[Examined]) -> Iterator[Examined]:
@@ -120,6 +179,7 @@ class _Tally:
             shards=self.shards,
             patches=self.patches,
             bytes=self.bytes,
+            missing=self.missing,
         )
 
 
@@ -146,10 +206,14 @@ def _lacks_lr(store: Store, known: Examined, pairs: Mapping[int, PairedFolder]) 
 
 
 def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> Store:
-    path = files.local_path(store, "a store")
+    path = storage.place(store, "a store")
     if not Store.is_store(path):
         size = _DEFAULT_PATCH if patch is None else patch
-        return Store.create(path, patch=size, step=max(size // 2, 1) if step is None else step)
+        try:
+            return Store.create(path, patch=size, step=max(size // 2, 1) if step is None else step)
+        except UsageError:
+            if not Store.is_store(path):  # else another part has made it in this moment
+                raise
     opened = Store.open(path)
     opened.require_whole("added to")
     grid = (opened.header.patch, opened.header.step)
@@ -186,7 +250,7 @@ def _only_new(examined: Iterable[Examined], known: _Known) -> Iterator[Examined]
     for item in examined:
         image_id, sha256 = item.image_id, item.sha256
         if item.file in known.files:
-            yield replace(item, status=STATUS_OK, pictures={}, known=True)
+            yield replace(item, status=STATUS_OK, pictures={}, data={}, known=True)
             continue
         known.files.add(item.file)
         if image_id is None or sha256 is None:
@@ -195,41 +259,125 @@ def _only_new(examined: Iterable[Examined], known: _Known) -> Iterator[Examined]
             known.taken[image_id] = sha256
             yield item
         elif known.taken[image_id] == sha256:
-            yield replace(item, status=f"copy of {image_id}", pictures={})
+            yield replace(item, status=f"copy of {image_id}", pictures={}, data={})
         else:
             first = known.taken[image_id]
             raise DataError(f"two photographs share the image id {image_id}: SHA-256 {first} and {sha256}")
 
 
-def _groups(items: Iterable[Examined], shard_size: int) -> Iterator[list[Examined]]:
-    """Cut the new items into shards: greedily, in order, so that where a run was cut off does not matter."""
-    group: list[Examined] = []
-    size = 0
+def _new(tally: _Tally, examined: Iterable[Examined], known: _Known) -> Iterator[Examined]:
+    """Those that the store does not have yet."""
+    return (item for item in tally.over(_only_new(examined, known)) if not item.known)
+
+
+def _numbered(store: Store, items: Iterable[Examined], shard_size: int) -> Iterator[tuple[int, Examined]]:
+    """Items with the numbers of their shards: greedily, in order, so that where a run was cut off does not matter."""
+    unit, rows, size = max(store.commits(), default=-1) + 1, 0, 0
     for item in items:
-        if item.known:
-            continue
         full = size > 0 and item.size > 0 and size + item.size > shard_size
-        if full or len(group) == MAX_ROWS:
-            yield group
-            group, size = [], 0
-        group.append(item)
-        size += item.size
-    if group:
-        yield group
+        if full or rows == MAX_ROWS:
+            unit, rows, size = unit + 1, 0, 0
+        rows, size = rows + 1, size + item.size
+        yield unit, item
 
 
-def _write_unit(store: Store, unit: int, group: Sequence[Examined], split: str) -> int:
-    """Publish one shard with its three tables and commit it; returns how many windows it has."""
-    members = {_member(item, role): picture.data for item in group for role, picture in item.pictures.items()}
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """What goes into one shard."""
+
+    number: int
+    items: Sequence[Examined]  # without their bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A tar that was published."""
+
+    file: FilePart
+    offsets: dict[str, int]  # by member
+
+
+def _units(numbered: Iterable[tuple[int, Examined]]) -> Iterator[_Unit]:
+    for number, group in groupby(numbered, key=itemgetter(0)):
+        yield _Unit(number, [item for _, item in group])
+
+
+def _written_here(store: Store, numbered: Iterable[tuple[int, Examined]]) -> Iterator[tuple[_Unit, _Shard]]:
+    """Shards of items with their bytes. Of one that is written its row is kept: memory does not grow with the shard."""
+    for number, group in groupby(numbered, key=itemgetter(0)):
+        rows: list[Examined] = []
+        shard = _write_shard(store, number, _noted((item for _, item in group), rows))
+        yield _Unit(number, rows), shard
+
+
+def _noted(items: Iterable[Examined], rows: list[Examined]) -> Iterator[Examined]:
+    for item in items:
+        rows.append(item.without_data())
+        yield item
+
+
+def _written_there(
+    store: Store, units: Iterable[_Unit], pairs: Mapping[int, PairedFolder], survey: Survey, engine: Engine
+) -> Iterator[tuple[_Unit, _Shard]]:
+    """Shards of items whose bytes are read again, by workers."""
+    try:
+        yield from run(_Writing(store.path.resolve(), pairs), units, engine)
+    except ChangedError:
+        survey.remove()
+        raise
+    if engine != LOCAL:
+        storage.remove_leftovers(store.path / "shards")  # of a worker that died
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """The job of writing a shard."""
+
+    store: Place
+    pairs: Mapping[int, PairedFolder]
+
+    def open(self) -> Callable[[_Unit], _Shard]:
+        store = Store.open(self.store)
+        read = partial(read_again, pairs=self.pairs)
+        return lambda unit: _write_shard(store, unit.number, pool.ahead(read, unit.items))
+
+    def name(self, unit: _Unit) -> str:
+        return f"shard {unit.number:06d}"
+
+
+def _examine(survey: Survey, pairs: Mapping[int, PairedFolder], engine: Engine, part: Part, progress: Progress) -> None:
+    """Examine the chunks of this part that are missing."""
+    known = _Known.of(survey.store)
+    job = Examination(Examiner(pairs, frozenset(known.files), survey.store.header.patch))
+    todo = [chunk for chunk in survey.missing() if part.has(chunk.number)]
+    done, total = 0, sum(len(chunk.sources) for chunk in todo)
+    for chunk, examined in run(job, todo, engine):
+        survey.keep(chunk, examined)
+        done += len(examined)
+        progress(done, total, "examined")
+
+
+def _write_shard(store: Store, unit: int, items: Iterable[Examined]) -> _Shard:
     path = store.shard_path(unit)
+    members = ((_member(item, role), item.data[role]) for item in items for role in item.pictures)
     digest, offsets = write_tar(path, members)
-    parts = [store.part(path, digest)]
-    patches = _patch_table(group, store.header.patch, store.header.step)
-    parts.append(store.write_table("images", unit, _image_table(group, split)))
-    parts.append(store.write_table("cells", unit, _cell_table(group, offsets)))
-    parts.append(store.write_table("patches", unit, patches))
-    store.commit(INGEST, unit, _FINGERPRINT, parts)
-    return int(patches.num_rows)
+    return _Shard(store.part(path, digest), offsets)
+
+
+def _commit(store: Store, shards: Iterable[tuple[_Unit, _Shard]], tally: _Tally, split: str) -> None:
+    """Publish the tables of each shard and commit it, in the order of their numbers."""
+    for unit, shard in shards:
+        patches = _patch_table(unit.items, store.header.patch, store.header.step)
+        parts = [shard.file]
+        parts.append(store.write_table("images", unit.number, _image_table(unit.items, split)))
+        parts.append(store.write_table("cells", unit.number, _cell_table(unit.items, shard.offsets)))
+        parts.append(store.write_table("patches", unit.number, patches))
+        store.commit(INGEST, unit.number, _FINGERPRINT, parts)
+        tally.patches += patches.num_rows
+        tally.shards += 1
 
 
 def _member(item: Examined, role: str) -> str:
@@ -264,17 +412,17 @@ def _cell_table(group: Sequence[Examined], offsets: Mapping[str, int]) -> pa.Tab
             "width": picture.width,
             "role": role,
             "offset": offsets[_member(item, role)],
-            "size": len(picture.data),
-            "xxh3": xxhash.xxh3_64_intdigest(picture.data),
+            "size": picture.size,
+            "xxh3": picture.xxh3,
         }
-        for item in sorted(group, key=lambda item: item.image_id or "")
+        for item in group
         for role, picture in item.pictures.items()
     ]
     return pa.Table.from_pylist(rows, schema.CELLS)
 
 
 def _patch_table(group: Sequence[Examined], size: int, step: int) -> pa.Table:
-    taken = sorted((item for item in group if item.pictures), key=lambda item: item.image_id or "")
+    taken = [item for item in group if item.pictures]
     corners = [windows.grid(item.pictures["hr"].height, item.pictures["hr"].width, size, step) for item in taken]
     ids = [str(item.image_id) for item, corners_N2 in zip(taken, corners, strict=True) for _ in corners_N2]
     y, x = np.concatenate([np.empty((0, 2), np.int32), *corners]).T

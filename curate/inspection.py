@@ -5,15 +5,15 @@ Answers without torch wherever no network is built: for stores, manifests, and c
 
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
-from curate import files
+from curate import storage
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.schema import METADATA_KEY, STATUS_OK
+from curate.storage import Place
 from curate.store import CheckSet, Store
 
 __all__ = ["info", "parse_size"]
@@ -21,7 +21,7 @@ __all__ = ["info", "parse_size"]
 _CHECKPOINTS = (".safetensors", ".pth", ".pt", ".mat")
 
 
-def info(path: str | Path, *, size: tuple[int, int] | None = None, arch: str | None = None) -> dict[str, Any]:
+def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | None = None) -> dict[str, Any]:
     """Everything that is worth knowing about a path, JSON-able; its first key, `kind`, says what it is.
 
     Of a checkpoint, size, the (width, height) of an answer in px, adds `multiply_adds` and the `convention` that they
@@ -31,13 +31,13 @@ def info(path: str | Path, *, size: tuple[int, int] | None = None, arch: str | N
     Raises UsageError for a path that is none of the three, for size or arch where there is no network, and for a
     network that is not known; DataError for a damaged file.
     """
-    where = files.local_path(path, "a store, a manifest or a checkpoint")
+    where = storage.place(path, "a store, a manifest or a checkpoint")
     asked = [name for name, value in (("--size", size), ("--arch", arch)) if value is not None]
     if Store.is_store(where):
         store = Store.open(where)
         _refuse(asked, where, "store")
         return _store(store)
-    if where.suffix.lower() in _CHECKPOINTS or (where.is_dir() and any(where.glob("*.safetensors"))):
+    if where.suffix.lower() in _CHECKPOINTS or _has_weights(where):
         return _checkpoint(where, size, arch)
     if where.is_file():
         manifest = Manifest.load(where)
@@ -45,6 +45,10 @@ def info(path: str | Path, *, size: tuple[int, int] | None = None, arch: str | N
         return _manifest(manifest)
     found = "a folder without a store.json or a model.safetensors" if where.is_dir() else "nothing"
     raise UsageError(f"'{one_line(path)}' is not a store, a manifest or a checkpoint: found {found}")
+
+
+def _has_weights(folder: Place) -> bool:
+    return any(name.endswith(".safetensors") for name in storage.entries(folder))
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -55,7 +59,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _refuse(asked: list[str], path: Path, kind: str) -> None:
+def _refuse(asked: list[str], path: Place, kind: str) -> None:
     """UsageError if anything was asked that only a checkpoint can answer."""
     if asked:
         meant = f"a checkpoint (a run's folder, or a file of type {listed(_CHECKPOINTS)})"
@@ -107,14 +111,14 @@ def _manifest(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _checkpoint(path: Path, size: tuple[int, int] | None, arch: str | None) -> dict[str, Any]:
+def _checkpoint(path: Place, size: tuple[int, int] | None, arch: str | None) -> dict[str, Any]:
     facts = _recorded(path)
     if not facts or size is not None or arch is not None:
         facts |= _loaded(path, size, arch)
     return {"kind": "checkpoint", **facts}
 
 
-def _recorded(path: Path) -> dict[str, Any]:
+def _recorded(path: Place) -> dict[str, Any]:
     """What the header of a checkpoint of curate's own says; {} of others' files, and where there is none."""
     from safetensors import SafetensorError, safe_open
 
@@ -124,7 +128,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     if file.suffix.lower() != ".safetensors" or not file.is_file():
         return {}
     try:
-        with safe_open(file, framework="np") as header:
+        with storage.local_copy(file) as copy, safe_open(copy, framework="np") as header:
             if METADATA_KEY not in (header.metadata() or {}):
                 return {}
             names = header.keys()
@@ -134,7 +138,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     return {**read_recipe(file), "parameters": numbers}
 
 
-def _loaded(path: Path, size: tuple[int, int] | None, arch: str | None) -> dict[str, Any]:
+def _loaded(path: Place, size: tuple[int, int] | None, arch: str | None) -> dict[str, Any]:
     """What the network of anyone's checkpoint says."""
     from curate.checkpoint import Checkpoint, full_spec, weights_hash
     from curate.macs import convention, multiply_adds, parameters

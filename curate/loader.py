@@ -3,14 +3,19 @@
 Decoding a photograph costs far more than cropping it, so samples are drawn block by block: the photographs are shuffled
 and cut into blocks that fit the cache, and the windows of a block are shuffled among each other. A block is decoded
 once an epoch, the next one while the current one is used; a corpus that fits the cache is one block: a full shuffle.
+Of a packed photograph only the cells under a block's crops are decoded. LR is made of the crops of a batch together,
+each cut with the margin that the bicubic kernel reaches, mirrored where the photograph ends. One thread does this, with
+no more of torch's own: these wait for each other, and beside threads that decode it took three times as long.
 
 Sample n is a function of (manifest, options, seed, n) alone: any step can be resumed, and threads do not matter.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +27,14 @@ from torch import Tensor
 from curate import pool
 from curate.errors import DataError, UsageError, one_line
 from curate.manifest import Manifest
-from curate.resize import downscale
-from curate.store import Store
-from curate.tensors import crop_to_multiple, to_float, to_pixels, to_tensor
+from curate.resize import downscale, margin
+from curate.store import Cell, Store
+from curate.tensors import to_float
+from curate.windows import cropped
 
 __all__ = ["Batch", "batches"]
+
+_AHEAD = 2  # batches that are made before they are asked for
 
 _Pixels = npt.NDArray[np.uint8]  # HWC, sRGB
 _Ints = npt.NDArray[np.int64]
@@ -85,7 +93,7 @@ def batches(
     if batch_size % share[1]:
         raise UsageError(f"a batch of {batch_size} cannot be shared among {share[1]} processes; take a multiple")
     plan = _Plan.of(manifest, source, scale, crop, cache_bytes)
-    return _batches(plan, _Cache(source, scale), batch_size, seed, start, augment, share)
+    return _batches(plan, _Cache(source, scale, crop), batch_size, seed, start, augment, share)
 
 
 def _check_packed(manifest: Manifest, store: Store, scale: int) -> None:
@@ -110,7 +118,7 @@ class _Plan:
     crop: int  # HR px
     cache_bytes: int
     image_ids: list[str]
-    image_bytes: _Ints  # I, decoded HR and LR
+    image_bytes: _Ints  # I, decoded HR, and LR where the store has one
     image: _Ints  # W, which photograph
     first_W2: _Ints  # W x 2, the least (y, x) of a crop, LR px
     span_W2: _Ints  # W x 2, how many places there are for it
@@ -129,8 +137,9 @@ class _Plan:
                 f"a crop of {crop} px on the x{scale} grid does not fit into {found}; take a smaller --crop"
             )
         areas = np.array([store.shape(image_id) for image_id in ids.tolist()], np.int64).prod(1)
+        paired = np.array([bool(store.cells(image_id, f"lr{scale}")) for image_id in ids.tolist()])
         weight = columns["weight"].astype(np.float32)
-        sizes = areas * 3 + areas * 3 // scale**2
+        sizes = areas * 3 + areas * 3 // scale**2 * paired
         return cls(scale, crop, cache_bytes, ids.tolist(), sizes, image.astype(np.int64), first_W2, span_W2, weight)
 
     def epoch(self, seed: int, number: int) -> "_Epoch":
@@ -158,41 +167,100 @@ class _Epoch:
     seed: _Ints  # a number of the sample's own
 
 
-class _Cache:
-    """Photographs as (HR, LR) pixels, decoded by threads ahead of their use and dropped after it."""
+class _Layer(NamedTuple):
+    """What a photograph's crops are cut from: its HR pixels, or the LR image that the store was ingested with."""
 
-    def __init__(self, store: Store, scale: int) -> None:
+    role: str
+    factor: int  # px of this layer to an LR px
+    margin: int  # px around a crop
+    side: int  # px of a crop with its margins
+    height: int  # px; what is beyond the end is the mirror image
+    width: int
+    cells: list[Cell]
+
+
+class _Piece(NamedTuple):
+    """What is decoded at a time."""
+
+    image_id: str
+    role: str
+    cell: Cell
+
+
+class _Cache:
+    """Cells of photographs, decoded by threads ahead of their use and dropped after it."""
+
+    def __init__(self, store: Store, scale: int, crop: int) -> None:
         self.store = store
         self.scale = scale
+        self.crop = crop
         self.pool = ThreadPoolExecutor(pool.workers())
-        self.pending: dict[str, Future[tuple[_Pixels, _Pixels]]] = {}
+        self.pending: dict[_Piece, Future[_Pixels]] = {}
+        self.known: dict[str, tuple[_Layer, ...]] = {}
 
-    def want(self, image_ids: list[str]) -> None:
-        """Keep these photographs and no others; start decoding those that are missing, in this order."""
-        wanted = set(image_ids)
-        for image_id in self.pending.keys() - wanted:
-            self.pending.pop(image_id).cancel()
-        for image_id in image_ids:
-            if image_id not in self.pending:
-                self.pending[image_id] = self.pool.submit(self._decode, image_id)
+    def layers(self, image_id: str) -> tuple[_Layer, ...]:
+        """HR with the margin that its LR is made with, or HR and the store's own LR."""
+        if image_id not in self.known:
+            height, width = map(cropped, self.store.shape(image_id))
+            lr = self.store.cells(image_id, f"lr{self.scale}")
+            around = 0 if lr else margin(self.scale)
+            hr = self.store.cells(image_id)
+            layers = [_Layer("hr", self.scale, around, self.crop + 2 * around, height, width, hr)]
+            if lr:
+                height, width = max(cell.y + cell.height for cell in lr), max(cell.x + cell.width for cell in lr)
+                layers.append(_Layer(f"lr{self.scale}", 1, 0, self.crop // self.scale, height, width, lr))
+            self.known[image_id] = tuple(layers)
+        return self.known[image_id]
 
-    def get(self, image_id: str) -> tuple[_Pixels, _Pixels]:
-        return self.pending[image_id].result()
+    def want(self, pieces: list[_Piece]) -> None:
+        """Keep the photographs of these pieces and no others; start decoding what is missing, in this order."""
+        wanted = {piece.image_id for piece in pieces}
+        for piece in [piece for piece in self.pending if piece.image_id not in wanted]:
+            self.pending.pop(piece).cancel()
+        for piece in pieces:
+            if piece not in self.pending:
+                self.pending[piece] = self.pool.submit(self.store.decode, *piece)
+
+    def cut(self, image_id: str, corner: tuple[int, int]) -> list[_Pixels]:
+        """The crop at (y, x), LR px, of every layer, with its margins; each piece under it must be wanted."""
+        return [self._cut(image_id, layer, *corner) for layer in self.layers(image_id)]
+
+    def _cut(self, image_id: str, layer: _Layer, y: int, x: int) -> _Pixels:
+        first_y, first_x = y * layer.factor - layer.margin, x * layer.factor - layer.margin
+        top, bottom = max(first_y, 0), min(first_y + layer.side, layer.height)
+        left, right = max(first_x, 0), min(first_x + layer.side, layer.width)
+        pixels = self._read(image_id, layer, top, bottom, left, right)
+        if pixels.shape[:2] == (layer.side, layer.side):
+            return pixels
+        beyond = (
+            (top - first_y, first_y + layer.side - bottom),
+            (left - first_x, first_x + layer.side - right),
+            (0, 0),
+        )
+        return np.pad(pixels, beyond, mode="symmetric")
+
+    def _read(self, image_id: str, layer: _Layer, top: int, bottom: int, left: int, right: int) -> _Pixels:
+        """Pixels of a layer. A packed store may lack the outermost of a margin, on which no LR pixel depends."""
+        pixels = np.zeros((bottom - top, right - left, 3), np.uint8)
+        for cell in layer.cells:
+            first_y, end_y = max(top, cell.y), min(bottom, cell.y + cell.height)
+            first_x, end_x = max(left, cell.x), min(right, cell.x + cell.width)
+            if first_y < end_y and first_x < end_x:
+                decoded = self.pending[_Piece(image_id, layer.role, cell)].result()
+                there = decoded[first_y - cell.y : end_y - cell.y, first_x - cell.x : end_x - cell.x]
+                if there.shape == pixels.shape:
+                    return there
+                pixels[first_y - top : end_y - top, first_x - left : end_x - left] = there
+        return pixels
 
     def close(self) -> None:
         self.pool.shutdown(cancel_futures=True)
 
-    def _decode(self, image_id: str) -> tuple[_Pixels, _Pixels]:
-        hr = self.store.pixels(image_id)
-        role = f"lr{self.scale}"
-        if self.store.cells(image_id, role):
-            return hr, self.store.pixels(image_id, role)
-        return hr, to_pixels(downscale(crop_to_multiple(to_tensor(hr))[None], self.scale)[0])
-
 
 class _Sample(NamedTuple):
-    lr: _Pixels
-    hr: _Pixels
+    hr: _Pixels  # with its margin, where the LR is to be made
+    lr: _Pixels | None  # the store's own
+    turn: int
     weight: np.float32
     seed: int
 
@@ -207,13 +275,48 @@ def _batches(
         for number, sample in enumerate(_samples(plan, cache, seed, start * batch_size, augment))
         if number % batch_size in mine
     )
+    threads = torch.get_num_threads()
+    maker = ThreadPoolExecutor(1, initializer=_without_helpers)
     try:
+        maker.submit(int).result()
+        torch.set_num_threads(threads)  # threads that this process starts later take the last number that was set
+        ahead = deque(maker.submit(_batch, plan, samples, size) for _ in range(_AHEAD))
         while True:
-            lrs, hrs, weights, seeds = zip(*(next(samples)() for _ in range(size)), strict=True)
-            weight_B = torch.tensor(weights, dtype=torch.float32)
-            yield Batch(_stack(lrs), _stack(hrs), weight_B, torch.tensor(seeds, dtype=torch.int64))
+            yield ahead.popleft().result()
+            ahead.append(maker.submit(_batch, plan, samples, size))
     finally:
         cache.close()
+        maker.shutdown(cancel_futures=True)
+
+
+def _without_helpers() -> None:
+    """torch has no more than this thread to work for it."""
+    torch.get_num_threads()  # a thread's first call of many takes the process's number; this is one, and now it is over
+    torch.set_num_threads(1)
+
+
+def _batch(plan: _Plan, source: Iterator[Callable[[], _Sample]], size: int) -> Batch:
+    samples = [cut() for cut in islice(source, size)]
+    made = iter(_shrunk([sample.hr for sample in samples if sample.lr is None], plan.scale))
+    lrs = [_turned(next(made) if sample.lr is None else sample.lr, sample.turn) for sample in samples]
+    hrs = [_turned(_middle(sample.hr, plan.crop), sample.turn) for sample in samples]
+    weight_B = torch.tensor([sample.weight for sample in samples], dtype=torch.float32)
+    seed_B = torch.tensor([sample.seed for sample in samples], dtype=torch.int64)
+    return Batch(_stack(lrs), _stack(hrs), weight_B, seed_B)
+
+
+def _shrunk(crops: list[_Pixels], scale: int) -> _Pixels:
+    """The LR, BHWC, of crops with margins."""
+    if not crops:
+        return np.empty((0, 0, 0, 3), np.uint8)
+    lr_BCHW = downscale(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), scale)
+    beyond = margin(scale) // scale
+    return lr_BCHW[..., beyond:-beyond, beyond:-beyond].permute(0, 2, 3, 1).numpy()
+
+
+def _middle(pixels: _Pixels, crop: int) -> _Pixels:
+    beyond = (len(pixels) - crop) // 2
+    return pixels[beyond : beyond + crop, beyond : beyond + crop]
 
 
 def _samples(plan: _Plan, cache: _Cache, seed: int, start: int, augment: bool) -> Iterator[Callable[[], _Sample]]:
@@ -225,7 +328,7 @@ def _samples(plan: _Plan, cache: _Cache, seed: int, start: int, augment: bool) -
         for index in range(position, len(epoch.window)):
             if epoch.block[index] != block:
                 block = int(epoch.block[index])
-                cache.want(_in_blocks(plan, epoch, index, block))
+                cache.want(_in_blocks(plan, cache, epoch, index, block))
             yield partial(_cut, plan, cache, epoch, index, augment)
         number, position = number + 1, 0
 
@@ -234,20 +337,34 @@ def _cut(plan: _Plan, cache: _Cache, epoch: _Epoch, index: int, augment: bool) -
     """Sample `index` of an epoch."""
     window = int(epoch.window[index])
     turn = int(epoch.turn[index]) if augment else 0
-    hr, lr = cache.get(plan.image_ids[plan.image[window]])
     y, x = epoch.corner_W2[index].tolist()
-    size, scale = plan.crop // plan.scale, plan.scale
-    lr_crop = _turned(lr[y : y + size, x : x + size], turn)
-    hr_crop = _turned(hr[y * scale : y * scale + plan.crop, x * scale : x * scale + plan.crop], turn)
-    return _Sample(lr_crop, hr_crop, plan.weight[window], int(epoch.seed[index]))
+    hr, *lr = cache.cut(plan.image_ids[plan.image[window]], (y, x))
+    return _Sample(hr, lr[0] if lr else None, turn, plan.weight[window], int(epoch.seed[index]))
 
 
-def _in_blocks(plan: _Plan, epoch: _Epoch, index: int, block: int) -> list[str]:
-    """The photographs of this block and the next from `index` on, those needed first in front."""
+def _in_blocks(plan: _Plan, cache: _Cache, epoch: _Epoch, index: int, block: int) -> list[_Piece]:
+    """The pieces under the crops of this block and the next from `index` on, those needed first in front."""
     end = int(np.searchsorted(epoch.block, block + 1, side="right"))
-    used = plan.image[epoch.window[index:end]]
-    _, first = np.unique(used, return_index=True)
-    return [plan.image_ids[image] for image in used[np.sort(first)].tolist()]
+    used, corner_N2 = plan.image[epoch.window[index:end]], epoch.corner_W2[index:end]
+    order = np.argsort(used, kind="stable")
+    found, starts = np.unique(used[order], return_index=True)
+    first: dict[_Piece, int] = {}
+    for image, crops in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
+        for layer in cache.layers(plan.image_ids[image]):
+            for cell, crop in _under(layer, corner_N2[crops]):
+                first[_Piece(plan.image_ids[image], layer.role, cell)] = int(crops[crop])
+    return sorted(first, key=first.__getitem__)
+
+
+def _under(layer: _Layer, corner_N2: _Ints) -> list[tuple[Cell, int]]:
+    """The cells under crops, and the first crop over each."""
+    if len(layer.cells) == 1:
+        return [(layer.cells[0], 0)]
+    first_N12 = (corner_N2 * layer.factor - layer.margin)[:, None]
+    cell_C2 = np.array([(cell.y, cell.x) for cell in layer.cells])
+    end_C2 = cell_C2 + [(cell.height, cell.width) for cell in layer.cells]
+    over_NC = np.all((first_N12 < end_C2) & (first_N12 + layer.side > cell_C2), axis=2)
+    return [(layer.cells[cell], int(over_NC[:, cell].argmax())) for cell in np.flatnonzero(over_NC.any(0))]
 
 
 def _turned(pixels: _Pixels, turn: int) -> _Pixels:
@@ -256,5 +373,5 @@ def _turned(pixels: _Pixels, turn: int) -> _Pixels:
     return turned[:, ::-1] if turn >= 4 else turned
 
 
-def _stack(crops: tuple[_Pixels, ...]) -> Tensor:
+def _stack(crops: list[_Pixels]) -> Tensor:
     return to_float(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous())

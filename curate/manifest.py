@@ -5,26 +5,26 @@ Any Parquet reader opens it (columns: `schema.MANIFEST`). The file's metadata ho
 """
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
-from curate import files, schema
+from curate import schema, storage
 from curate.errors import DataError, UsageError, one_line
 from curate.schema import ManifestRecipe
+from curate.storage import Place
 from curate.store import Store
 
 __all__ = ["Manifest"]
 
 _Read = TypeVar("_Read")
+
+_GROUP_ROWS = 2**20  # of a Parquet row group, 100 MB in memory
 
 
 @dataclass(frozen=True)
@@ -33,53 +33,86 @@ class Manifest:
 
     table: pa.Table  # columns of schema.MANIFEST, sorted by rank
     recipe: ManifestRecipe
-    path: Path | None = None  # where it was loaded from or saved to
+    path: Place | None = None  # where it was loaded from or saved to
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Manifest":
+    def load(cls, path: str | Place) -> "Manifest":
         """Read a manifest. UsageError if there is no file, DataError if it is not a manifest or damaged."""
+        import pyarrow.parquet as pq
+
         file = _existing(path)
-        recipe = _recipe(_parquet(pq.read_schema, file), file)
-        table = _parquet(partial(pq.read_table, page_checksum_verification=True), file)
+        with storage.local_copy(file) as copy:
+            recipe = _recipe(_parquet(pq.read_schema, copy, file), file)
+            table = _parquet(partial(pq.read_table, page_checksum_verification=True), copy, file)
         return cls(table.replace_schema_metadata(None).sort_by("rank"), recipe, file)
 
     @classmethod
-    def named(cls, paths: Sequence[str | Path]) -> dict[str, Path]:
-        """File name without ending -> path, for SQL; only the files' footers are read. Raises as `load` does."""
+    def named(cls, paths: Sequence[str | Place]) -> dict[str, Path]:
+        """File name without ending -> path, for SQL; only the files' footers are read, of those at a URL all.
+
+        Raises as `load` does.
+        """
         found: dict[str, Path] = {}
         for path in paths:
+            import pyarrow.parquet as pq
+
             file = _existing(path)
             if file.stem in found:
                 raise UsageError(f"two manifests are called '{one_line(file.stem)}' in SQL; rename one of the files")
-            _recipe(_parquet(pq.read_schema, file), file)
-            found[file.stem] = file
+            found[file.stem] = storage.local_file(file)
+            _recipe(_parquet(pq.read_schema, found[file.stem], file), file)
         return found
 
-    def save(self, path: str | Path) -> "Manifest":
+    def save(self, path: str | Place) -> "Manifest":
         """Write the file whole or not at all; the same manifest gives the same bytes. Returns it with its new path.
 
-        The store is named relative to the manifest's folder, so that both can be moved together.
+        The store is named relative to the manifest's folder, so that both can be moved together, where both are on one
+        disk or in one bucket.
         """
-        file = files.local_path(path, "a manifest")
+        url = str(self._store_path())
+        recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
+        saved = self.write(path, [self.table], lambda: recipe)
+        return Manifest(self.table, saved, storage.place(path, "a manifest"))
+
+    @staticmethod
+    def write(path: str | Place, tables: Iterable[pa.Table], recipe: Callable[[], ManifestRecipe]) -> ManifestRecipe:
+        """Save a manifest that comes as tables, one after the other, and its recipe when they have been taken.
+
+        The recipe names the store by its absolute path or URL; it is returned as it was saved. However many tables
+        there are, the bytes are the same, and no more than a million rows are held.
+        """
+        import pyarrow.parquet as pq
+
+        file = storage.place(path, "a manifest")
         if file.is_dir():
             raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
-        url = os.path.relpath(self._store_path(), file.resolve().parent)
-        recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
-        table = self.table.replace_schema_metadata({schema.METADATA_KEY: schema.dump(recipe)})
-        files.publish(file, lambda stream: pq.write_table(table, stream, compression="zstd", write_page_checksum=True))
-        return Manifest(self.table, recipe, file)
+        saved = []
 
-    def store(self, path: str | Path | None = None) -> Store:
+        def save(stream: BinaryIO) -> None:
+            # Without Arrow's own copy of the schema, which would hide what is added when the rows are written.
+            options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
+            with pq.ParquetWriter(stream, schema.MANIFEST, **options) as writer:
+                for rows in _in_groups(tables):
+                    writer.write_table(rows, row_group_size=_GROUP_ROWS)
+                made = recipe()
+                url = storage.relative(storage.place(made.store.url, "a store"), file.resolve().parent)
+                saved.append(made.model_copy(update={"store": made.store.model_copy(update={"url": url})}))
+                writer.add_key_value_metadata({schema.METADATA_KEY: schema.dump(saved[0])})
+
+        storage.publish(file, save)
+        return saved[0]
+
+    def store(self, path: str | Place | None = None) -> Store:
         """Open the store that it was made from, at `path` if it has moved, and check that it is in the state of then.
 
         A store that has grown since is that store; DataError for another one, or one whose shards were changed;
         UsageError if there is none.
         """
         reference = self.recipe.store
-        where = files.local_path(path, "a store") if path is not None else self._store_path()
+        where = storage.place(path, "a store") if path is not None else self._store_path()
         if path is None and not Store.is_store(where):
             raise UsageError(f"the manifest's store is not at '{one_line(where)}' any more; name it with --store PATH")
         store = Store.open(where)
@@ -92,7 +125,7 @@ class Manifest:
 
     def verify(self, store: Store) -> None:
         """Check that every image of the manifest is in `store`. DataError names the first that is not."""
-        for image_id in pc.unique(self.table["image_id"]).to_pylist():
+        for image_id in self.table["image_id"].unique().to_pylist():
             if store.cell(image_id) is None:
                 where = f"the store '{one_line(store.path)}'"
                 raise DataError(f"the manifest's image '{one_line(image_id)}' is not in {where}")
@@ -107,28 +140,41 @@ class Manifest:
         """The recipe, indented, for people."""
         return json.dumps(self.recipe.model_dump(mode="json"), indent=2, ensure_ascii=False)
 
-    def _store_path(self) -> Path:
+    def _store_path(self) -> Place:
         folder = self.path.resolve().parent if self.path else Path.cwd()
-        return Path(os.path.normpath(folder / self.recipe.store.url))
+        return storage.resolve(self.recipe.store.url, folder)
 
 
-def _existing(path: str | Path) -> Path:
-    file = files.local_path(path, "a manifest")
+def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in whole row groups, each column in one piece: where pieces end, Parquet would end pages."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(map(len, waiting)) >= _GROUP_ROWS:
+            rows = pa.concat_tables(waiting)
+            yield rows[:_GROUP_ROWS].combine_chunks()
+            waiting = [rows[_GROUP_ROWS:]]
+    if rest := [table for table in waiting if len(table)]:
+        yield pa.concat_tables(rest).combine_chunks()
+
+
+def _existing(path: str | Place) -> Place:
+    file = storage.place(path, "a manifest")
     if not file.is_file():
         found = "a folder" if file.is_dir() else "nothing"
         raise UsageError(f"'{one_line(path)}' is not a manifest: found {found}; 'curate select' writes one")
     return file
 
 
-def _parquet(read: Callable[[Path], _Read], file: Path) -> _Read:
-    """What `read` gives of a Parquet file. DataError if it is none, or damaged."""
+def _parquet(read: Callable[[Path], _Read], copy: Path, file: Place) -> _Read:
+    """What `read` gives of a Parquet file, of which `copy` is here. DataError if it is none, or damaged."""
     try:
-        return read(file)
+        return read(copy)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"'{one_line(file)}' is not a manifest: {one_line(error)}") from None
 
 
-def _recipe(found: pa.Schema, file: Path) -> ManifestRecipe:
+def _recipe(found: pa.Schema, file: Place) -> ManifestRecipe:
     """The recipe in a Parquet file's metadata. DataError if the file is not a manifest."""
     metadata = (found.metadata or {}).get(schema.METADATA_KEY.encode())
     if metadata is None or not found.equals(schema.MANIFEST):

@@ -6,14 +6,15 @@ the crop of the whole image's LR, the pixels that the bicubic kernel reaches aro
 of 96-px windows 2.4 % of the bytes, where LR cells for x2, x3 and x4 would be 42 % more pixels. Of LR images that the
 store was ingested with goes the part under the windows. Training gives the same batches, bit by bit.
 
-The shard is the unit, as in ingest: done ones are skipped, and an interrupted run, run again, ends with the same bytes
-as one that was not. `manifest.parquet` in the new store comes last.
+The shard is the unit. Which images go into which is planned before any is read, so that several workers or runs can
+pack at the same time: done ones are skipped, and an interrupted run, run again, ends with the same bytes as one that
+was not. `manifest.parquet` in the new store comes last.
 """
 
+import contextlib
 import hashlib
 import io
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -27,12 +28,15 @@ import pyarrow.compute as pc
 import xxhash
 from PIL import Image
 
-from curate import files, images, pool, schema, windows
+from curate import images, pool, schema, storage, windows
+from curate.engine import LOCAL, WHOLE, Engine, joined, require_disk, run
+from curate.engine import Part as Share
 from curate.errors import DataError, UsageError, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
-from curate.schema import Packing, StoreReference
+from curate.schema import CommitRecord, Packing, Part, StoreReference
 from curate.shards import write_tar
+from curate.storage import Place
 from curate.store import INGEST, Store
 
 __all__ = ["MANIFEST_FILE", "PackReport", "pack"]
@@ -44,7 +48,8 @@ _MARGIN = 3 * _SCALE // 2  # HR px that its kernel reaches beyond a window
 _LR_SCALES = (2, 3, 4)
 _CELL = 512  # px, longest side: smaller ones are read at random for less, 128 px would take 0.7 % more bytes
 _MAX_ROWS = 50_000  # images in one shard, however small they are
-_FINGERPRINT = hashlib.sha256(b"pack 1").hexdigest()[:16]
+_PIXEL_BYTES = 1.25  # of lossless WebP, the median of photographs (0.8 to 1.6): what a plan of shards counts with
+_VERSION = "pack 2"  # of what is done to an image
 
 _Ints = npt.NDArray[np.int64]
 
@@ -53,7 +58,7 @@ _Ints = npt.NDArray[np.int64]
 class PackReport:
     """What the packed store is, and what this run did."""
 
-    manifest: Path  # of the packed store: what to train from
+    manifest: Place  # of the packed store: what to train from, when no shard is missing
     patches: int
     images: int
     kept: int  # of the images, how many are there as the very file that the source has, which takes fewer bytes
@@ -62,6 +67,7 @@ class PackReport:
     source_bytes: int  # of those of the store that it was packed from, scores left out
     shards: int  # that this run wrote
     known: int  # images that an earlier run had packed
+    missing: int = 0  # shards that other parts have not packed yet: the last of them writes the manifest
 
 
 class _Rectangle(NamedTuple):
@@ -94,15 +100,23 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
-    """That image's cells."""
+class _Unit:
+    """The images of one shard."""
 
-    job: _Job
-    cells: list[_Cell]
+    number: int
+    jobs: Sequence[_Job]
 
     @property
-    def size(self) -> int:
-        return sum(len(cell.data) for cell in self.cells)
+    def fingerprint(self) -> str:
+        return hashlib.sha256(" ".join([_VERSION, *(job.image_id for job in self.jobs)]).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A shard that was published, and the rows of its cells."""
+
+    file: Part
+    cells: list[dict[str, object]]
 
 
 def pack(
@@ -111,33 +125,44 @@ def pack(
     *,
     store: Store | str | Path | None = None,
     shard_size: int = 256_000_000,
+    engine: Engine = LOCAL,
+    part: Share = WHOLE,
     progress: Progress = silent,
 ) -> PackReport:
     """Write a store of a manifest's windows to the folder `out`: new, empty, or an unfinished pack of the same.
 
     `store` is where the manifest's store is, if it has moved. A shard holds about `shard_size` bytes. Scores are taken
     along; a photograph cannot be scored any more where only parts of it are there. `out/manifest.parquet` has the same
-    windows, ranks, scores and weights, and names the store in `out`.
+    windows, ranks, scores and weights, and names the store in `out`. As one `part` of several runs, this one packs its
+    shards; the last of the parts to end writes scores and manifest. The bytes are the same, on every `engine` too.
 
     Raises UsageError before anything is written if `out` holds something else, or the manifest's store is not found;
     DataError if that is another store, or a window is not inside its image; OSError as the file system does.
     """
     if shard_size < 1:
         raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
+    require_disk(part, out)
     manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     source = store if isinstance(store, Store) else manifest.store(store)
     manifest.verify(source)
     jobs = _jobs(manifest, source)
-    target = _open_or_create(out, source, manifest)
-    with target.writing():
-        known = set(target.images()["image_id"].to_pylist())
-        packed = pool.ahead(partial(_pack_image, source), [job for job in jobs if job.image_id not in known])
-        unit = first = max(target.commits(), default=-1) + 1
-        for group in _groups(_told(packed, len(known), len(jobs), progress), shard_size):
-            _write_unit(target, unit, group)
-            unit += 1
-        _copy_scores(source, target)
-        _repeat(manifest, source, target).save(target.path / MANIFEST_FILE)
+    units = list(_planned(source, jobs, shard_size))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(joined(engine))
+        target = _open_or_create(out, source, manifest)
+        stack.enter_context(target.writing(shared=not part.is_whole))
+        done = target.commits()
+        _check_plan(out, units, done)
+        known = sum(len(unit.jobs) for unit in units if unit.number in done)
+        count = _Count(progress, len(jobs), known)
+        todo = [unit for unit in units if unit.number not in done and part.has(unit.number)]
+        written = _written(source, target, todo, engine, count)
+        for unit, shard in written:
+            _commit(target, unit, shard)
+        missing = len(units) - len(target.commits())
+        if not missing:
+            _copy_scores(source, target)
+            _repeat(manifest, source, target).save(target.path / MANIFEST_FILE)
     ids = [job.image_id for job in jobs]
     return PackReport(
         manifest=target.path / MANIFEST_FILE,
@@ -147,8 +172,9 @@ def pack(
         cells=sum(target.rows(record, "cells") for record in target.commits().values()),
         bytes=_bytes(target),
         source_bytes=_bytes(source),
-        shards=unit - first,
-        known=len(known),
+        shards=len(todo),
+        known=known,
+        missing=missing,
     )
 
 
@@ -163,10 +189,14 @@ def _hashes(store: Store, image_id: str) -> list[int]:
 def _open_or_create(out: str | Path, source: Store, manifest: Manifest) -> Store:
     reference = manifest.recipe.store
     packing = Packing(source=reference.digest, manifest=manifest.digest(), scale=_SCALE)
-    path = files.local_path(out, "a packed store")
+    path = storage.place(out, "a packed store")
     grid = source.header
     if not Store.is_store(path):
-        return Store.create(path, patch=grid.patch, step=grid.step, packed=packing)
+        try:
+            return Store.create(path, patch=grid.patch, step=grid.step, packed=packing)
+        except UsageError:
+            if not Store.is_store(path):  # else another part has made it in this moment
+                raise
     opened = Store.open(path)
     if opened.header.packed != packing:
         kind = "a store of photographs" if opened.header.packed is None else "packed from another manifest"
@@ -211,29 +241,69 @@ def _cropped(job: _Job) -> tuple[int, int]:
     return windows.cropped(height), windows.cropped(width)
 
 
+def _planned(source: Store, jobs: Sequence[_Job], shard_size: int) -> Iterator[_Unit]:
+    """Images in shards: greedily, in order, by the bytes that their cells should take at most."""
+    number, group, size = 0, list[_Job](), 0
+    for job in jobs:
+        expected = _expected_bytes(source, job)
+        if group and (size + expected > shard_size or len(group) == _MAX_ROWS):
+            yield _Unit(number, group)
+            number, group, size = number + 1, [], 0
+        group.append(job)
+        size += expected
+    if group:
+        yield _Unit(number, group)
+
+
+def _expected_bytes(source: Store, job: _Job) -> int:
+    """Of an image's cells, without reading it."""
+    covered = {scale: _area(*_lr_boxes(job, scale)) for scale in _LR_SCALES if source.cells(job.image_id, f"lr{scale}")}
+    own = sum(cell.size for cell in source.cells(job.image_id))
+    return min(own, int(_PIXEL_BYTES * _area(*_hr_boxes(job)))) + int(_PIXEL_BYTES * sum(covered.values()))
+
+
+def _area(first_N2: _Ints, end_N2: _Ints) -> int:
+    return sum((cell.bottom - cell.top) * (cell.right - cell.left) for cell in _rectangles(first_N2, end_N2))
+
+
+def _check_plan(out: str | Path, units: Sequence[_Unit], done: Mapping[int, CommitRecord]) -> None:
+    """UsageError if what is there is not as planned."""
+    planned = {unit.number: unit.fingerprint for unit in units}
+    if any(planned.get(number) != record.fingerprint for number, record in done.items()):
+        begun = f"'{one_line(out)}' was begun with shards of another size, or by another version of curate"
+        raise UsageError(f"{begun}: give the same --shard-size, or name a new or empty folder")
+
+
+def _hr_boxes(job: _Job) -> tuple[_Ints, _Ints]:
+    """First and end (y, x) of what is packed for each window."""
+    first_N2 = np.maximum(job.corners_N2 - _MARGIN, 0)
+    return first_N2, np.minimum(job.corners_N2 + job.sizes_N[:, None] + _MARGIN, _cropped(job))
+
+
+def _lr_boxes(job: _Job, scale: int) -> tuple[_Ints, _Ints]:
+    """The same in the LR image."""
+    return -(-job.corners_N2 // scale), (job.corners_N2 + job.sizes_N[:, None]) // scale
+
+
 # One image
 
 
-def _pack_image(source: Store, job: _Job) -> _Packed:
+def _pack_image(source: Store, job: _Job) -> list[_Cell]:
     """Several threads do this at the same time."""
     cells = _hr_cells(source, job)
     for scale in _LR_SCALES:
         if source.cells(job.image_id, f"lr{scale}"):
-            first_N2 = -(-job.corners_N2 // scale)
-            end_N2 = (job.corners_N2 + job.sizes_N[:, None]) // scale
             pixels = source.pixels(job.image_id, f"lr{scale}")
-            cells += _encoded(pixels, f"{job.image_id}.lr{scale}", f"lr{scale}", first_N2, end_N2)
-    return _Packed(job, cells)
+            cells += _encoded(pixels, f"{job.image_id}.lr{scale}", f"lr{scale}", *_lr_boxes(job, scale))
+    return cells
 
 
 def _hr_cells(source: Store, job: _Job) -> list[_Cell]:
-    first_N2 = np.maximum(job.corners_N2 - _MARGIN, 0)
-    end_N2 = np.minimum(job.corners_N2 + job.sizes_N[:, None] + _MARGIN, _cropped(job))
     pixels = source.pixels(job.image_id)
     file = source.read_bytes(job.image_id) if source.is_whole(job.image_id) else b""
     own = hashlib.sha256(file).hexdigest() == job.row["sha256"]  # and not a cell of all of it
     cells, size = [], 0
-    for cell in _encoded(pixels, job.image_id, "hr", first_N2, end_N2):
+    for cell in _encoded(pixels, job.image_id, "hr", *_hr_boxes(job)):
         cells.append(cell)
         size += len(cell.data)
         if own and size >= len(file):
@@ -269,13 +339,13 @@ def _rectangles(first_N2: _Ints, end_N2: _Ints) -> list[_Rectangle]:
     for sign, row, column in ((1, top, left), (-1, bottom, left), (-1, top, right), (1, bottom, right)):
         np.add.at(depth, (row, column), sign)
     covered = depth.cumsum(0).cumsum(1) > 0  # the last row and column are empty
-    found, growing = [], dict[tuple[int, int], int]()  # (left, right) of the runs in the row above -> their top
+    found, growing = [], dict[tuple[int, int], int]()  # (left, right) of the spans in the row above -> their top
     for y, row in zip(ys.tolist(), covered, strict=True):
         edges = xs[np.flatnonzero(np.diff(row, prepend=False))].tolist()
-        runs = list(zip(edges[::2], edges[1::2], strict=True))
-        found += [_Rectangle(growing.pop(run), run[0], y, run[1]) for run in growing.keys() - set(runs)]
-        for run in runs:
-            growing.setdefault(run, y)
+        spans = list(zip(edges[::2], edges[1::2], strict=True))
+        found += [_Rectangle(growing.pop(span), span[0], y, span[1]) for span in growing.keys() - set(spans)]
+        for span in spans:
+            growing.setdefault(span, y)
     return sorted(piece for rectangle in found for piece in _pieces(rectangle))
 
 
@@ -295,61 +365,104 @@ def _cuts(first: int, end: int) -> list[int]:
 # Shards
 
 
-def _told(packed: Iterable[_Packed], done: int, total: int, progress: Progress) -> Iterator[_Packed]:
-    size = 0
-    for number, item in enumerate(packed, done + 1):
-        size += item.size
-        progress(number, total, f"{size / 1e6:.0f} MB")
-        yield item
+@dataclass(slots=True)
+class _Count:
+    """How far it is."""
+
+    progress: Progress
+    total: int
+    done: int
+    bytes: int = 0
+
+    def add(self, images: int, size: int) -> None:
+        self.done += images
+        self.bytes += size
+        self.progress(self.done, self.total, f"{self.bytes / 1e6:.0f} MB")
 
 
-def _groups(items: Iterable[_Packed], shard_size: int) -> Iterator[list[_Packed]]:
-    """Cut into shards greedily, in order, so that where a run was cut off does not matter."""
-    group: list[_Packed] = []
-    size = 0
-    for item in items:
-        if group and (size + item.size > shard_size or len(group) == _MAX_ROWS):
-            yield group
-            group, size = [], 0
-        group.append(item)
-        size += item.size
-    if group:
-        yield group
+def _unheard(images: int, size: int) -> None:
+    """A worker elsewhere tells nobody how far its shard is."""
 
 
-def _write_unit(target: Store, unit: int, group: Sequence[_Packed]) -> None:
-    """Publish one shard with its three tables and commit it."""
-    members = {cell.name: cell.data for item in group for cell in item.cells}
-    digest, offsets = write_tar(target.shard_path(unit), members)
-    cells = [
-        {
-            "image_id": item.job.image_id,
-            "y": cell.place.top,
-            "x": cell.place.left,
-            "height": cell.place.bottom - cell.place.top,
-            "width": cell.place.right - cell.place.left,
-            "role": cell.role,
-            "offset": offsets[cell.name],
-            "size": len(cell.data),
-            "xxh3": xxhash.xxh3_64_intdigest(cell.data),
-        }
-        for item in group
-        for cell in item.cells
-    ]
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """The job of packing a shard."""
+
+    source: Place
+    target: Place
+    tell: Callable[[int, int], None]
+
+    def open(self) -> Callable[[_Unit], _Shard]:
+        source, target = Store.open(self.source), Store.open(self.target)
+        source.cell("")  # builds the index here, before several threads ask for it
+        return lambda unit: _write_shard(source, target, unit, self.tell)
+
+    def name(self, unit: _Unit) -> str:
+        return f"shard {unit.number:06d}"
+
+
+def _written(
+    source: Store, target: Store, units: Sequence[_Unit], engine: Engine, count: _Count
+) -> Iterator[tuple[_Unit, _Shard]]:
+    """The units with their shards, in order."""
+    here = engine == LOCAL
+    job = _Packing(source.path.resolve(), target.path.resolve(), count.add if here else _unheard)
+    for unit, shard in run(job, units, engine):
+        if not here:
+            count.add(len(unit.jobs), shard.file.bytes)
+        yield unit, shard
+    if not here:
+        storage.remove_leftovers(target.path / "shards")  # of a worker that died
+
+
+def _write_shard(source: Store, target: Store, unit: _Unit, tell: Callable[[int, int], None]) -> _Shard:
+    rows: list[dict[str, object]] = []
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        packed = pool.ahead(partial(_pack_image, source), unit.jobs)
+        for job, cells in zip(unit.jobs, packed, strict=True):
+            for cell in cells:
+                rows.append(_cell_row(job, cell))
+                yield cell.name, cell.data
+            tell(1, sum(len(cell.data) for cell in cells))
+
+    path = target.shard_path(unit.number)
+    digest, offsets = write_tar(path, members())
+    for row in rows:
+        row["offset"] = offsets[str(row.pop("name"))]
+    return _Shard(target.part(path, digest), rows)
+
+
+def _cell_row(job: _Job, cell: _Cell) -> dict[str, object]:
+    return {
+        "name": cell.name,
+        "image_id": job.image_id,
+        "y": cell.place.top,
+        "x": cell.place.left,
+        "height": cell.place.bottom - cell.place.top,
+        "width": cell.place.right - cell.place.left,
+        "role": cell.role,
+        "size": len(cell.data),
+        "xxh3": xxhash.xxh3_64_intdigest(cell.data),
+    }
+
+
+def _commit(target: Store, unit: _Unit, shard: _Shard) -> None:
+    """Publish the tables of a shard and commit it."""
     patches = [
         {"patch_id": windows.patch_id(image_id, y, x, size), "image_id": image_id, "y": y, "x": x, "size": size}
-        for item in group
-        for image_id in [item.job.image_id]
-        for (y, x), size in zip(item.job.corners_N2.tolist(), item.job.sizes_N.tolist(), strict=True)
+        for job in unit.jobs
+        for image_id in [job.image_id]
+        for (y, x), size in zip(job.corners_N2.tolist(), job.sizes_N.tolist(), strict=True)
     ]
     tables = {
-        "images": pa.Table.from_pylist([item.job.row for item in group], schema.IMAGES),
-        "cells": pa.Table.from_pylist(cells, schema.CELLS),
+        "images": pa.Table.from_pylist([job.row for job in unit.jobs], schema.IMAGES),
+        "cells": pa.Table.from_pylist(shard.cells, schema.CELLS),
         "patches": pa.Table.from_pylist(patches, schema.PATCHES),
     }
-    parts = [target.part(target.shard_path(unit), digest)]
-    parts += [target.write_table(name, unit, table) for name, table in tables.items()]
-    target.commit(INGEST, unit, _FINGERPRINT, parts)
+    parts = [shard.file]
+    parts += [target.write_table(name, unit.number, table) for name, table in tables.items()]
+    target.commit(INGEST, unit.number, unit.fingerprint, parts)
 
 
 # What goes with them
@@ -381,7 +494,7 @@ def _repeat(manifest: Manifest, source: Store, target: Store) -> Manifest:
     table = manifest.table.set_column(at, manifest.table.schema.field("shard"), column)
     reference = StoreReference(url=str(target.path.resolve()), shards=len(target.commits()), digest=target.digest())
     origin = manifest.recipe.store.model_copy(
-        update={"url": os.path.relpath(source.path.resolve(), target.path.resolve())}
+        update={"url": storage.relative(source.path.resolve(), target.path.resolve())}
     )
     recipe = manifest.recipe.model_copy(update={"store": reference, "packed_from": origin})
     return replace(manifest, table=table, recipe=recipe)

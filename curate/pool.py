@@ -7,15 +7,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-__all__ = ["ahead", "workers"]
+__all__ = ["ahead", "limit", "workers"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 
+_limit = 0  # 0: none
+
+
+def limit(processors: int) -> None:
+    """Let this process use no more than so many processors, which it shares with others."""
+    global _limit
+    _limit = processors
+
+
 def workers() -> int:
     """How many processors this process may use."""
-    return len(os.sched_getaffinity(0))
+    return _limit or len(os.sched_getaffinity(0))
 
 
 def ahead(

@@ -8,7 +8,6 @@ It is there while a run is under way, whole or not at all, and goes when the run
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -16,10 +15,10 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from curate import schema
+from curate import schema, storage
 from curate.errors import DataError, UsageError, one_line
-from curate.files import publish_bytes
 from curate.schema import TrainingState
+from curate.storage import Place
 
 __all__ = [
     "STATE_FILE",
@@ -42,14 +41,14 @@ class Snapshot:
     best: dict[str, Any] | None  # the best validation so far
     tensors: dict[str, Tensor]
 
-    def save(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def save(self, folder: Place, identity: Mapping[str, Any]) -> None:
         """Write it into the run's folder, in place of the one before. `identity` says which run it is of."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         record = TrainingState(identity=dict(identity), step=self.step, best=self.best)
-        publish_bytes(folder / STATE_FILE, save(tensors, {schema.METADATA_KEY: schema.dump(record).decode()}))
+        storage.publish_bytes(folder / STATE_FILE, save(tensors, {schema.METADATA_KEY: schema.dump(record).decode()}))
 
     @classmethod
-    def load(cls, folder: Path, identity: Mapping[str, Any]) -> "Snapshot | None":
+    def load(cls, folder: Place, identity: Mapping[str, Any]) -> "Snapshot | None":
         """The state in a run's folder, None where there is none.
 
         Raises UsageError if it is of another run than `identity` says, DataError if it cannot be read.
@@ -58,7 +57,7 @@ class Snapshot:
         if not file.is_file():
             return None
         try:
-            with safe_open(file, framework="pt") as content:
+            with storage.local_copy(file) as copy, safe_open(copy, framework="pt") as content:
                 text = (content.metadata() or {}).get(schema.METADATA_KEY, "")
                 # Clones are aligned in memory as fresh tensors are: sums of vectorised products depend on it.
                 tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118

@@ -27,6 +27,7 @@ from curate.errors import DataError, one_line
 __all__ = [
     "CELLS",
     "DUPLICATES",
+    "EXAMINED",
     "FORMAT",
     "IMAGES",
     "LEAKS",
@@ -84,6 +85,31 @@ CELLS = pa.schema(
         pa.field("offset", pa.int64(), False),  # bytes from the start of the shard to the member's content
         pa.field("size", pa.int64(), False),  # bytes of the member's content
         pa.field("xxh3", pa.uint64(), False),  # xxh3-64 of the member's content
+    ]
+)
+EXAMINED = pa.schema(  # a source, while several workers or runs ingest; its row is at its place in the listing
+    [
+        pa.field("sha256", pa.string()),
+        pa.field("status", pa.string(), False),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("known", pa.bool_(), False),  # the store had it already
+        pa.field(
+            "pictures",
+            pa.list_(
+                pa.struct(
+                    {
+                        "role": pa.string(),
+                        "suffix": pa.string(),  # of the member in the shard
+                        "height": pa.int32(),
+                        "width": pa.int32(),
+                        "size": pa.int64(),  # bytes
+                        "xxh3": pa.uint64(),
+                    }
+                )
+            ),
+            False,
+        ),
     ]
 )
 PATCHES = pa.schema(
@@ -343,7 +369,7 @@ def json_schemas() -> dict[str, str]:
     documents: list[type[Document]] = [*made_by_store, ManifestRecipe, ExportRecord, CheckpointRecipe, TrainingState]
     documents.append(ReportRecord)
     tables = {"images": IMAGES, "cells": CELLS, "patches": PATCHES, "manifest": MANIFEST}
-    tables |= {"duplicates": DUPLICATES, "leaks": LEAKS}
+    tables |= {"duplicates": DUPLICATES, "leaks": LEAKS, "examined": EXAMINED}
     content: dict[str, Any] = {
         re.sub(r"(?<!^)([A-Z])", r"-\1", model.__name__).lower(): model.model_json_schema() for model in documents
     }

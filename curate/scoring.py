@@ -24,11 +24,13 @@ import torch
 from torch import Tensor
 
 from curate import images, plugins, pool, schema
+from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, require_disk, run
 from curate.errors import UsageError, listed, one_line
 from curate.means import WindowMeans
 from curate.progress import Progress, silent
 from curate.schema import CommitRecord, ScorerRecord
 from curate.scorers import MapScorer, PatchScorer, Scorer
+from curate.storage import Place
 from curate.store import ScoreSet, Store
 from curate.tensors import crop_to_multiple, halving, pick_device, to_float, to_tensor
 
@@ -83,9 +85,14 @@ def score(
     scorers: Sequence[Scorer | str],
     *,
     device: str = "auto",
+    engine: Engine = LOCAL,
+    part: Part = WHOLE,
     progress: Progress = silent,
 ) -> ScoreReport:
     """Score every window of a store by each scorer; units that are done already are skipped.
+
+    As one `part` of several runs this one scores its shards. On the `engine` ray `auto` is cuda where its cluster has
+    GPUs, of which each worker gets one.
 
     Scorers are instances or specs (`srcnn:scale=2`). The same device gives the same bytes; between devices float32
     scores differ in their last digits. Raises UsageError for an unknown scorer or device before any work is done.
@@ -94,18 +101,19 @@ def score(
     chosen = [_scorer(given) for given in scorers]
     if not chosen:
         raise UsageError(f"which scorers? There are: {listed(plugins.names('scorers'))}")
-    target = pick_device(device)
-    settled = [scorer.on(target) for scorer in chosen]
-    records = [_record(scorer, label(given)) for scorer, given in zip(settled, chosen, strict=True)]
     store.require_whole("scored")
-    with store.writing():
+    require_disk(part, store.path)
+    with joined(engine), store.writing(shared=not part.is_whole):
+        target, settled = _settled(chosen, device, engine)
+        records = [_record(scorer, label(given)) for scorer, given in zip(settled, chosen, strict=True)]
         units = store.commits()
         sets = [store.add_score_set(record) for record in records]
         jobs = {
             found.folder: _Job(scorer, found, store.commits(found.kind))
             for scorer, found in zip(settled, sets, strict=True)
         }
-        tally = _run(store, list(units.values()), list(jobs.values()), target, progress)
+        mine = [unit for unit in units.values() if part.has(unit.unit)]
+        tally = _run(store, mine, jobs, target, engine, progress)
     names = [name for name, (found, _) in store.score_columns().items() if found in sets]
     return ScoreReport(names, tally.images, tally.patches, tally.skipped, tally.not_finite)
 
@@ -168,55 +176,132 @@ class _Task(NamedTuple):
     last: bool  # of its unit
 
 
+class _Shard(NamedTuple):
+    """A unit of work."""
+
+    unit: CommitRecord
+    folders: tuple[str, ...]  # of the scorers that it lacks
+
+
+_Scores = list[npt.NDArray[np.float32]]  # scores_NK of each of these, rows as in the shard's table of patches
+_Tell = Callable[[int, int], None]  # that so many images and patches more are done
+
+
+def _settled(chosen: Sequence[Scorer], device: str, engine: Engine) -> tuple[str, list[Scorer]]:
+    """The device's name, and the scorers as they run on it; where only workers have it, one of them says."""
+    if engine == LOCAL:
+        return device, [scorer.on(pick_device(device)) for scorer in chosen]
+    if device.startswith("cuda") or (device == "auto" and has_gpus(engine)):
+        return "cuda", [scorer for _, scorer in run(_Settling(), chosen, engine, gpu=True)]
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"Ray's workers score on cpu or cuda, found the device '{one_line(device)}'")
+    return "cpu", [scorer.on(pick_device("cpu")) for scorer in chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settling:
+    """The job of settling what a scorer leaves open, on a worker's GPU."""
+
+    def open(self) -> Callable[[Scorer], Scorer]:
+        return lambda scorer: scorer.on(pick_device("cuda"))
+
+    def name(self, scorer: Scorer) -> str:
+        return label(scorer)
+
+
 def _run(
-    store: Store, units: Sequence[CommitRecord], jobs: Sequence[_Job], device: torch.device, progress: Progress
+    store: Store, units: Sequence[CommitRecord], jobs: Mapping[str, _Job], device: str, engine: Engine, done: Progress
 ) -> _Tally:
     """Do what is not done, shard by shard."""
-    work = [(unit, [job for job in jobs if not job.is_done(unit)]) for unit in units]
-    tally = _Tally(skipped=sum(len(jobs) - len(missing) for _, missing in work))
-    work = [(unit, missing) for unit, missing in work if missing]
-    total = sum(store.rows(unit, "patches") for unit, _ in work)
+    work = [_Shard(unit, tuple(name for name, job in jobs.items() if not job.is_done(unit))) for unit in units]
+    tally = _Tally(skipped=sum(len(jobs) - len(shard.folders) for shard in work))
+    work = [shard for shard in work if shard.folders]
+    total = sum(store.rows(shard.unit, "patches") for shard in work)
 
-    def told(scored: Iterator[tuple[_Task, list[Tensor]]]) -> Iterator[tuple[_Task, list[Tensor]]]:
-        for task, scores in scored:
-            tally.images, tally.patches = tally.images + 1, tally.patches + len(task.corners_N2)
-            progress(tally.patches, total, f"{tally.images} images")
-            yield task, scores
+    def tell(images: int, patches: int) -> None:
+        tally.images, tally.patches = tally.images + images, tally.patches + patches
+        done(tally.patches, total, f"{tally.images} images")
 
-    for unit, job, scores_NK in _unit_scores(store, work, device, told):
-        tally.not_finite += _write(store, unit, job, scores_NK)
+    needed = {folder for shard in work for folder in shard.folders}
+    scorers = {folder: job.scorer for folder, job in jobs.items() if folder in needed}
+    if engine == LOCAL:
+        scored = _scored_here(store, work, scorers, pick_device(device), tell)
+    else:
+        scored = _scored_there(_Scoring(store.path.resolve(), device, scorers), work, engine, tell)
+    for shard, scores in scored:
+        for folder, scores_NK in zip(shard.folders, scores, strict=True):
+            tally.not_finite += _write(store, shard.unit, jobs[folder], scores_NK)
     return tally
 
 
-def _unit_scores(
+def _scored_here(
+    store: Store, work: Sequence[_Shard], scorers: Mapping[str, Scorer], device: torch.device, tell: _Tell
+) -> Iterator[tuple[_Shard, _Scores]]:
+    scored = _scored(store, _tasks(store, work), scorers, _functions(store, scorers, device), device)
+    yield from zip(work, _gathered(store, work, scorers, scored, tell), strict=True)
+
+
+def _scored_there(
+    job: "_Scoring", work: Sequence[_Shard], engine: Engine, tell: _Tell
+) -> Iterator[tuple[_Shard, _Scores]]:
+    for shard, (number, scores) in run(job, work, engine, gpu=job.device == "cuda"):
+        tell(number, len(scores[0]))
+        yield shard, scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """The job of scoring a shard on a worker."""
+
+    store: Place
+    device: str
+    scorers: Mapping[str, Scorer]  # by folder
+
+    def open(self) -> Callable[[_Shard], tuple[int, _Scores]]:
+        store, device = Store.open(self.store), pick_device(self.device)
+        functions = _functions(store, self.scorers, device)
+
+        def do(shard: _Shard) -> tuple[int, _Scores]:
+            counts: list[int] = []
+            scored = _scored(store, _tasks(store, [shard]), self.scorers, functions, device)
+            (scores,) = _gathered(store, [shard], self.scorers, scored, lambda images, _: counts.append(images))
+            return len(counts), scores
+
+        return do
+
+    def name(self, shard: _Shard) -> str:
+        return f"shard {shard.unit.unit:06d}"
+
+
+def _functions(store: Store, scorers: Mapping[str, Scorer], device: torch.device) -> "dict[str, _ScoreFunction]":
+    return {folder: _score_function(scorer, device, store.header.patch) for folder, scorer in scorers.items()}
+
+
+def _gathered(
     store: Store,
-    work: Sequence[tuple[CommitRecord, list[_Job]]],
-    device: torch.device,
-    told: Callable[[Iterator[tuple[_Task, list[Tensor]]]], Iterator[tuple[_Task, list[Tensor]]]],
-) -> Iterator[tuple[CommitRecord, _Job, npt.NDArray[np.float32]]]:
-    """Every unit with each scorer that it lacks and the scores of its patches, rows as in the table of patches."""
-    size = store.header.patch
-    scorers = {job.found.folder: job.scorer for _, missing in work for job in missing}
-    functions = {folder: _score_function(scorer, device, size) for folder, scorer in scorers.items()}
-    scored = told(_scored(store, _tasks(store, work), scorers, functions, device))
-    for unit, missing in work:
-        rows, last = [], not store.rows(unit, "patches")
+    work: Sequence[_Shard],
+    scorers: Mapping[str, Scorer],
+    scored: "Iterator[tuple[_Task, list[Tensor]]]",
+    tell: _Tell,
+) -> Iterator[_Scores]:
+    """What was found out about images, put together shard by shard."""
+    for shard in work:
+        rows, last = [], not store.rows(shard.unit, "patches")
         while not last:
             task, scores = next(scored)
             rows.append(scores)
+            tell(1, len(task.corners_N2))
             last = task.last
-        for index, job in enumerate(missing):
-            found = [scores[index] for scores in rows]
-            empty = np.empty((0, len(job.scorer.columns)), np.float32)  # of a shard whose images were all refused
-            yield unit, job, torch.cat(found).cpu().numpy() if found else empty
+        # none: of a shard whose images were all refused
+        none = [np.empty((0, len(scorers[folder].columns)), np.float32) for folder in shard.folders]
+        yield [torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True)] or none
 
 
-def _tasks(store: Store, work: Sequence[tuple[CommitRecord, list[_Job]]]) -> Iterator[_Task]:
-    for unit, missing in work:
-        folders = tuple(job.found.folder for job in missing)
-        corners = _corners(store.unit_table("patches", unit.unit))
+def _tasks(store: Store, work: Sequence[_Shard]) -> Iterator[_Task]:
+    for shard in work:
+        corners = _corners(store.unit_table("patches", shard.unit.unit))
         for number, (image_id, corners_N2) in enumerate(corners.items(), 1):
-            yield _Task(image_id, corners_N2, folders, number == len(corners))
+            yield _Task(image_id, corners_N2, shard.folders, number == len(corners))
 
 
 def _corners(patches: pa.Table) -> dict[str, _Corners]:

@@ -2,8 +2,10 @@
 
 import math
 import platform
+import tempfile
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import starmap
 from pathlib import Path
@@ -16,16 +18,31 @@ import pyarrow.compute as pc
 
 from curate import __version__, coverage, flags, plugins, schema, sql
 from curate.errors import UsageError, listed, one_line
+from curate.histogram import Histogram
 from curate.manifest import Manifest
 from curate.schema import ManifestRecipe, StoreReference
 from curate.store import Store
-from curate.strategies import Picks, Strategy, share
+from curate.strategies import Picks, Ranked, Strategy, share
 
-__all__ = ["candidates", "check_names", "select"]
+__all__ = ["candidates", "check_names", "select", "write"]
 
 Unit = Literal["patches", "pixels"]
 
+_BATCH_ROWS = 2**18  # in memory at a time while candidates are streamed
 _COLUMNS = ("patch_id", "image_id", "y", "x", "size", "shard")
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What was asked, checked."""
+
+    store: Store
+    strategy: Strategy
+    column: str | None  # of the score
+    keep: float
+    unit: Unit
+    where: str | None
+    with_flagged: bool
 
 
 def select(
@@ -48,8 +65,56 @@ def select(
     each counted once however many windows cover it: as many patches are kept as stay within it. `options` are more
     options of a strategy given as a spec. `by` may be left out where the store has one score or none is needed.
 
-    Raises UsageError for a share out of range, a score that does not exist, or nothing to choose from.
+    All candidates are held in memory: `write` need not. Raises UsageError for a share out of range, a score that does
+    not exist, or nothing to choose from.
     """
+    return _select(_choice(store, strategy, by, keep, unit, where, with_flagged, options))
+
+
+def write(
+    store: Store | str | Path,
+    out: str | Path,
+    strategy: Strategy | str,
+    *,
+    by: str | None = None,
+    keep: float = 0.5,
+    unit: Unit = "patches",
+    where: str | None = None,
+    with_flagged: bool = False,
+    memory: str = "1GB",
+    **options: object,
+) -> ManifestRecipe:
+    """`select(...).save(out)`, the same bytes, where memory is short; returns the manifest's recipe.
+
+    A strategy that is a stretch of ranks (asc, des, refined, window) is never given all candidates: they are counted by
+    their score, those that may be chosen are sorted by DuckDB in about `memory` and a temporary folder ($TMPDIR), and
+    written as they come. Any other strategy, and `unit` pixels, hold all candidates. Raises as both do.
+    """
+    choice = _choice(store, strategy, by, keep, unit, where, with_flagged, options)
+    ranked = isinstance(choice.strategy, Ranked) and type(choice.strategy).select is Ranked.select
+    if not ranked or choice.column is None or unit != "patches":
+        return _select(choice).save(out).recipe
+    with tempfile.TemporaryDirectory(prefix="curate-") as spill:
+        views, tables = choice.store.views(), choice.store.table_files()
+        connection = sql.connect(views, tables, memory=memory, spill=Path(spill))
+        try:
+            return _stream(choice, connection, out)
+        except duckdb.Error as error:
+            raise sql.query_error(error) from None
+        finally:
+            connection.close()
+
+
+def _choice(
+    store: Store | str | Path,
+    strategy: Strategy | str,
+    by: str | None,
+    keep: float,
+    unit: Unit,
+    where: str | None,
+    with_flagged: bool,
+    options: Mapping[str, object],
+) -> _Choice:
     store = store if isinstance(store, Store) else Store.open(store)
     chosen = plugins.parse("strategies", strategy, **options) if isinstance(strategy, str) else strategy
     if not isinstance(chosen, Strategy):
@@ -61,45 +126,135 @@ def select(
     column = _score_column(store, by, needed=chosen.needs_score)
     if unit not in get_args(Unit):
         raise UsageError(f"no unit '{one_line(unit)}'; there are: {listed(get_args(Unit))}")
-    matching = candidates(store, column, where, chosen.columns)
-    everything = matching if with_flagged else _unflagged(store, matching)
+    return _Choice(store, chosen, column, keep, unit, where, with_flagged)
+
+
+def _select(choice: _Choice) -> Manifest:
+    """The choice from a table of all candidates."""
+    store, chosen, keep = choice.store, choice.strategy, choice.keep
+    matching = candidates(store, choice.column, choice.where, chosen.columns)
+    everything = matching if choice.with_flagged else _unflagged(store, matching)
     flagged = matching.num_rows - everything.num_rows
-    finite = _finite(everything) if column else everything
-    if unit == "pixels":
+    finite = _finite(everything) if choice.column else everything
+    if choice.unit == "pixels":
         picks = _within_pixels(chosen, finite, share(keep, coverage.pixels(finite)), share(keep, finite.num_rows))
     else:
         picks = chosen.select(finite, share(keep, finite.num_rows)) if share(keep, finite.num_rows) else None
     if picks is None or not len(picks.rows):
-        condition = f" with {one_line(where)}" if where else ""
-        condition += f", {flagged} flagged ones left out" if flagged else ""
-        counted = "the pixels of " if unit == "pixels" else ""
-        raise UsageError(f"nothing to choose: {keep} of {counted}{finite.num_rows} candidates{condition} is 0 patches")
-    recipe = ManifestRecipe(
-        store=StoreReference(url=str(store.path.resolve()), shards=len(store.commits()), digest=store.digest()),
-        strategy=plugins.spec_of(chosen),
-        options=plugins.options_of(chosen),
-        by=column,
-        keep=keep,
-        unit=unit,
-        where=where,
-        counts={
-            "patches": sum(store.rows(unit, "patches") for unit in store.commits().values()),
-            "flagged": flagged,
-            "unchecked": _unchecked(store, everything),
-            "candidates": everything.num_rows,
-            "without_finite_score": everything.num_rows - finite.num_rows,
-            "selected": len(picks.rows),
-            "pixels": coverage.pixels(finite.take(pa.array(picks.rows))),
-        },
-        scorers=_scorers(store, (column, *chosen.columns), where),
-        checks={} if with_flagged else {found.folder: found.record.label for found in store.check_sets()},
+        raise _nothing(choice, finite.num_rows, flagged)
+    counts = {
+        "flagged": flagged,
+        "unchecked": _unchecked(store, everything),
+        "candidates": everything.num_rows,
+        "without_finite_score": everything.num_rows - finite.num_rows,
+        "selected": len(picks.rows),
+        "pixels": coverage.pixels(finite.take(pa.array(picks.rows))),
+    }
+    return Manifest(_manifest_table(finite, picks), _recipe(choice, counts))
+
+
+def _stream(choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | Path) -> ManifestRecipe:
+    """The choice of a stretch of ranks, written as it is sorted. Two passes over the candidates find the band."""
+    passed = not choice.with_flagged and connection.sql("FROM flags LIMIT 1").fetchall()
+    flagged = "image_id IN (SELECT image_id FROM flags)" if passed else "false"
+    score = f"CAST({sql.identifier(choice.column or '')} AS DOUBLE)"
+    wanted = f"{', '.join(_COLUMNS)}, {score} AS score, {flagged} AS flagged"
+    rows = _rows(connection, choice.where).project(wanted)
+    counts, scores = _tally(choice.store, rows)
+    budget = share(choice.keep, scores.total)
+    if not budget:
+        raise _nothing(choice, scores.total, counts["flagged"])
+    assert isinstance(choice.strategy, Ranked)
+    descending, first, end = choice.strategy.ranks(scores.total, budget)
+    if first >= end:
+        raise _nothing(choice, scores.total, counts["flagged"])
+    low, high, before = scores.band(first, end, descending=descending)
+    band = rows.filter(f"NOT flagged AND score BETWEEN {_number(low)} AND {_number(high)}")
+    order = f"score {'DESC' if descending else 'ASC'}, patch_id"
+    ordered = band.order(order).limit(end - first, first - before).to_arrow_reader(_BATCH_ROWS)
+    ends: list[tuple[float, str]] = []  # score and patch_id of a batch's first and last pick
+
+    def picks() -> Iterator[pa.Table]:
+        place = 0
+        for batch in sql.batches(ordered):
+            scores, ids = batch["score"], batch["patch_id"]
+            ends.extend((scores[row].as_py(), ids[row].as_py()) for row in (0, len(ids) - 1))
+            yield _ranked_rows(batch, place)
+            place += batch.num_rows
+        assert place == end - first
+
+    def recipe() -> ManifestRecipe:
+        (one, one_id), (other, other_id) = ends[0], ends[-1]
+        inside = (
+            f"score BETWEEN {_number(min(one, other))} AND {_number(max(one, other))}"
+            f" AND (score <> {_number(one)} OR patch_id >= {sql.text(one_id)})"
+            f" AND (score <> {_number(other)} OR patch_id <= {sql.text(other_id)})"
+        )
+        windows = band.filter(inside).project("image_id, y, x, size").order("image_id")
+        counts["selected"] = end - first
+        counts["pixels"] = coverage.streamed(sql.batches(windows.to_arrow_reader(_BATCH_ROWS)))
+        return _recipe(choice, counts)
+
+    return Manifest.write(out, picks(), recipe)
+
+
+def _tally(store: Store, rows: duckdb.DuckDBPyRelation) -> tuple[dict[str, int], Histogram]:
+    """What there is to choose from: the counts of a recipe, and the finite scores."""
+    unseen = pa.array(sorted(store.commits().keys() - _seen(store)), pa.int32())
+    counts = dict.fromkeys(("flagged", "unchecked", "candidates", "without_finite_score"), 0)
+    scores = Histogram()
+    for batch in sql.batches(rows.project("score, shard, flagged").to_arrow_reader(_BATCH_ROWS)):
+        flagged = np.asarray(batch["flagged"])
+        counts["flagged"] += int(flagged.sum())
+        counts["candidates"] += int((~flagged).sum())
+        if len(unseen):
+            counts["unchecked"] += int((np.asarray(pc.is_in(batch["shard"], unseen)) & ~flagged).sum())
+        values = batch["score"].to_numpy(zero_copy_only=False).astype(np.float64)  # null is NaN
+        finite = np.isfinite(values) & ~flagged
+        counts["without_finite_score"] += int((~flagged & ~finite).sum())
+        scores.add(values[finite])
+    return counts, scores
+
+
+def _ranked_rows(batch: pa.RecordBatch, first: int) -> pa.Table:
+    """Rows of a manifest that all count the same, the first one with the rank `first`."""
+    columns = {name: batch[name] for name in (*_COLUMNS, "score")}
+    columns |= {"rank": pa.array(np.arange(first, first + batch.num_rows))}
+    columns |= {"weight": pa.array(np.ones(batch.num_rows, np.float32))}
+    return pa.table([columns[field.name] for field in schema.MANIFEST], schema=schema.MANIFEST)
+
+
+def _number(value: float) -> str:
+    """A float64 in SQL, to the last bit."""
+    return f"CAST('{value!r}' AS DOUBLE)"
+
+
+def _nothing(choice: _Choice, count: int, flagged: int) -> UsageError:
+    condition = f" with {one_line(choice.where)}" if choice.where else ""
+    condition += f", {flagged} flagged ones left out" if flagged else ""
+    counted = "the pixels of " if choice.unit == "pixels" else ""
+    return UsageError(f"nothing to choose: {choice.keep} of {counted}{count} candidates{condition} is 0 patches")
+
+
+def _recipe(choice: _Choice, counts: dict[str, int]) -> ManifestRecipe:
+    store, strategy, units = choice.store, choice.strategy, choice.store.commits()
+    return ManifestRecipe(
+        store=StoreReference(url=str(store.path.resolve()), shards=len(units), digest=store.digest()),
+        strategy=plugins.spec_of(strategy),
+        options=plugins.options_of(strategy),
+        by=choice.column,
+        keep=choice.keep,
+        unit=choice.unit,
+        where=choice.where,
+        counts={"patches": sum(store.rows(unit, "patches") for unit in units.values()), **counts},
+        scorers=_scorers(store, (choice.column, *strategy.columns), choice.where),
+        checks={} if choice.with_flagged else {found.folder: found.record.label for found in store.check_sets()},
         versions={
             "curate": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in ("duckdb", "numpy", "pyarrow")},
         },
     )
-    return Manifest(_manifest_table(finite, picks), recipe)
 
 
 def candidates(store: Store, column: str | None, where: str | None = None, more: Sequence[str] = ()) -> pa.Table:
@@ -125,18 +280,32 @@ def _candidates(
     connection: duckdb.DuckDBPyConnection, column: str | None, where: str | None, more: Sequence[str]
 ) -> pa.Table:
     score = f"CAST({sql.identifier(column)} AS DOUBLE)" if column else "CAST(NULL AS DOUBLE)"
-    joined = "SELECT scores.*, images.* EXCLUDE (image_id) FROM scores JOIN images USING (image_id)"
     try:
-        rows = connection.sql(joined)
-        if where is not None:
-            sql.check(connection, f"SELECT * FROM scores WHERE (\n{where}\n)")
-            rows = rows.filter(where)
+        rows = _rows(connection, where, joined=bool(more))
         if missing := set(more) - set(rows.columns):
             raise UsageError(f"the strategy needs '{one_line(listed(missing))}'; the store has: {listed(rows.columns)}")
         wanted = ", ".join([*_COLUMNS, f"{score} AS score", *map(sql.identifier, more)])
         return rows.project(wanted).order("patch_id").to_arrow_table()
     except duckdb.Error as error:
         raise sql.query_error(error) from None
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, where: str | None, *, joined: bool = False) -> duckdb.DuckDBPyRelation:
+    """The scores that meet a condition; with the columns of their images beside if `joined` or it names one of these.
+
+    Every patch has an image: without that join the rows are the same, and far fewer bytes are read.
+    """
+    rows = connection.sql("FROM scores")
+    if where is not None:
+        sql.check(connection, f"SELECT * FROM scores WHERE (\n{where}\n)")
+        if not joined:
+            try:
+                return rows.filter(where)
+            except duckdb.BinderException:
+                joined = True
+    if joined:
+        rows = connection.sql("SELECT scores.*, images.* EXCLUDE (image_id) FROM scores JOIN images USING (image_id)")
+    return rows if where is None else rows.filter(where)
 
 
 def _score_column(store: Store, by: str | None, *, needed: bool) -> str | None:
@@ -202,9 +371,13 @@ def _unflagged(store: Store, table: pa.Table) -> pa.Table:
 
 def _unchecked(store: Store, table: pa.Table) -> int:
     """How many rows are of shards that were added since a check looked at the store."""
-    seen = [store.commits(found.kind).keys() for found in store.check_sets()]
-    everywhere = store.commits().keys() if not seen else set.intersection(*map(set, seen))
-    return int(table.filter(pc.invert(pc.is_in(table["shard"], pa.array(everywhere, pa.int32())))).num_rows)
+    return int(table.filter(pc.invert(pc.is_in(table["shard"], pa.array(_seen(store), pa.int32())))).num_rows)
+
+
+def _seen(store: Store) -> set[int]:
+    """The shards that all checks have looked at."""
+    seen = [set(store.commits(found.kind)) for found in store.check_sets()]
+    return set.intersection(*seen) if seen else set(store.commits())
 
 
 def _finite(table: pa.Table) -> pa.Table:

@@ -1,32 +1,40 @@
 """Tar shards that WebDataset reads as they are, written so that the same members give the same bytes.
 
-Members are sorted by name; times, owners and modes are fixed. Offsets are known as the tar is written, so that a member
-can be read at random without an index of its own.
+Members lie in the order in which they come, and only one of them is held in memory; times, owners and modes are fixed.
+Offsets are known as the tar is written, so that a member can be read at random without an index of its own.
 """
 
 import tarfile
-from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path
+from collections.abc import Iterable
 from typing import BinaryIO
 
-from curate import files
+from curate import storage
+from curate.storage import Place
 
 __all__ = ["write_tar"]
 
-_HEADER = 512  # bytes of a member's header in a USTAR archive
+_RECORD = 10240  # bytes; a tar file is a multiple of them
 
 
-def write_tar(path: Path, members: Mapping[str, bytes]) -> tuple[str, dict[str, int]]:
-    """Publish an uncompressed tar; returns its xxh3-128 and member name -> offset of its content in bytes."""
+def write_tar(path: Place, members: Iterable[tuple[str, bytes]]) -> tuple[str, dict[str, int]]:
+    """Publish an uncompressed tar of (name, content); returns its xxh3-128 and name -> offset of the content in bytes.
+
+    Members are taken one at a time, as they are written. WebDataset needs those of one key side by side.
+    """
     offsets: dict[str, int] = {}
 
     def write(file: BinaryIO) -> None:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for name in sorted(members):
-                member = tarfile.TarInfo(name)  # mtime, uid and gid are 0, mode is 0644
-                member.size = len(members[name])
-                offsets[name] = tar.offset + _HEADER
-                tar.addfile(member, BytesIO(members[name]))
+        end = 0
+        for name, content in members:
+            member = tarfile.TarInfo(name)  # mtime, uid and gid are 0, mode is 0644
+            member.size = len(content)
+            header = member.tobuf(tarfile.USTAR_FORMAT, "utf-8")
+            offsets[name] = end + len(header)
+            padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+            # Not TarFile.addfile, which copies 16 KB at a time: four times as slow.
+            for piece in (header, content, padding):
+                file.write(piece)
+            end = offsets[name] + len(content) + len(padding)
+        file.write(bytes(2 * tarfile.BLOCKSIZE + -(end + 2 * tarfile.BLOCKSIZE) % _RECORD))
 
-    return files.publish(path, write), offsets
+    return storage.publish(path, write), offsets

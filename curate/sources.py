@@ -25,10 +25,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, cast
 
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from curate import storage
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.images import SUFFIXES
 
@@ -51,6 +52,11 @@ class _Stored:
     path: str
 
     def read(self, start: int, size: int | None) -> bytes:
+        if isinstance(self.fs, LocalFileSystem):
+            return self._read(start, size)
+        return storage.retried(lambda: self._read(start, size), str(self.fs.unstrip_protocol(self.path)))
+
+    def _read(self, start: int, size: int | None) -> bytes:
         if size is None:
             return cast(bytes, self.fs.cat_file(self.path))
         return cast(bytes, self.fs.cat_file(self.path, start=start, end=start + size))
@@ -88,6 +94,11 @@ class Source:
     def suffix(self) -> str:
         """The file ending in lower case, '.png'; '' for none."""
         return _suffix(self.name)
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether other processes can read it: it is neither in a compressed tar file nor in this one's memory."""
+        return isinstance(self.file, _Stored) and not isinstance(self.file.fs, MemoryFileSystem)
 
     def read(self) -> bytes:
         """The bytes of the photograph's file. Raises OSError if they cannot be read any more."""
@@ -196,21 +207,13 @@ def _find_one(path: str | Path) -> Found:
     try:
         if "://" not in str(path):
             return _find_local(Path(path), shown)
-        fs, root = _file_system(str(path))
-        return _find_local(Path(root), shown) if isinstance(fs, LocalFileSystem) else _find_remote(fs, root, shown)
+        storage.refuse_credentials(str(path), "photographs")
+        fs, root = storage.file_system(str(path))
+        if isinstance(fs, LocalFileSystem):
+            return _find_local(Path(root), shown)
+        return storage.retried(lambda: _find_remote(fs, root, str(path), shown), str(path))
     except OSError as error:
         raise UsageError(f"cannot read '{shown}': {one_line(error)}") from None
-
-
-def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
-    """The fsspec file system of a URL, and the path in it."""
-    try:
-        fs, path = url_to_fs(url)
-    except ImportError as error:
-        raise UsageError(f"'{one_line(url)}' needs a package that is not installed: {one_line(error)}") from None
-    except ValueError as error:
-        raise UsageError(f"cannot open '{one_line(url)}': {one_line(error)}") from None
-    return fs, path
 
 
 def _find_local(path: Path, shown: str) -> Found:
@@ -223,14 +226,15 @@ def _find_local(path: Path, shown: str) -> Found:
     return _find_file(_local(path), path.name, _label(path.parent), shown)
 
 
-def _find_remote(fs: AbstractFileSystem, root: str, shown: str) -> Found:
+def _find_remote(fs: AbstractFileSystem, root: str, url: str, shown: str) -> Found:
     path = PurePosixPath(root)
     # In this order: to a web server every address is a file, and may be a folder too.
     is_file = _is_tar(path.name) or _suffix(path.name) in SUFFIXES
-    if not is_file and fs.isdir(root):
+    kind = storage.kind(url)
+    if not is_file and kind == "directory":
         label, below = one_line(path.name) or shown, root.rstrip("/") + "/"
         return _images((Source(label, one_line(n.removeprefix(below)), _Stored(fs, n)) for n in fs.find(root)), shown)
-    if not fs.exists(root):
+    if kind is None:
         raise UsageError(f"'{shown}' does not exist")
     return _find_file(_Stored(fs, root), path.name, one_line(path.parent.name), shown)
 

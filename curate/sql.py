@@ -15,11 +15,23 @@ from typing import Any, BinaryIO, Literal
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curate.errors import UsageError, listed, one_line
 
-__all__ = ["FORMATS", "Format", "check", "connect", "head", "identifier", "parquet", "query_error", "reader", "write"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "batches",
+    "check",
+    "connect",
+    "head",
+    "identifier",
+    "parquet",
+    "query_error",
+    "reader",
+    "text",
+    "write",
+]
 
 Format = Literal["csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
@@ -44,15 +56,21 @@ def identifier(name: str) -> str:
 def parquet(files: Sequence[Path], columns: str = "*", **options: bool) -> str:
     """A SELECT over Parquet files, for a view. `options` go to read_parquet."""
     options = {"hive_partitioning": False} | options  # a folder called `split=train` is no column
-    paths = ", ".join(_text(_literal(file)) for file in files)
+    paths = ", ".join(text(_literal(file)) for file in files)
     extra = "".join(f", {key}={str(value).lower()}" for key, value in options.items())
     return f"SELECT {columns} FROM read_parquet([{paths}]{extra})"
 
 
-def connect(views: Mapping[str, str | pa.Table], files: Iterable[Path]) -> duckdb.DuckDBPyConnection:
+def connect(
+    views: Mapping[str, str | pa.Table], files: Iterable[Path], *, memory: str | None = None, spill: Path | None = None
+) -> duckdb.DuckDBPyConnection:
     """A connection with `views` (name -> SELECT, or a table in memory) that can reach `files` and nothing else.
 
-    Raises UsageError if a view cannot be made: two names that differ by case alone, a file that is not Parquet.
+    It takes about `memory` (`1GB`; DuckDB's own limit is 80 % of the machine's) and puts what goes beyond it into the
+    folder `spill`, a private one, if there is one.
+
+    Raises UsageError if a view cannot be made (two names that differ by case alone, a file that is not Parquet), and
+    for an amount of memory that is none.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -61,16 +79,19 @@ def connect(views: Mapping[str, str | pa.Table], files: Iterable[Path]) -> duckd
                 connection.execute(f"CREATE VIEW {identifier(name)} AS {source}")
             else:
                 connection.register(name, source)
+        if memory is not None:
+            connection.execute(f"SET memory_limit={text(memory)}")
     except duckdb.Error as error:
         raise query_error(error) from None
-    allowed = ", ".join(_text(path) for file in files for path in dict.fromkeys((str(file), _literal(file))))
+    allowed = ", ".join(text(path) for file in files for path in dict.fromkeys((str(file), _literal(file))))
     connection.execute(f"SET allowed_paths=[{allowed}]")
-    for name, value in _SETTINGS.items():
+    spilling = {} if spill is None else {"temp_directory": text(str(spill))}
+    for name, value in (_SETTINGS | spilling).items():
         connection.execute(f"SET {name}={value}")
     return connection
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
     """`value` quoted as an SQL string."""
     return "'" + value.replace("'", "''") + "'"
 
@@ -120,10 +141,10 @@ def reader(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchR
         answer = connection.sql(query).project("*").to_arrow_reader(_BATCH_ROWS)
     except duckdb.Error as error:
         raise query_error(error, connection) from None
-    return pa.RecordBatchReader.from_batches(answer.schema, _batches(answer))
+    return pa.RecordBatchReader.from_batches(answer.schema, batches(answer))
 
 
-def _batches(answer: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+def batches(answer: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     """The batches of DuckDB's answer. An error that it meets on the way comes through Arrow, as one of Arrow's."""
     while True:
         try:
@@ -220,6 +241,8 @@ def _finite(value: Any) -> Any:
 
 
 def _write_parquet(batches: pa.RecordBatchReader, output: BinaryIO) -> int:
+    import pyarrow.parquet as pq  # it takes longer than most answers
+
     rows = 0
     try:
         with pq.ParquetWriter(output, batches.schema) as writer:

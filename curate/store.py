@@ -8,15 +8,19 @@
     tables/checks/leaks@0a1b2c3d/       check.json, 000007.parquet
     commits/ingest/000007.json          CommitRecord of a shard and its three tables
     commits/scores/srcnn@0a1b2c3d/000007.json, commits/checks/leaks@0a1b2c3d/000007.json
+    commits/ingest/000000-000099.jsonl  the records of a hundred units (`curate.records`)
 
 The shard number is the unit of work everywhere. A file without a commit record is garbage that the next run replaces;
 shards are only ever added, so a digest over the first n records names a state of the store.
+
+A store lies in a local folder or at a URL (`curate.storage`). From afar, tables are fetched whole into the local cache
+and checked there, so that SQL reads local files; of shards only the members that are asked for are fetched.
+
+What only some questions need (Arrow's kernels and its Parquet, image codecs) is imported by these: a third of a second.
 """
 
 import contextlib
 import hashlib
-import os
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,20 +30,19 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
-from curate import __version__, files, flags, images, schema, sql
+from curate import __version__, files, flags, schema, sql, storage
 from curate.errors import DataError, UsageError, listed, one_line
+from curate.records import Records
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
+from curate.storage import Entry, Place
 
 __all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store"]
 
 INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
 _TABLES = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES}
-_RECORD_NAME = re.compile(r"(\d{6,})\.json")
 _DECODED_PIXELS = 2**25  # kept by `Store.read`, 100 MB
 
 
@@ -94,38 +97,43 @@ _RecordT = TypeVar("_RecordT", ScorerRecord, CheckRecord)
 
 
 class Store:
-    """A store on a local disk. Make one with `Store.create`, open one with `Store.open`."""
+    """A store on a local disk or at a URL. Make one with `Store.create`, open one with `Store.open`."""
 
-    def __init__(self, path: Path, header: StoreHeader) -> None:
+    def __init__(self, path: Place, header: StoreHeader) -> None:
         self.path = path
         self.header = header
+        self._commits: dict[str, Records] = {}  # by kind
+        self._parts: dict[str, Part] = {}  # of the commits that were read, by their path
         self._cells: dict[tuple[str, str], list[Cell]] | None = None
         self._shapes: dict[str, tuple[int, int]] | None = None
-        self._verified: set[Part] = set()  # tables whose hash was found right
+        self._documents: dict[Place, bytes] = {}  # of scorers and checks
+        self._verified: set[tuple[str, str]] = set()  # (path, hash) of tables that were found to have it
+        self._fetched: dict[tuple[str, str], Path] = {}  # (path, hash) of tables that are far -> their copy here
         self._decoded: OrderedDict[Cell, npt.NDArray[np.uint8]] = OrderedDict()
 
     # ---- making and opening
 
     @classmethod
-    def create(cls, path: str | Path, *, patch: int, step: int, packed: Packing | None = None) -> "Store":
+    def create(cls, path: str | Place, *, patch: int, step: int, packed: Packing | None = None) -> "Store":
         """Make an empty store with windows of `patch` px every `step` px. The folder must be new or empty."""
-        folder = files.local_path(path, "a store")
+        folder = storage.place(path, "a store")
         if patch < 1 or not 1 <= step <= patch:
             raise UsageError(f"a patch should be 1 px or more and a step from 1 to the patch, found {patch} and {step}")
-        if folder.exists() and (not folder.is_dir() or not all(map(_is_leftover, folder.iterdir()))):
+        if not _is_free(folder):
             raise UsageError(f"'{one_line(folder)}' is not a store (it has no {_HEADER}); name a new or empty folder")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(folder, Path):
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot make a store at '{one_line(folder)}': {error.strerror}") from None
         header = StoreHeader(patch=patch, step=step, created_by=f"curate {__version__}", packed=packed)
-        files.publish_bytes(folder / _HEADER, schema.dump(header, indent=2))
+        storage.create_bytes(folder / _HEADER, schema.dump(header, indent=2))
         return cls(folder, header)
 
     @classmethod
-    def open(cls, path: str | Path) -> "Store":
+    def open(cls, path: str | Place) -> "Store":
         """Open a store. UsageError if there is none at `path`, DataError if its header is damaged or too new."""
-        folder = files.local_path(path, "a store")
+        folder = storage.place(path, "a store")
         if not cls.is_store(folder):
             found = "a file" if folder.is_file() else "a folder without store.json" if folder.exists() else "nothing"
             raise UsageError(
@@ -134,16 +142,32 @@ class Store:
         return cls(folder, schema.parse(StoreHeader, (folder / _HEADER).read_bytes(), folder / _HEADER))
 
     @staticmethod
-    def is_store(path: Path) -> bool:
+    def is_store(path: Place) -> bool:
         """Whether there is a store at `path`."""
         return (path / _HEADER).is_file()
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the store for writing, and clear away what a killed writer left half done."""
-        with files.lock(self.path):
-            files.remove_leftovers(self.path)
+    def writing(self, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+        """Hold the store for writing, and clear away what a killed writer left half done; at the end fold its records.
+
+        `shared`: together with the other parts of a run, each of which writes units of its own; the last one to end
+        folds. It waits for one that does not share; one that does not share waits for others only if `wait` says so,
+        and is refused without. At a URL nothing is held: two runs that do the same may go on at the same time, of
+        others the second is refused.
+        """
+        with storage.lock(self.path, shared=shared, wait=shared or wait):
+            if not shared:
+                storage.remove_leftovers(self.path)
             yield
+            if not shared:
+                self._fold()
+        if shared:
+            with contextlib.suppress(files.BusyError), storage.lock(self.path):
+                self._fold()
+
+    def _fold(self) -> None:
+        for kind in self._kinds():
+            self._records_of(kind).fold()
 
     # ---- units and commits
 
@@ -153,70 +177,100 @@ class Store:
         DataError if a part is gone or has another size, or a table another hash. An image's bytes are checked when it
         is read, a table's once for each Store: SQL would not notice that they have changed.
         """
-        folder = self.path / "commits" / kind
-        files_there = folder.iterdir() if folder.is_dir() else []
-        units = [int(match[1]) for path in files_there if (match := _RECORD_NAME.fullmatch(path.name))]
-        records = {}
-        for unit in sorted(units):
-            path = self._record_path(kind, unit)
-            records[unit] = schema.parse(CommitRecord, path.read_bytes(), path)
-            self._check_parts(records[unit], path)
-        return records
+        committed = self._records_of(kind).read()
+        listed: dict[str, dict[str, Entry]] = {}
+        for _, (record, _, where) in committed.items():
+            self._check_parts(record, where, listed)
+        return {unit: found.record for unit, found in committed.items()}
 
     def commit(self, kind: str, unit: int, fingerprint: str, parts: Sequence[Part]) -> None:
-        """Declare a unit finished. Call it when all its parts are published."""
-        record = CommitRecord(unit=unit, fingerprint=fingerprint, parts=list(parts))
-        files.publish_bytes(self._record_path(kind, unit), schema.dump(record))
+        """Declare a unit finished. Call it when all its parts are published.
+
+        At a URL, CurateError if another run has finished it meanwhile, and not with the same bytes.
+        """
+        self._records_of(kind).add(CommitRecord(unit=unit, fingerprint=fingerprint, parts=list(parts)))
         self._cells = self._shapes = None
+
+    def remove_units(self, kind: str) -> None:
+        """Remove all units of a kind that nothing refers to, records first."""
+        for top in ("commits", "tables"):
+            folder = self.path.joinpath(top, *kind.split("/"))
+            storage.remove(folder / name for name in storage.entries(folder))
+            if isinstance(folder, Path):
+                with contextlib.suppress(OSError):  # there is none, or there are others beside it
+                    folder.rmdir()
+                    folder.parent.rmdir()
 
     def digest(self, shards: int | None = None) -> str:
         """SHA-256 (hex) over the records of the first `shards` units (all by default): what was ingested, exactly."""
         digest = hashlib.sha256()
-        units = list(self.commits())
-        for unit in units if shards is None else units[:shards]:
-            digest.update(self._record_path(INGEST, unit).read_bytes())
+        self.commits()
+        committed = list(self._records_of(INGEST).read().values())
+        for found in committed if shards is None else committed[:shards]:
+            digest.update(found.data)
         return digest.hexdigest()
 
-    def _record_path(self, kind: str, unit: int) -> Path:
-        return self.path / "commits" / kind / f"{unit:06d}.json"
+    def _records_of(self, kind: str) -> Records:
+        return self._commits.setdefault(kind, Records(self.path.joinpath("commits", *kind.split("/"))))
 
-    def _check_parts(self, record: CommitRecord, where: Path) -> None:
+    def _kinds(self) -> list[str]:
+        """All kinds of work that are committed here."""
+        below = [f"{kind}/{name}" for kind in ("scores", "checks") for name in self._folders(f"commits/{kind}")]
+        return [INGEST, *below]
+
+    def _folders(self, name: str) -> list[str]:
+        return storage.folders(self.path.joinpath(*name.split("/")))
+
+    def _check_parts(self, record: CommitRecord, where: Place, listed: dict[str, dict[str, Entry]]) -> None:
+        """`listed` holds the folders that were looked at. What is far is looked for once, and its hash on arrival."""
         for part in record.parts:
-            path = self._inside(part.path, where)
-            size = path.stat().st_size if path.is_file() else None
-            if size != part.bytes:
-                found = "nothing" if size is None else f"{size} bytes"
-                raise DataError(
-                    f"the store is damaged: '{one_line(path)}' should have {part.bytes} bytes, found {found}"
-                )
-            if part.rows is not None and part not in self._verified:
-                if files.file_hash(path) != part.xxh3:
-                    raise DataError(f"the store is damaged: '{one_line(path)}' has changed: its hash differs")
-                self._verified.add(part)
+            known = self._parts.get(part.path) is part
+            if known and not isinstance(self.path, Path):
+                continue
+            if not known:
+                _check_inside(part.path, where)
+            folder, _, name = part.path.rpartition("/")
+            if folder not in listed:
+                listed[folder] = storage.entries(self.path / folder)
+            entry = listed[folder].get(name)
+            if entry is None or entry.size != part.bytes:
+                found = "nothing" if entry is None else f"{entry.size} bytes"
+                shown = one_line(self.path / part.path)
+                raise DataError(f"the store is damaged: '{shown}' should have {part.bytes} bytes, found {found}")
+            if not known:
+                self._verify(part)
+                self._parts[part.path] = part
 
-    def _inside(self, relative: str, where: Path) -> Path:
-        """A path that a record names, which must not lead out of the store."""
-        parts = relative.split("/")
-        if relative.startswith("/") or ".." in parts or "\\" in relative:
-            raise DataError(f"'{one_line(where)}' names a file outside the store: '{one_line(relative)}'")
-        return self.path.joinpath(*parts)
+    def _verify(self, part: Part) -> None:
+        """Look at the hash of a table on the local disk, once."""
+        if isinstance(self.path, Path) and part.rows is not None and (part.path, part.xxh3) not in self._verified:
+            if (
+                files.file_hash(f"{self.path}/{part.path}") != part.xxh3
+            ):  # a Path would take longer to make than to read
+                shown = one_line(self.path / part.path)
+                raise DataError(f"the store is damaged: '{shown}' has changed: its hash differs")
+            self._verified.add((part.path, part.xxh3))
 
     # ---- writing
 
-    def shard_path(self, unit: int) -> Path:
+    def shard_path(self, unit: int) -> Place:
         """Where the tar of a unit lies."""
         return self.path / "shards" / f"{unit:06d}.tar"
 
-    def part(self, path: Path, xxh3: str, rows: int | None = None) -> Part:
+    def part(self, path: Place, xxh3: str, rows: int | None = None) -> Part:
         """The record of a file that was just published."""
-        return Part(path=path.relative_to(self.path).as_posix(), bytes=path.stat().st_size, xxh3=xxh3, rows=rows)
+        size = path.stat().st_size if isinstance(path, Path) else path.size()
+        assert size is not None
+        return Part(path=storage.relative_name(path, self.path), bytes=size, xxh3=xxh3, rows=rows)
 
     def write_table(self, folder: str, unit: int, table: pa.Table) -> Part:
         """Publish the Parquet of one unit under `tables/<folder>`; the same table gives the same bytes."""
+        import pyarrow.parquet as pq
+
         path = self.path / "tables" / folder / f"{unit:06d}.parquet"
         # Parquet's statistics leave NaN out and DuckDB believes them: with none, isnan() and max() are right.
         exact = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
-        digest = files.publish(
+        digest = storage.publish(
             path, lambda file: pq.write_table(table, file, compression="zstd", write_statistics=exact)
         )
         return self.part(path, digest, table.num_rows)
@@ -240,14 +294,36 @@ class Store:
         return table
 
     def _table(self, name: str) -> pa.Table:
-        tables = [self.unit_table(name, unit) for unit in self.commits()]
+        units = list(self.commits())
+        self._part_paths(name, units)  # fetched together, if they are far
+        tables = [self.unit_table(name, unit) for unit in units]
         return pa.concat_tables(tables) if tables else _TABLES[name].empty_table()
 
     def _part_path(self, folder: str, unit: int) -> Path:
-        return self.path / "tables" / folder / f"{unit:06d}.parquet"
+        """The Parquet of one unit, on the local disk."""
+        (path,) = self._part_paths(folder, [unit])
+        return path
+
+    def _part_paths(self, folder: str, units: Sequence[int]) -> list[Path]:
+        if isinstance(self.path, Path):
+            return [self.path / "tables" / folder / f"{unit:06d}.parquet" for unit in units]
+        names = [f"tables/{folder}/{unit:06d}.parquet" for unit in units]
+        if not self._parts.keys() >= set(names):
+            self.commits(INGEST if folder in _TABLES else folder)
+        parts = [self._parts[name] for name in names]
+        missing = [part for part in parts if not self._is_fetched(part)]
+        copies = storage.all_local((self.path / part.path, part.xxh3, part.bytes) for part in missing)
+        self._fetched |= {(part.path, part.xxh3): copy for part, copy in zip(missing, copies, strict=True)}
+        return [self._fetched[part.path, part.xxh3] for part in parts]
+
+    def _is_fetched(self, part: Part) -> bool:
+        copy = self._fetched.get((part.path, part.xxh3))
+        return copy is not None and copy.exists()
 
     @staticmethod
     def _parquet(path: Path) -> pa.Table:
+        import pyarrow.parquet as pq
+
         try:
             return pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
@@ -262,11 +338,16 @@ class Store:
 
     def score_sets(self) -> list[ScoreSet]:
         """Every scorer that has scored here, by label and fingerprint."""
-        return [ScoreSet(record) for record in self._records(ScorerRecord, "scores/*/scorer.json")]
+        return [ScoreSet(record) for record in self._records(ScorerRecord, "scores", "scorer.json")]
 
-    def _records(self, kind: type[_RecordT], places: str) -> list[_RecordT]:
-        paths = sorted((self.path / "tables").glob(places))
-        records = [schema.parse(kind, path.read_bytes(), path) for path in paths]
+    def _records(self, kind: type[_RecordT], folder: str, name: str) -> list[_RecordT]:
+        paths = [self.path / "tables" / folder / found / name for found in self._folders(f"tables/{folder}")]
+        there = [path for path in paths if path in self._documents or path.is_file()]
+        for path in there:
+            # They never change; from a disk they are read again, which costs nothing.
+            if isinstance(path, Path) or path not in self._documents:
+                self._documents[path] = path.read_bytes()
+        records = [schema.parse(kind, self._documents[path], path) for path in there]
         return sorted(records, key=lambda record: (record.label, record.fingerprint))
 
     def add_score_set(self, record: ScorerRecord) -> ScoreSet:
@@ -276,9 +357,9 @@ class Store:
         return found
 
     @staticmethod
-    def _add_record(path: Path, record: _RecordT) -> None:
-        if not path.exists():
-            files.publish_bytes(path, schema.dump(record, indent=2))
+    def _add_record(path: Place, record: _RecordT) -> None:
+        if not path.is_file():
+            storage.create_bytes(path, schema.dump(record, indent=2))
         elif schema.parse(type(record), path.read_bytes(), path).fingerprint != record.fingerprint:
             raise DataError(f"'{one_line(path)}' is of another {type(record).__name__} whose fingerprint begins alike")
 
@@ -309,7 +390,7 @@ class Store:
 
     def check_sets(self) -> list[CheckSet]:
         """Every check that has looked at the images here, by label; of one label those of the newest version alone."""
-        records = self._records(CheckRecord, "checks/*/check.json")
+        records = self._records(CheckRecord, "checks", "check.json")
         newest = {(r.check, r.label): r.version for r in sorted(records, key=lambda record: record.version)}
         return [CheckSet(record) for record in records if record.version == newest[record.check, record.label]]
 
@@ -323,16 +404,27 @@ class Store:
         """The findings of one unit: columns as `schema.DUPLICATES` or `schema.LEAKS`."""
         return self._parquet(self._part_path(found.kind, unit))
 
+    def examined_table(self, kind: str, unit: int) -> pa.Table:
+        """What an ingest by several has found out about some sources: columns as `schema.EXAMINED`."""
+        return self._parquet(self._part_path(kind, unit))
+
     def named(self, rows: pa.Table) -> pa.Table:
         """A table of images (image_id, ...) with the column `name` after its first."""
+        import pyarrow.compute as pc
+
         taken = self.images().filter(pc.field("image_id").is_valid())
         names = dict(zip(taken["image_id"].to_pylist(), taken["name"].to_pylist(), strict=True))
         return rows.add_column(1, "name", pa.array([names[key] for key in rows["image_id"].to_pylist()], pa.string()))
 
     def findings(self) -> flags.Findings:
         """What the checks have found: near-duplicates, leaks, and the images that they flag."""
+        sets = self.check_sets()
+        if not sets:
+            return flags.nothing()
+        import pyarrow.compute as pc
+
         pairs, leaks = [schema.DUPLICATES.empty_table()], [schema.LEAKS.empty_table()]
-        for found in self.check_sets():
+        for found in sets:
             tables = [self.check_table(found, unit) for unit in self.commits(found.kind)]
             if found.record.check == "leaks":
                 leaks += tables
@@ -366,9 +458,9 @@ class Store:
         if not units:
             raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
         shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
-        patches = sql.parquet([self._part_path("patches", unit) for unit in units], filename=True)
+        patches = sql.parquet(self._part_paths("patches", units), filename=True)
         found = self.findings()
-        images = sql.parquet([self._part_path("images", unit) for unit in units])
+        images = sql.parquet(self._part_paths("images", units))
         if found.flags.num_rows:
             reason = f"CASE WHEN status = '{STATUS_OK}' THEN coalesce(flags.reason, status) ELSE status END"
             joined = f"({images}) ingested LEFT JOIN flags USING (image_id)"
@@ -383,27 +475,40 @@ class Store:
         }
 
     def _scores_view(self) -> str:
-        columns, joins = ["patches.*"], []
+        """Patches with a column a scorer.
+
+        A unit's scores are in the order of its patches. So a score set that has every row of every unit goes beside the
+        patches row by row, which costs what is read and no more; another one, where a scorer was cut off or a packed
+        store lacks some, is joined by patch_id, which holds all ids in memory.
+        """
+        columns, beside, joins = ["patches.*"], [], []
         sets = self.score_sets()
-        files_of = {found.folder: self._committed_files(found) for found in sets}
         aliases = {found.folder: f"s{index}" for index, found in enumerate(sets)}
+        commits = {found.folder: self.commits(found.kind) for found in sets}
+        wanted: dict[str, list[str]] = {found.folder: [] for found in sets}
         for name, (found, column) in self.score_columns().items():
             # A scorer that was cut off before its first shard has no table yet.
             value = (
-                f"{aliases[found.folder]}.{sql.identifier(column)}" if files_of[found.folder] else "CAST(NULL AS FLOAT)"
+                f"{aliases[found.folder]}.{sql.identifier(column)}" if commits[found.folder] else "CAST(NULL AS FLOAT)"
             )
             columns.append(f"{value} AS {sql.identifier(name)}")
-        for folder, paths in files_of.items():
-            if paths:
-                joins.append(f"LEFT JOIN ({sql.parquet(paths)}) {aliases[folder]} USING (patch_id)")
-        return f"SELECT {', '.join(columns)} FROM patches {' '.join(joins)}"
+            wanted[found.folder].append(sql.identifier(column))
+        rows = _row_counts(self.commits())
+        for found in sets:
+            files_of, alias = self._committed_files(found), aliases[found.folder]
+            if rows == _row_counts(commits[found.folder], f"scores/{found.folder}"):
+                beside.append(f"POSITIONAL JOIN ({sql.parquet(files_of, ', '.join(wanted[found.folder]))}) {alias}")
+            elif files_of:
+                joins.append(f"LEFT JOIN ({sql.parquet(files_of)}) {alias} USING (patch_id)")
+        return f"SELECT {', '.join(columns)} FROM {' '.join(['patches', *beside, *joins])}"
 
     def _committed_files(self, found: ScoreSet) -> list[Path]:
-        return [self._part_path(found.kind, unit) for unit in self.commits(found.kind)]
+        return self._part_paths(found.kind, list(self.commits(found.kind)))
 
     def table_files(self) -> list[Path]:
         """The Parquet files that the views read."""
-        tables = [self._part_path(name, unit) for unit in self.commits() for name in ("images", "patches")]
+        units = list(self.commits())
+        tables = self._part_paths("images", units) + self._part_paths("patches", units)
         return tables + [path for found in self.score_sets() for path in self._committed_files(found)]
 
     def query(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.Table:
@@ -447,6 +552,8 @@ class Store:
     def shape(self, image_id: str) -> tuple[int, int]:
         """Height and width of a photograph, px, also where only parts of it are stored. DataError if it is absent."""
         if self._shapes is None:
+            import pyarrow.compute as pc
+
             columns = self.images().filter(pc.field("status") == STATUS_OK)
             sizes = zip(columns["height"].to_pylist(), columns["width"].to_pylist(), strict=True)
             self._shapes = dict(zip(columns["image_id"].to_pylist(), sizes, strict=True))
@@ -485,13 +592,19 @@ class Store:
         """
         cells = self._present(image_id, role)
         if self.is_whole(image_id, role):
-            return images.decode(self._bytes(image_id, role, cells[0]))
+            return self.decode(image_id, role, cells[0])
         ends = [(cell.y + cell.height, cell.x + cell.width) for cell in cells]
         height, width = self.shape(image_id) if role == "hr" else map(max, zip(*ends, strict=True))
         canvas = np.zeros((height, width, 3), np.uint8)
         for cell, (bottom, right) in zip(cells, ends, strict=True):
-            canvas[cell.y : bottom, cell.x : right] = images.decode(self._bytes(image_id, role, cell))
+            canvas[cell.y : bottom, cell.x : right] = self.decode(image_id, role, cell)
         return canvas
+
+    def decode(self, image_id: str, role: str, cell: Cell) -> npt.NDArray[np.uint8]:
+        """The pixels of one of the `cells`, uint8 RGB; several threads may do so. DataError if it is cut or changed."""
+        from curate import images
+
+        return images.decode(self._bytes(image_id, role, cell))
 
     def read(self, image_id: str, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
         """The pixels of a window: uint8 RGB, (height, width, 3); only the cells under it are read.
@@ -528,8 +641,7 @@ class Store:
     def _bytes(self, image_id: str, role: str, cell: Cell) -> bytes:
         path = self.shard_path(cell.shard)
         try:
-            with path.open("rb") as file:
-                data = os.pread(file.fileno(), cell.size, cell.offset)
+            data = storage.member(path, cell.offset, cell.size, cell.xxh3)
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
             raise DataError(f"image '{one_line(image_id)}' ({role}) in '{one_line(path)}' {problem}") from None
@@ -539,13 +651,31 @@ class Store:
 
     def _decoded_cell(self, image_id: str, cell: Cell) -> npt.NDArray[np.uint8]:
         if cell not in self._decoded:
-            self._decoded[cell] = images.decode(self._bytes(image_id, "hr", cell))
+            self._decoded[cell] = self.decode(image_id, "hr", cell)
             while len(self._decoded) > 1 and sum(c.height * c.width for c in self._decoded) > _DECODED_PIXELS:
                 self._decoded.popitem(last=False)
         self._decoded.move_to_end(cell)
         return self._decoded[cell]
 
 
+def _is_free(folder: Place) -> bool:
+    """Whether a store can be made here: nothing is there but what a run left that was killed while it made one."""
+    if not isinstance(folder, Path):
+        return not (storage.entries(folder) or storage.folders(folder))
+    return not folder.exists() or (folder.is_dir() and all(map(_is_leftover, folder.iterdir())))
+
+
+def _row_counts(units: Mapping[int, CommitRecord], name: str = "patches") -> dict[int, int]:
+    """Unit -> how many rows its table has, by its record."""
+    return {number: Store.rows(unit, name) for number, unit in units.items()}
+
+
 def _is_leftover(path: Path) -> bool:
     """Whether a run that was killed while it made a store left this."""
     return path.match(f".{_HEADER}.*.tmp")
+
+
+def _check_inside(relative: str, where: Place) -> None:
+    """A path that a record names must not lead out of the store."""
+    if relative.startswith("/") or "\\" in relative or ".." in relative.split("/"):
+        raise DataError(f"'{one_line(where)}' names a file outside the store: '{one_line(relative)}'")

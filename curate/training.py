@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from curate import degrade, files, optim, plugins, resume
+from curate import degrade, optim, plugins, resume, storage
 from curate.archs import Arch
 from curate.checkpoint import MODEL_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.config import TrainConfig
@@ -45,6 +45,7 @@ from curate.manifest import Manifest
 from curate.metrics import rgb_to_y
 from curate.processes import Team
 from curate.progress import Progress, silent
+from curate.storage import Place
 from curate.store import Store
 
 __all__ = ["train"]
@@ -70,6 +71,8 @@ def train(
 ) -> Checkpoint:
     """Train `arch` on the manifest's patches; with `out`, write the run there, or go on with the one that is there.
 
+    `out` may be a URL, as those of the store and the manifest may; TensorBoard's curves are not written to one.
+
     `init` gives the weights to start from: of the same layers, or of the same arch at another scale, whose upsampler
     then starts fresh. `validate` is a folder of HR images to measure on now and then; the best checkpoint is kept.
     `wandb` names a Weights & Biases project for the curves. Under torchrun the processes share every batch.
@@ -81,7 +84,7 @@ def train(
     network: Arch = plugins.parse("archs", arch) if isinstance(arch, str) else arch
     chosen = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     before = Checkpoint.load(init) if isinstance(init, str | Path) else init
-    folder = None if out is None else files.local_path(out, "a run")
+    folder = None if out is None else storage.place(out, "a run")
     run = _Run(network, chosen, config, before)
     if folder and (finished := _finished(folder, run.identity)):
         return finished
@@ -101,10 +104,12 @@ def train(
     kept = folder if team.leads else None
     with ExitStack() as stack:
         if kept:
-            kept.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.lock(kept))
+            if isinstance(kept, Path):
+                kept.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(storage.lock(kept))
         if team.leads:
-            drawing = draw(kept, start=live.step, project=wandb, name=run.number, settings=run.identity)
+            drawn = kept if isinstance(kept, Path) else None  # event files grow, which objects do not
+            drawing = draw(drawn, start=live.step, project=wandb, name=run.number, settings=run.identity)
             curves = stack.enter_context(drawing)
             keeper = _Keeper(run, team.device, kept, validate, curves, progress)
         else:
@@ -174,12 +179,12 @@ def _steps(config: TrainConfig, manifest: Manifest) -> int:
     return ceil(config.epochs * manifest.recipe.counts["patches"] / config.batch_size)
 
 
-def _finished(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
+def _finished(folder: Place, identity: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint of this very run, if it has ended. UsageError where the folder holds another one, or is a file."""
-    others = [file for file in folder.glob("*.safetensors") if file.name not in (MODEL_FILE, resume.STATE_FILE)]
-    if folder.is_file() or others:
+    there = [name for name in storage.entries(folder) if name.endswith(".safetensors")]
+    if folder.is_file() or set(there) - {MODEL_FILE, resume.STATE_FILE}:
         raise UsageError(f"'{one_line(folder)}' is a file or holds another model; name another folder with -o")
-    if not (folder / MODEL_FILE).exists():
+    if MODEL_FILE not in there:
         return None
     try:
         record = read_recipe(folder)
@@ -319,7 +324,7 @@ class _Keeper:
 
     run: _Run
     device: torch.device
-    folder: Path | None
+    folder: Place | None
     validation: str | Path | None
     curves: Curves
     progress: Progress

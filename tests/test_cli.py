@@ -153,6 +153,9 @@ MISTAKES = {
     "a patch of nothing": (["ingest", "{work}/photos", "{new}", "--patch", "0"], "patch should be 1 px or more"),
     "a step longer than the patch": (["ingest", "{work}/photos", "{new}", "--patch", "24", "--step", "25"], "step"),
     "a shard size that is none": (["ingest", "{work}/photos", "{new}", "--shard-size", "big"], "such as 256MB"),
+    "a part that is none": (["ingest", "{work}/photos", "{new}", "--part", "3/2"], "a part should be 1/4, 2/4"),
+    "workers without Ray": (["score", "{work}/store", "sobel", "--workers", "2"], "workers are for the engine ray"),
+    "no worker": (["pack", "{work}/half.parquet", "{new}", "--engine", "ray", "--workers", "0"], "1 worker or more"),
     "an LR folder without a scale": (["ingest", "{work}/photos", "{new}", "--lr", "{work}/photos"], "SCALE=DIR"),
     "a store that is not one": (["score", "{work}/photos", "sobel"], "is not a store: found a folder"),
     "a store that is not there": (["score", "{work}/nowhere", "sobel"], "is not a store: found nothing"),
@@ -405,6 +408,36 @@ def test_pack_and_its_manifest_trains_on(run: Run, work: Path, tmp_path: Path) -
     assert result.code == 2 and "--shard-size should be a number of bytes" in result.err
     result = run("pack", work / "half.parquet", work / "photos")
     assert result.code == 2 and result.err.count("\n") == 1 and len(list((work / "photos").iterdir())) == 3
+
+
+def test_parts_of_a_run(run: Run, work: Path, tmp_path: Path) -> None:
+    ingest = ("ingest", work / "photos", tmp_path / "store", "--patch", 48, "--step", 24)
+    first = run(*ingest, "--part", "2/2")
+    assert first.code == 0 and first.out.startswith("this part is done; 1 chunks are left to others")
+    assert run(*ingest, "--part", "1/2").out.startswith("3 images added")
+    assert tree(tmp_path / "store").items() <= tree(work / "store").items()
+    for part, patches in (("2/2", 0), ("1/2", 22)):
+        scored = run("score", tmp_path / "store", "sobel", "--part", part)
+        assert scored.code == 0 and scored.out.startswith(f"{patches} patches"), scored
+    assert tree(tmp_path / "store") == tree(work / "store")
+    pack = ("pack", work / "half.parquet", tmp_path / "core")
+    first = run(*pack, "--part", "2/2")
+    assert first.code == 0 and first.out.startswith("this part is done; 1 shards are left to others")
+    assert "patches of 3 images in" in run(*pack, "--part", "1/2").out
+
+
+def test_without_ray_nothing_is_written(run: Run, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    before = tree(work)
+    for command in (
+        ("ingest", work / "photos", tmp_path / "new"),
+        ("score", work / "store", "noise"),
+        ("pack", work / "half.parquet", tmp_path / "new"),
+    ):
+        result = run(*command, "--engine", "ray")
+        assert (result.code, result.out) == (2, "")
+        assert result.err == "curate: the engine ray is not installed: pip install 'curate[ray]'\n"
+    assert tree(work) == before and not (tmp_path / "new").exists()
 
 
 def test_export_for_a_reader(run: Run, work: Path, tmp_path: Path) -> None:

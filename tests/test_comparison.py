@@ -34,6 +34,20 @@ def ids(manifest: Manifest) -> list[str]:
     return found
 
 
+def test_scores_that_both_manifests_have_are_not_asked_of_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (select(store, strategy, by="srcnn", keep=0.4) for strategy in ("refined", "des"))
+    with monkeypatch.context() as patch:
+        patch.delattr(Store, "query")
+        found = diff(one, two)
+    with monkeypatch.context() as patch:
+        patch.setattr("curate.comparison._is_the_score", lambda *_: False)
+        asked = diff(one, two)
+    assert found.counts == asked.counts and found.changes.equals(asked.changes)
+    assert found.by_score.equals(asked.by_score) and found.by_image.equals(asked.by_image)
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
     [

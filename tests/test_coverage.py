@@ -51,6 +51,20 @@ def test_pixels_are_those_of_a_painted_mask(given_windows: list[tuple[str, int, 
     assert coverage.pixels(pa.concat_tables([table[:3], table[3:3], table[3:]])) == painted(rows)
 
 
+@given(st.lists(windows, max_size=25), st.integers(1, 9), st.sampled_from([1, 50, 2**22]), st.sampled_from([0, 2**20]))
+@settings(deadline=None, max_examples=80, derandomize=True)
+def test_pixels_are_the_same_in_any_portions(
+    given_windows: list[tuple[str, int, int, int]], at_once: int, rectangles: int, small: int
+) -> None:
+    rows = [dict(zip(("image_id", "y", "x", "size"), window, strict=True)) for window in sorted(given_windows)]
+    kinds = [("image_id", pa.string()), ("y", pa.int32()), ("x", pa.int32()), ("size", pa.int32())]
+    table = pa.Table.from_pylist(rows, pa.schema(kinds))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_AT_ONCE", at_once), ("_RECTANGLES", rectangles), ("_SMALL", small)):
+            patch.setattr(coverage, name, value)
+        assert coverage.pixels(table) == coverage.streamed(table.to_batches(max_chunksize=3)) == painted(rows)
+
+
 def test_windows_further_apart_than_32_bits_can_multiply() -> None:
     kinds = {"y": [0, 2**30], "x": [0, 2**30], "size": [2**20, 2**20]}
     table = pa.table({"image_id": ["a", "a"], **{name: pa.array(v, pa.int32()) for name, v in kinds.items()}})

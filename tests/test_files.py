@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -213,6 +214,28 @@ def test_a_lock_holds_within_one_process_too_and_is_freed_by_an_error(tmp_path: 
         raise ZeroDivisionError
     with files.lock(tmp_path):
         pass
+
+
+def test_those_who_share_it_keep_out_those_who_do_not(tmp_path: Path) -> None:
+    with (
+        files.lock(tmp_path, shared=True),
+        files.lock(tmp_path, shared=True),
+        pytest.raises(CurateError, match="another curate is writing to"),
+        files.lock(tmp_path),
+    ):
+        pass
+    with files.lock(tmp_path), pytest.raises(CurateError), files.lock(tmp_path, shared=True):
+        pass
+
+
+def test_one_who_waits_gets_it_when_the_others_have_ended(tmp_path: Path) -> None:
+    with python(HOLDER, tmp_path) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        timer = threading.Timer(0.3, process.communicate)
+        timer.start()
+        with files.lock(tmp_path, wait=True):
+            assert process.wait(10) == 0  # it had ended, or was about to
+        timer.join()
 
 
 # --- paths ------------------------------------------------------------------------------------------------------------

@@ -533,6 +533,34 @@ def test_plain_png_is_decoded_by_libspng(photo: Pixels, mode: str, monkeypatch: 
     assert pixels.flags.c_contiguous and pixels.flags.writeable
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_lossless_webp_is_decoded_by_libwebp_alone(photo: Pixels, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(Image.fromarray(photo).convert(mode), "WEBP", lossless=True)
+    expected = pillow(data)
+    monkeypatch.setattr(images, "_opaque_rgb", None)  # Pillow's way ends there
+    pixels = decode(data)
+    np.testing.assert_array_equal(pixels, expected)
+    assert pixels.flags.c_contiguous and pixels.flags.writeable
+
+
+def test_libwebp_alone_and_pillow_agree(
+    make_photo: Callable[[int, int, int], Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(12)
+    whole = saved(Image.fromarray(make_photo(20, 24, 1)), "WEBP", lossless=True)
+    files = [whole]
+    for _ in range(1500):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            data[rng.randrange(12, len(data))] ^= 1 << rng.randrange(8)
+        files.append(bytes(data[: rng.choice((len(data), rng.randrange(30, len(data))))]))
+    fast = [verdict(data) for data in files]
+    taken = sum(images._by_libwebp(data) is not None for data in files)
+    monkeypatch.setattr(images, "_by_libwebp", lambda data: None)
+    assert fast == [verdict(data) for data in files]
+    assert 100 < taken < 1400
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 8, 9, 17])
 def test_interlaced_png_is_decoded(width: int, make_photo: Callable[[int, int, int], Pixels]) -> None:
     """Adam7: seven passes, each a small image; Pillow's own, for libspng's is not asked."""

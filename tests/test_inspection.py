@@ -365,7 +365,7 @@ def test_only_checkpoints_have_a_network(place: Path, asked: dict[str, Any], nam
         ("folder", "found a folder without a store.json or a model.safetensors"),
         ("", "found a folder without"),
         ("a\n\x1b[31m", r"a\n\x1b[31m' is not a store, a manifest or a checkpoint: found nothing"),
-        ("s3://bucket/store", "a store, a manifest or a checkpoint should be a local path, found the URL"),
+        ("memory://nowhere/store", "is not a store, a manifest or a checkpoint: found nothing"),
     ],
 )
 def test_what_is_none_of_them_is_a_mistake_of_the_users(tmp_path: Path, name: str, found: str) -> None:

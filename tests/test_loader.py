@@ -22,9 +22,10 @@ from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
 from curate.loader import Batch, batches
 from curate.manifest import Manifest
+from curate.packing import pack
 from curate.resize import downscale
 from curate.selection import select
-from curate.store import Store
+from curate.store import Cell, Store
 from curate.tensors import crop_to_multiple, to_pixels, to_tensor
 
 PATCH, STEP = 25, 7  # windows off every LR grid
@@ -116,6 +117,33 @@ def test_lr_is_the_crop_of_the_whole_images_lr_and_hr_lies_in_its_window(
         assert any(np.array_equal(whole[y : y + size, x : x + size], lr) for y, x in on_grid)
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4, 6, 12])
+@pytest.mark.parametrize("packed", [False, True], ids=["whole", "packed"])
+def test_lr_at_the_edges_is_that_of_the_whole_image(
+    scale: int, packed: bool, tmp_path: Path, make_photo: Callable[..., _Pixels], write_photos: Callable[..., Path]
+) -> None:
+    """Crops as large as their windows, some of which end where the photograph does, or its part of whole dozens."""
+    sizes = [(12, 12), (12, 31), (29, 17), (24, 36)]  # the kernel of the larger scales is wider than the smallest
+    ingest([write_photos(tmp_path / "photos", sizes)], tmp_path / "store", patch=12, step=12)
+    everything = select(tmp_path / "store", "random", keep=1)
+    if packed:
+        pack(everything.save(tmp_path / "all.parquet"), tmp_path / "packed")
+        everything = Manifest.load(tmp_path / "packed" / "manifest.parquet")
+        if scale > 4:
+            assert "packed for scales up to x4" in refusal(UsageError, lambda: feed(everything, scale=scale))
+            return
+    expected = Counter()
+    for row in everything.table.to_pylist():
+        hr = Store.open(tmp_path / "store").pixels(row["image_id"])
+        whole = to_pixels(downscale(crop_to_multiple(to_tensor(hr))[None], scale)[0])
+        y, x, size = row["y"] // scale, row["x"] // scale, 12 // scale
+        crop = hr[row["y"] : row["y"] + 12, row["x"] : row["x"] + 12]
+        expected[crop.tobytes(), whole[y : y + size, x : x + size].tobytes()] += 1
+    (batch,) = take(everything, 1, scale=scale, batch_size=len(everything), augment=False)
+    pairs = zip(batch.hr_BCHW, batch.lr_BCHW, strict=True)
+    assert Counter((pixels(hr).tobytes(), pixels(lr).tobytes()) for hr, lr in pairs) == expected
+
+
 def test_crops_reach_every_place_in_the_window(
     tmp_path: Path, make_photo: Callable[..., _Pixels], write_photos: Callable[..., Path]
 ) -> None:
@@ -194,6 +222,27 @@ def test_the_stores_own_lr_files_are_used_for_their_scale(tmp_path: Path, write_
         assert np.array_equal(pixels(batch.hr_BCHW[0]), whole[2 * y : 2 * y + 12, 2 * x : 2 * x + 12])
     made = take(everything, len(rows), scale=3, augment=False)
     assert all(np.ptp(pixels(batch.lr_BCHW[0])[..., 2]) != 0 for batch in made)  # no LR file: blue is not constant
+
+
+def test_a_batch_may_mix_photographs_with_lr_files_and_without(
+    tmp_path: Path, write_photos: Callable[..., Path]
+) -> None:
+    paired = write_photos(tmp_path / "paired", [(24, 24)], seed=7)
+    (tmp_path / "lr").mkdir()
+    Image.new("RGB", (12, 12), (1, 2, 3)).save(tmp_path / "lr" / "000x2.png")
+    ingest([write_photos(tmp_path / "photos", [(24, 24)])], tmp_path / "store", patch=24)
+    ingest([paired], tmp_path / "store", patch=24, lr={2: str(tmp_path / "lr")})
+    both = select(tmp_path / "store", "random", keep=1)
+    (batch,) = take(both, 1, crop=24, batch_size=2, augment=False)
+    store = Store.open(tmp_path / "store")
+    whole = {store.pixels(image_id).tobytes(): image_id for image_id in store.images()["image_id"].to_pylist()}
+    assert len(whole) == 2
+    for hr_CHW, lr_CHW in zip(batch.hr_BCHW, batch.lr_BCHW, strict=True):
+        hr, lr = pixels(hr_CHW), pixels(lr_CHW)
+        if store.cells(whole[hr.tobytes()], "lr2"):
+            assert np.array_equal(lr, np.full((12, 12, 3), (1, 2, 3)))
+        else:
+            assert np.array_equal(lr, to_pixels(downscale(to_tensor(hr)[None], 2)[0]))
 
 
 # The order
@@ -296,6 +345,33 @@ def test_the_next_block_is_decoded_while_this_one_is_used(manifest: Manifest, de
         time.sleep(0.01)
     assert len(decodes) == 2  # this photograph and the next, no more
     source.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cache", [TINY, {}], ids=["a photograph a block", "one block"])
+def test_of_a_packed_photograph_only_the_cells_under_the_crops_are_decoded(
+    cache: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_photos: Callable[..., Path]
+) -> None:
+    monkeypatch.setattr("curate.packing._CELL", 16)
+    ingest([write_photos(tmp_path / "photos", [(192, 192), (192, 204)])], tmp_path / "store", patch=96, step=48)
+    some = select(tmp_path / "store", "random", keep=0.2)
+    pack(some.save(tmp_path / "some.parquet"), tmp_path / "packed")
+    packed = Store.open(tmp_path / "packed")
+    decoded: list[tuple[str, str, Cell]] = []
+    decode = packed.decode
+
+    def counting(*piece: Any) -> _Pixels:
+        decoded.append(piece)
+        return decode(*piece)
+
+    monkeypatch.setattr(packed, "decode", counting)
+    manifest = Manifest.load(tmp_path / "packed" / "manifest.parquet")
+    options = {"seed": 3, "batch_size": 1, **cache}
+    take(manifest, len(manifest), store=packed, **options)
+    cells = sum(len(packed.cells(image_id)) for image_id in packed.images()["image_id"].to_pylist())
+    assert cells > 70
+    assert len(manifest) <= len(decoded) <= 9 * len(manifest) < cells  # crops of 20 px with their margins, cells of 16
+    assert len(set(decoded)) == len(decoded)
+    assert same(take(manifest, 9, store=packed, **options), take(some, 9, **options))
 
 
 def test_the_threads_end_with_the_batches(manifest: Manifest) -> None:

@@ -1,5 +1,6 @@
 """A packed store has the pixels under the windows, once, and gives the batches of the store that it was packed from."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -19,6 +20,7 @@ import torch
 from PIL import Image
 
 from curate import coverage, files, images, packing, pool, resize, windows
+from curate.engine import Part
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
 from curate.inspection import info
@@ -277,9 +279,9 @@ def test_a_file_without_an_ending_is_kept_under_one_that_promises_nothing(
 
 
 def test_a_packed_store_is_smaller(made: Path, sparse: Manifest) -> None:
-    report = pack(sparse, made / "packed", shard_size=SHARD)
+    report = pack(sparse, made / "smaller")
     assert report.bytes < report.source_bytes
-    assert report.bytes == info(made / "packed")["bytes"] and report.source_bytes == info(made / "store")["bytes"]
+    assert report.bytes == info(made / "smaller")["bytes"] and report.source_bytes == info(made / "store")["bytes"]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -380,7 +382,8 @@ def test_webdataset_has_the_cells_of_an_image_in_one_sample(packed: Manifest) ->
     for unit in store.commits():
         with tarfile.open(store.shard_path(unit)) as tar:
             names = tar.getnames()
-        assert names == sorted(names)
+        keys = [name.partition(".")[0] for name in names]
+        assert keys == [key for key in dict.fromkeys(keys) for _ in range(keys.count(key))]  # side by side
         keys = [name.partition(".")[0] for name in names]
         assert set(keys) == set(store.unit_table("images", unit)["image_id"].to_pylist())
         assert len(names) == store.unit_table("cells", unit).num_rows
@@ -686,6 +689,40 @@ def test_nothing_is_written_while_another_process_writes(made: Path, whole: dict
     with Store.open(made / "packed").writing(), pytest.raises(CurateError, match="another curate is writing"):
         run(made, made / "packed")
     assert tree(made / "packed") == whole
+
+
+@pytest.mark.parametrize("order", [("1/2", "2/2"), ("3/3", "1/3", "2/3"), ("9/9", "1/1")])
+def test_parts_in_any_order_end_with_the_same_bytes(
+    small: Path, tmp_path: Path, order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tree(small / "packed")
+    for number, text in enumerate(order):
+        with monkeypatch.context() as patch:  # each is killed when it has published a shard, or has none
+            patch.setattr(files, "publish", stopping(1, "after"))
+            with contextlib.suppress(StoppedError):
+                pack(small / "sparse.parquet", tmp_path / "out", shard_size=SHARD, part=Part.parse(text))
+        report = pack(small / "sparse.parquet", tmp_path / "out", shard_size=SHARD, part=Part.parse(text))
+        assert (report.missing == 0) == report.manifest.exists() == (number == len(order) - 1)
+    packed = tree(tmp_path / "out")
+    del packed[MANIFEST_FILE], whole[MANIFEST_FILE]  # which says where the stores are
+    assert packed == whole
+
+
+def test_the_plan_does_not_depend_on_who_packs_what(made: Path, sparse: Manifest, tmp_path: Path) -> None:
+    sizes = [512, SHARD, 3 * SHARD, 10**9]
+    counts = [pack(sparse, tmp_path / str(size), shard_size=size).shards for size in sizes]
+    assert counts[0] == len(set(sparse.table["image_id"].to_pylist())) and counts[-1] == 1
+    assert counts == sorted(counts, reverse=True) and len(set(counts)) > 2
+
+
+def test_another_shard_size_in_the_middle_is_refused(small: Path, tmp_path: Path) -> None:
+    manifest = small / "sparse.parquet"
+    assert pack(manifest, tmp_path / "out", shard_size=SHARD, part=Part.parse("1/2")).missing
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match="was begun with shards of another size") as refused:
+        pack(manifest, tmp_path / "out")
+    assert "give the same --shard-size" in line(refused)
+    assert tree(tmp_path) == before
 
 
 # --- the report and the progress --------------------------------------------------------------------------------------

@@ -79,3 +79,13 @@ def test_a_consumer_that_stops_is_not_kept_waiting_for_what_has_not_begun() -> N
 
 def test_at_least_one_worker() -> None:
     assert pool.workers() >= 1
+
+
+def test_a_limit_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_limit", 0)
+    pool.limit(3)
+    assert pool.workers() == 3
+    barrier = threading.Barrier(3)
+    list(pool.ahead(lambda _: barrier.wait(10), range(6)))  # three at a time, and
+    with pytest.raises(threading.BrokenBarrierError):
+        list(pool.ahead(lambda barrier: barrier.wait(0.1), [threading.Barrier(4)] * 4))  # no more

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from conftest import put
 from PIL import Image
 
 from curate import cli, comparison, schema
@@ -317,6 +319,18 @@ def test_what_cannot_be_reported_on_is_refused(
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_core_set_in_an_object_store_is_reported_on(made: Path, memory: str) -> None:
+    for path in (made / "store").rglob("*"):
+        if path.is_file():
+            put(f"{memory}/{path.relative_to(made).as_posix()}", path.read_bytes())
+    put(f"{memory}/refined.parquet", (made / "refined.parquet").read_bytes())
+    far = report([f"{memory}/refined.parquet"], f"{memory}/report.html")
+    near = report([made / "refined.parquet"], made / "report.html")
+    assert far == near
+    with fsspec.open(f"{memory}/report.html") as file:
+        assert file.read() == (made / "report.html").read_bytes()
+
+
 def test_the_command_line_writes_it_and_prints_numbers(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,6 +342,6 @@ def test_the_command_line_writes_it_and_prints_numbers(
             cli.main()
         assert not end.value.code
         printed.append(capsys.readouterr().out)
-    assert re.fullmatch(r"refined, asc: r\.html \(\d\.\d MB\); open it in any browser\n", printed[0])
+    assert re.fullmatch(r"refined, asc: r\.html; open it in any browser\n", printed[0])
     record = schema.parse(schema.ReportRecord, printed[1], "output")
     assert record == report([made / "refined.parquet", made / "asc.parquet"], made / "r.html")

@@ -301,7 +301,7 @@ def test_the_json_schema_has_every_key_of_the_document_and_no_other(name: str) -
 def test_the_tables_are_described_column_by_column() -> None:
     described = json.loads(schema.json_schemas()["tables.json"])
     tables = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES, "manifest": schema.MANIFEST}
-    tables |= {"duplicates": schema.DUPLICATES, "leaks": schema.LEAKS}
+    tables |= {"duplicates": schema.DUPLICATES, "leaks": schema.LEAKS, "examined": schema.EXAMINED}
     assert described == {
         name: [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in table]
         for name, table in tables.items()

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from curate import images, plugins, pool, scoring, windows
-from curate.errors import DataError, UsageError, listed
+from curate.engine import Part
+from curate.errors import CurateError, DataError, UsageError, listed
 from curate.ingestion import ingest
 from curate.scorers.entropy import Entropy
 from curate.scorers.sobel import Sobel
@@ -488,3 +489,24 @@ def test_a_shard_of_refused_images_alone_is_scored_as_empty(write_photos: Callab
         report = score(tmp_path / "store", ["sobel"])
         assert (report.images, report.patches, report.skipped) == (0, 0, skipped)
     assert scores_of(tmp_path / "store", "sobel") == {}
+
+
+# Parts
+
+
+@pytest.mark.parametrize("order", [("1/2", "2/2"), ("3/3", "1/3", "2/3"), ("5/5", "1/1")])
+def test_parts_in_any_order_leave_the_bytes_of_one_run(store: Path, tmp_path: Path, order: tuple[str, ...]) -> None:
+    shutil.copytree(store, tmp_path / "whole")
+    score(tmp_path / "whole", ["sobel", "noise"])
+    reports = [score(store, ["sobel", "noise"], part=Part.parse(part)) for part in order]
+    assert sum(report.patches for report in reports) == NUM_PATCHES
+    assert sum(report.images for report in reports) == 3
+    assert files_of(store) == files_of(tmp_path / "whole")
+
+
+def test_parts_write_at_the_same_time_and_a_whole_run_does_not(store: Path) -> None:
+    with Store.open(store).writing(shared=True):
+        assert score(store, ["sobel"], part=Part.parse("1/2")).images == 2
+        with pytest.raises(CurateError, match="another curate is writing"):
+            score(store, ["sobel"])
+    assert score(store, ["sobel"], part=Part.parse("2/2")).images == 1

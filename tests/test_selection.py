@@ -3,22 +3,29 @@
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import curate
 from curate import plugins
 from curate.coverage import pixels
 from curate.errors import UsageError
 from curate.manifest import Manifest
-from curate.schema import MANIFEST
-from curate.selection import candidates, select
+from curate.schema import LEAKS, MANIFEST, CheckRecord
+from curate.selection import candidates, select, write
 from curate.store import Store
+from curate.strategies import Picks
+from curate.strategies.des import Des
 from curate.strategies.refined import Refined
 
 NAN, INF = math.nan, math.inf
@@ -26,6 +33,7 @@ UNITS = (5, 4, 3)
 SOBEL = [3.0, 1.0, 2.0, 2.0, 5.0, 2.0, 0.5, 4.0, 1.0, 6.0, 2.0, -1.0]
 MIXED = [NAN, 1.0, INF, 2.0, -INF, None, 0.5, NAN, 1.0]  # and the last unit is not scored
 Write = Callable[..., Store]
+_write_manifest = Manifest.write
 _numbers = itertools.count()
 
 
@@ -424,6 +432,118 @@ def test_the_same_question_gives_the_same_bytes(store: Store, tmp_path: Path, op
         select(Store.open(store.path), strategy, **options).save(path)
         data.add(path.read_bytes())
     assert len(data) == 1
+
+
+# --- as a stream ------------------------------------------------------------------------------------------------------
+
+STRATEGIES = ("des", "asc", "refined", "refined:drop_top=0.5", "refined:drop_top=0", "window", "window:lo=0,hi=0.3")
+CONDITIONS = (
+    None,
+    "x > 0",
+    "split = 'val' OR score <= 1",
+    "image_id IN (SELECT image_id FROM images)",
+    "status = 'ok'",
+)
+some = st.sampled_from([0.0, -0.0, 0.5, 1.0, 1.0000001, 2.0, -3.0, 1e30, 1e-40, NAN, INF, -INF, None])
+
+
+def flag(store: Store, unit: int) -> None:
+    """A check that has seen the first two units, and found something in one of them."""
+    record = CheckRecord(check="leaks", label="Set5", version=1, identity={}, fingerprint="f" * 16)
+    found = store.add_check_set(record)
+    for number in list(store.commits())[:2]:
+        image_id = store.unit_table("images", number)["image_id"][0].as_py()
+        row = {"image_id": image_id, "benchmark": "Set5", "test": "woman.png"} | dict.fromkeys(LEAKS.names[3:], 1.0)
+        table = pa.Table.from_pylist([row] if number == unit else [], LEAKS)
+        store.commit(found.kind, number, "0" * 16, [store.write_table(found.kind, number, table)])
+
+
+@given(
+    units=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    data=st.data(),
+    strategy=st.sampled_from(STRATEGIES),
+    where=st.sampled_from(CONDITIONS),
+    keep=st.sampled_from([0.05, 0.3, 0.5, 0.9, 1]),
+    flagged=st.sampled_from([None, 0, 1]),
+)
+@settings(deadline=None, max_examples=20, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_a_choice_as_a_stream_is_the_choice_from_a_table_byte_for_byte(
+    units: list[int],
+    data: st.DataObject,
+    strategy: str,
+    where: str | None,
+    keep: float,
+    flagged: int | None,
+    tmp_path_factory: pytest.TempPathFactory,
+    write_store: Write,
+) -> None:
+    folder = tmp_path_factory.mktemp("stream")
+    scored = sum(units) if data.draw(st.booleans()) else sum(units[:-1])
+    store = write_store(folder / "store", units, {"score": data.draw(st.lists(some, min_size=scored, max_size=scored))})
+    if flagged is not None:
+        flag(store, flagged)
+    options: dict[str, Any] = {"by": "score", "keep": keep, "where": where, "with_flagged": data.draw(st.booleans())}
+    try:
+        manifest = select(store, strategy, **options)
+    except UsageError as refused:
+        with pytest.raises(UsageError, match=re.escape(str(refused))):
+            write(store, folder / "stream.parquet", strategy, **options)
+        assert not (folder / "stream.parquet").exists()
+        return
+    rows, batch_rows = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("curate.manifest._GROUP_ROWS", rows)
+        patch.setattr("curate.selection._BATCH_ROWS", batch_rows)
+        recipe = write(store, folder / "stream.parquet", strategy, **options)
+        assert recipe == manifest.save(folder / "table.parquet").recipe
+    assert (folder / "stream.parquet").read_bytes() == (folder / "table.parquet").read_bytes()
+    assert Manifest.load(folder / "stream.parquet").table.equals(manifest.table)
+
+
+def test_more_than_memory_holds_is_sorted_in_a_folder_that_is_gone_afterwards(
+    tmp_path: Path, write_store: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "spill"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "spill").mkdir()
+    values = np.random.default_rng(0).permutation(300_000).astype(np.float32).tolist()
+    store = write_store(tmp_path / "store", [300_000], {"sobel": values})
+    spilled = []
+
+    def watched(path: Any, tables: Any, recipe: Any) -> Any:
+        def watching() -> Any:
+            for table in tables:
+                spilled.append(sum(file.stat().st_size for file in (tmp_path / "spill").rglob("*")))
+                yield table
+
+        return _write_manifest(path, watching(), recipe)
+
+    monkeypatch.setattr(Manifest, "write", watched)
+    monkeypatch.setattr("curate.selection._BATCH_ROWS", 2048)
+    write(store, tmp_path / "stream.parquet", "refined", memory="26MB")
+    monkeypatch.undo()
+    assert max(spilled) > 1_000_000 and list((tmp_path / "spill").iterdir()) == []
+    select(store, "refined").save(tmp_path / "table.parquet")
+    assert (tmp_path / "stream.parquet").read_bytes() == (tmp_path / "table.parquet").read_bytes()
+
+
+def test_a_strategy_with_a_select_of_its_own_is_asked_with_a_table(store: Store, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Odd(Des):
+        def select(self, candidates: pa.Table, budget: int) -> Picks:
+            return Picks.equal(np.array([3], np.int64))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("curate.plugins.spec_of", lambda _: "odd")
+        assert write(store, tmp_path / "odd.parquet", Odd(), by="sobel").counts["selected"] == 1
+    assert write(store, tmp_path / "random.parquet", "random").counts["selected"] == 6
+    assert write(store, tmp_path / "des.parquet", "des", by="sobel", unit="pixels").unit == "pixels"
+
+
+@pytest.mark.parametrize("memory", ["much", "1 parsec", ""])
+def test_an_amount_of_memory_that_is_none_is_refused(store: Store, tmp_path: Path, memory: str) -> None:
+    with pytest.raises(UsageError, match="SQL: "):
+        write(store, tmp_path / "x.parquet", "des", by="sobel", memory=memory)
 
 
 def test_a_choice_writes_nothing(tmp_path: Path, write_store: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ import pytest
 from curate import images
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
-from curate.schema import CELLS, IMAGES, PATCHES, ScorerRecord, scores_schema
+from curate.schema import CELLS, EXAMINED, IMAGES, PATCHES, ScorerRecord, scores_schema
+from curate.scoring import score
 from curate.store import Cell, ScoreSet, Store
 
 PATCH, STEP = 24, 12
@@ -113,10 +114,20 @@ def test_what_is_not_a_store_is_refused_with_what_it_is(tmp_path: Path, place: s
     assert refused.value.exit_code == 2
 
 
+def test_a_store_is_made_and_opened_at_a_url(memory: str) -> None:
+    with pytest.raises(UsageError, match="is not a store: found nothing"):
+        Store.open(f"{memory}/store")
+    created = Store.create(f"{memory}/store", patch=30, step=7)
+    assert Store.open(f"{memory}/store").header == created.header and Store.is_store(created.path)
+    with pytest.raises(UsageError, match=r"is not a store .*; name a new or empty folder"):
+        Store.create(memory, patch=30, step=7)
+
+
 @pytest.mark.parametrize("act", [Store.open, lambda url: Store.create(url, patch=24, step=12)])
-def test_a_url_is_no_place_for_a_store(act: Callable[[str], Store]) -> None:
-    with pytest.raises(UsageError, match="a store should be a local path, found the URL 'memory://store'"):
-        act("memory://store")
+def test_a_url_with_credentials_is_refused_and_not_repeated(act: Callable[[str], Store]) -> None:
+    with pytest.raises(UsageError, match="a store should be a URL without credentials") as refused:
+        act("s3://AKIAKEY:hunter2@bucket/store")
+    assert "AKIAKEY" not in line(refused) and "hunter2" not in line(refused)
 
 
 @pytest.mark.parametrize(
@@ -373,6 +384,51 @@ def test_a_score_set_without_finished_units_is_a_column_of_nulls(store: Store) -
     assert answer["one"].null_count == answer.num_rows > 0
 
 
+QUESTIONS = (
+    "from scores order by patch_id",
+    "select count(*), count(half), bit_xor(hash(patch_id, whole, other, half)) from scores",
+    "select shard, count(*), max(whole) from scores where x >= 12 and other < 0.5 group by shard order by shard",
+    "select patch_id, other from scores order by whole desc, patch_id limit 7",
+    "select patch_id, whole from scores where patch_id in (select patch_id from patches where x = 24) order by 1",
+    "select patch_id, half, whole from scores join images using (image_id) where split = 'val' order by patch_id",
+    "select whole, other from scores join (select max(patch_id) as patch_id from patches) using (patch_id)",
+    "select a.patch_id, b.other from scores a join scores b using (patch_id) where a.whole > 0.9 order by 1",
+    "select bit_xor(hash(patch_id, x, whole)) from (from scores order by patch_id limit 4000)",
+    "select row_number() over (order by other, patch_id) as place, patch_id from scores order by place limit 9",
+)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory, write_store: Callable[..., Store]) -> Store:
+    """Several files, each longer than what a thread reads at a time; `half` has the scores of the first two alone."""
+    units = (5000, 1, 2049, 4100)
+    whole, other = np.random.default_rng(0).random((2, sum(units))).astype(np.float32)
+    scores = {"whole": whole.tolist(), "other": other.tolist(), "half": whole[:5001].tolist()}
+    return write_store(tmp_path_factory.mktemp("scored") / "store", units, scores)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_scores_row_by_row_and_scores_by_patch_id_give_one_answer(
+    scored: Store, question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = scored.query(question)
+    view = scored.views()["scores"]
+    assert isinstance(view, str) and (view.count("POSITIONAL JOIN"), view.count("USING (patch_id)")) == (2, 1)
+    monkeypatch.setattr("curate.store._row_counts", lambda *_: object())  # never equal
+    view = scored.views()["scores"]
+    assert isinstance(view, str) and (view.count("POSITIONAL JOIN"), view.count("USING (patch_id)")) == (0, 3)
+    assert beside.equals(scored.query(question)) and beside.num_rows
+
+
+def test_the_scores_of_a_unit_are_in_the_order_of_its_patches(store: Store) -> None:
+    score(store, ["sobel", "laplacian"])
+    for unit in store.commits():
+        ids = store.unit_table("patches", unit)["patch_id"]
+        assert [store.score_table(found, unit)["patch_id"] == ids for found in store.score_sets()] == [True, True]
+    view = store.views()["scores"]
+    assert isinstance(view, str) and view.count("POSITIONAL JOIN") == 2
+
+
 def test_a_manifest_cannot_hide_a_view(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be called 'patches' in SQL"):
         store.query("select 1", {"patches": tmp_path / "patches.parquet"})
@@ -487,6 +543,41 @@ def test_writing_clears_what_a_killed_writer_left(store: Store) -> None:
         (store.path / folder / ".x.tar.123.tmp").write_bytes(b"half")
     with store.writing():
         assert tree(store.path) == before
+
+
+def test_writing_together_clears_nothing_away(store: Store) -> None:
+    other = store.path / "shards" / ".000001.tar.0123.tmp"  # of another part, which is at it
+    with store.writing(shared=True):
+        other.write_bytes(b"half")
+        with Store.open(store.path).writing(shared=True):
+            assert other.read_bytes() == b"half"
+    with store.writing():
+        assert not other.exists()
+
+
+def test_the_last_of_those_who_write_together_folds_the_records(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.records._BLOCKS", (2,))
+    records = store.path / "commits" / "ingest"
+    assert len(list(records.glob("*.json"))) >= 2
+    with store.writing(shared=True):
+        with Store.open(store.path).writing(shared=True):
+            pass
+        assert not list(records.glob("*.jsonl"))  # another one is still at it
+    assert list(records.glob("*.jsonl"))
+
+
+def test_units_are_removed_with_their_folders(store: Store) -> None:
+    before = tree(store.path)
+    for kind in ("examined/0a", "examined/0b"):
+        part = store.write_table(kind, 3, EXAMINED.empty_table())
+        store.commit(kind, 3, "0" * 16, [part])
+    store.remove_units("examined/0a")
+    assert list(store.commits("examined/0b")) == [3] and store.commits("examined/0a") == {}
+    assert store.examined_table("examined/0b", 3).schema.equals(EXAMINED)
+    store.remove_units("examined/0b")
+    store.remove_units("examined/0b")
+    assert tree(store.path) == before
+    assert not list(store.path.rglob("examined"))
 
 
 def test_two_do_not_write_at_once(store: Store) -> None:

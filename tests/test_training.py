@@ -399,7 +399,7 @@ def test_weights_that_are_not_finite_after_the_last_step_are_not_saved(manifest:
         ({}, {"device": "abacus"}, "no device 'abacus' here"),
         ({}, {"arch": "resnet"}, "no 'resnet' in curate.archs"),
         ({}, {"init": "nowhere"}, "no checkpoint 'nowhere'"),
-        ({}, {"out": "s3://bucket/run"}, "a run should be a local path"),
+        ({}, {"out": "s3://key:secret@bucket/run"}, "a run should be a URL without credentials"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(

@@ -13,9 +13,8 @@ give the same bytes.
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
-from pathlib import Path
 
-from curate import comparison, files
+from curate import comparison, storage
 from curate.errors import UsageError, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
@@ -23,17 +22,18 @@ from curate.reporting import coverage, lineage, ranks
 from curate.reporting.contents import Contents
 from curate.reporting.facts import Choice, Facts, gather
 from curate.schema import ReportedManifest, ReportedOverlap, ReportedWindow, ReportRecord
+from curate.storage import Place
 from curate.store import Store
 
 __all__ = ["report"]
 
 
 def report(
-    manifests: Sequence[Manifest | str | Path],
-    out: str | Path,
+    manifests: Sequence[Manifest | str | Place],
+    out: str | Place,
     *,
-    store: Store | str | Path | None = None,
-    png: str | Path | None = None,
+    store: Store | str | Place | None = None,
+    png: str | Place | None = None,
     progress: Progress = silent,
 ) -> ReportRecord:
     """Write what these manifests of one store chose as an HTML file at `out`; returns the same in numbers.
@@ -42,7 +42,7 @@ def report(
     files. The first manifest is the one that others are compared with. UsageError for manifests of one name or none,
     DataError for those of another store; else raises as `Manifest.load` and `Manifest.store` do.
     """
-    target = files.local_path(out, "a report")
+    target = storage.place(out, "a report")
     if target.is_dir():
         raise UsageError(f"a report is a file, '{one_line(out)}' is a folder; name it like report.html")
     named = _named(manifests)
@@ -53,15 +53,15 @@ def report(
     facts = gather(source, named)
     record = _record(facts, target.parent)
     contents = Contents(facts, record, progress)
-    files.publish_bytes(target, contents.page().encode())
+    storage.publish_bytes(target, contents.page().encode())
     if png is not None:
-        folder = files.local_path(png, "a folder of figures")
+        folder = storage.place(png, "a folder of figures")
         for name, data in contents.pngs():
-            files.publish_bytes(folder / f"{name}.png", data)
+            storage.publish_bytes(folder / f"{name}.png", data)
     return record
 
 
-def _named(manifests: Sequence[Manifest | str | Path]) -> dict[str, Manifest]:
+def _named(manifests: Sequence[Manifest | str | Place]) -> dict[str, Manifest]:
     """Name -> manifest: files by their names without ending, others by their strategies."""
     named: dict[str, Manifest] = {}
     for item in manifests:
@@ -75,7 +75,7 @@ def _named(manifests: Sequence[Manifest | str | Path]) -> dict[str, Manifest]:
     return named
 
 
-def _record(facts: Facts, here: Path) -> ReportRecord:
+def _record(facts: Facts, here: Place) -> ReportRecord:
     scores = facts.scores
     return ReportRecord(
         store=lineage.facts_of_store(facts),
@@ -90,7 +90,7 @@ def _record(facts: Facts, here: Path) -> ReportRecord:
     )
 
 
-def _manifest(facts: Facts, choice: Choice, here: Path) -> ReportedManifest:
+def _manifest(facts: Facts, choice: Choice, here: Place) -> ReportedManifest:
     windows: dict[str, ReportedWindow] = {}
     for label, score in facts.scores.items():
         order = ranks.descending(score, choice.candidates)

@@ -1,18 +1,18 @@
 """Lineage: every hash, option and version behind a report, and the commands that make its manifests again."""
 
-import os
 import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
+from curate import storage
 from curate.errors import one_line
 from curate.reporting.facts import Choice, Facts
+from curate.storage import Place
 
 __all__ = ["commands", "facts_of_choice", "facts_of_store", "select_command"]
 
 
-def commands(facts: Facts, here: Path) -> list[str]:
+def commands(facts: Facts, here: Place) -> list[str]:
     """What to run in the folder `here` to make the manifests again, given the photographs."""
     store = _path(facts.store.path, here)
     return [
@@ -23,7 +23,7 @@ def commands(facts: Facts, here: Path) -> list[str]:
     ]
 
 
-def select_command(choice: Choice, facts: Facts, here: Path) -> str:
+def select_command(choice: Choice, facts: Facts, here: Place) -> str:
     """The `curate select` that wrote a manifest."""
     recipe, path = choice.manifest.recipe, choice.manifest.path
     out = _path(path, here) if path is not None else f"{choice.name}.parquet"
@@ -99,6 +99,6 @@ def _line(words: Sequence[str]) -> str:
     return shlex.join([one_line(word) for word in words])
 
 
-def _path(path: Any, here: Path) -> str:
-    """A path as seen from `here`, so that a report and what it tells of can be moved together; a URL as it is."""
-    return os.path.relpath(path.resolve(), here.resolve()) if isinstance(path, Path) else str(path)
+def _path(path: Place, here: Place) -> str:
+    """A path as seen from `here`, so that a report and what it tells of can be moved together."""
+    return storage.relative(path.resolve(), here.resolve())

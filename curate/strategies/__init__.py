@@ -7,7 +7,7 @@ image_id, y, x, size, shard and score, and those that it asks for by `columns`, 
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from curate.errors import UsageError
 
-__all__ = ["Picks", "Strategy", "ranked", "share", "stretch"]
+__all__ = ["Picks", "Ranked", "Strategy", "Stretch", "ranked", "share", "stretch", "within"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,30 @@ class Strategy(Protocol):
     def select(self, candidates: pa.Table, budget: int) -> Picks: ...
 
 
+class Stretch(NamedTuple):
+    """The ranks [first, end) of the candidates in the order of their score."""
+
+    descending: bool
+    first: int
+    end: int
+
+
+@runtime_checkable
+class Ranked(Strategy, Protocol):
+    """A strategy that is a stretch of ranks and says which before it sees a row: it is never given all of them.
+
+    Only where `select` is the one below: one that has a `select` of its own is asked with a table, like any other.
+    """
+
+    def ranks(self, count: int, budget: int) -> Stretch:
+        """Which of `count` ranks, `budget` at most. UsageError if there are not as many."""
+        ...
+
+    def select(self, candidates: pa.Table, budget: int) -> Picks:
+        descending, first, end = self.ranks(candidates.num_rows, budget)
+        return Picks.equal(ranked(candidates, descending=descending)[first:end])
+
+
 def ranked(candidates: pa.Table, *, descending: bool) -> npt.NDArray[np.int64]:
     """Row numbers in the order of the score, equal scores in the order of their patch_id in both directions."""
     order = "descending" if descending else "ascending"
@@ -58,14 +82,20 @@ def share(fraction: float, count: int) -> int:
     return floor(Fraction(str(float(fraction))) * count + Fraction(1, 2))
 
 
-def stretch(order: npt.NDArray[np.int64], first: int, budget: int) -> npt.NDArray[np.int64]:
-    """Ranks [first, first + budget) of an order. UsageError if it is shorter.
+def within(count: int, first: int, budget: int) -> tuple[int, int]:
+    """The ranks [first, first + budget) of `count`, as first and end. UsageError if there are fewer.
 
     Where two shares that add up to everything are both rounded up, the last rank does not exist, and is left out.
     """
-    if first and first + budget == len(order) + 1:
+    if first and first + budget == count + 1:
         budget -= 1
-    if first + budget > len(order):
-        found = f"dropping {first} and keeping {budget} of {len(order)} candidates"
+    if first + budget > count:
+        found = f"dropping {first} and keeping {budget} of {count} candidates"
         raise UsageError(f"{found} is more than there are; keep or drop less")
-    return order[first : first + budget]
+    return first, first + budget
+
+
+def stretch(order: npt.NDArray[np.int64], first: int, budget: int) -> npt.NDArray[np.int64]:
+    """The rows of the ranks `within` an order."""
+    start, end = within(len(order), first, budget)
+    return order[start:end]

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 
-import pyarrow as pa
-
-from curate.strategies import Picks, Strategy, ranked, stretch
+from curate.strategies import Ranked, Stretch, within
 
 __all__ = ["Des"]
 
 
 @dataclass(frozen=True)
-class Des(Strategy):
+class Des(Ranked):
     """No options."""
 
-    def select(self, candidates: pa.Table, budget: int) -> Picks:
-        return Picks.equal(stretch(ranked(candidates, descending=True), 0, budget))
+    def ranks(self, count: int, budget: int) -> Stretch:
+        return Stretch(True, *within(count, 0, budget))

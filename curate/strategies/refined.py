@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-import pyarrow as pa
-
-from curate.strategies import Picks, Strategy, ranked, share, stretch
+from curate.strategies import Ranked, Stretch, share, within
 
 __all__ = ["Refined"]
 
 
 @dataclass(frozen=True)
-class Refined(Strategy):
+class Refined(Ranked):
     """With N candidates the first floor(drop_top * N + 0.5) ranks of the descending order are passed over."""
 
     drop_top: float = 0.05  # share of the candidates, from 0 to below 1
@@ -19,6 +17,5 @@ class Refined(Strategy):
         if not 0 <= self.drop_top < 1:
             raise ValueError(f"drop_top should be from 0 to below 1, found {self.drop_top}")
 
-    def select(self, candidates: pa.Table, budget: int) -> Picks:
-        order = ranked(candidates, descending=True)
-        return Picks.equal(stretch(order, share(self.drop_top, len(order)), budget))
+    def ranks(self, count: int, budget: int) -> Stretch:
+        return Stretch(True, *within(count, share(self.drop_top, count), budget))

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from curate.errors import UsageError
-from curate.strategies import Picks, Strategy, ranked, share
+from curate.strategies import Ranked, Stretch, share
 
 __all__ = ["Window"]
 
 
 @dataclass(frozen=True)
-class Window(Strategy):
+class Window(Ranked):
     """With N candidates the ranks [floor(lo * N + 0.5), floor(hi * N + 0.5)), of which the first `budget` are kept.
 
     So `keep` only shortens the range, at its easy end: say `--keep 1` for the whole of any. The default of a half is
@@ -25,9 +23,8 @@ class Window(Strategy):
         if not 0 <= self.lo < self.hi <= 1:
             raise ValueError(f"lo and hi should be 0 <= lo < hi <= 1, found lo={self.lo} and hi={self.hi}")
 
-    def select(self, candidates: pa.Table, budget: int) -> Picks:
-        order = ranked(candidates, descending=True)
-        rows = order[share(self.lo, len(order)) : share(self.hi, len(order))]
-        if not len(rows):
-            raise UsageError(f"no rank lies from {self.lo} to {self.hi} of {len(order)} candidates; widen lo to hi")
-        return Picks.equal(rows[:budget])
+    def ranks(self, count: int, budget: int) -> Stretch:
+        first, end = share(self.lo, count), share(self.hi, count)
+        if first == end:
+            raise UsageError(f"no rank lies from {self.lo} to {self.hi} of {count} candidates; widen lo to hi")
+        return Stretch(True, first, min(end, first + budget))

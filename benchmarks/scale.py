@@ -1,0 +1,296 @@
+"""What scale costs: select, sql, info and diff on generated stores of a thousand to a hundred million patches.
+
+    python benchmarks/scale.py make FOLDER PATCHES SHARDS       a store of tables alone, with two scores
+    python benchmarks/scale.py measure FOLDER PATCHES:SHARDS... makes each store, measures, deletes it; JSON lines
+    python benchmarks/scale.py photos FOLDER PATCH:STEP PHOTOS... the same of real photographs, ingested and scored
+    python benchmarks/scale.py picture FILE.jsonl...            cost_curve.svg and the table in Markdown
+
+Every figure is that of a whole process, start of Python included: seconds of all cores together, and peak memory. The
+yardstick of select is DuckDB sorting the same table, as one Parquet file, with the same memory limit: all columns,
+ORDER BY score, patch_id, the first half, written to Parquet by the writer that curate has.
+"""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate import schema, shards
+from curate.store import INGEST, Store
+
+PATCH, STEP = 480, 240  # px
+ROWS, COLUMNS = 5, 8  # windows of an image of 1440x2160 px: 40, as many as an image of DIV2K has
+SCORES = ("sobel", "srcnn")
+MEMORY = "1GB"
+BATCH_ROWS = 65_536
+COLOURS = {"select": "#c8553d", "bare sort": "#888888", "sql": "#1b6ca8", "info": "#4c956c", "diff": "#7a5195"}
+
+
+# ---- a store of tables alone
+
+
+def make(folder: Path, patches: int, units: int) -> Store:
+    """A store of at least `patches` patches in `units` shards, whose tars are empty; the same each time."""
+    store = Store.create(folder, patch=PATCH, step=STEP)
+    sets = [store.add_score_set(_scorer(name)) for name in SCORES]
+    each = -(-patches // units // (ROWS * COLUMNS)) or 1  # images of a shard
+    for unit in range(units):
+        tables = _tables(unit, each)
+        digest, _ = shards.write_tar(store.shard_path(unit), {})
+        parts = [store.part(store.shard_path(unit), digest)]
+        parts += [store.write_table(name, unit, table) for name, table in tables.items()]
+        store.commit(INGEST, unit, "0" * 16, parts)
+        rng = np.random.default_rng(unit)
+        for found, name in zip(sets, SCORES, strict=True):
+            values = rng.gamma(2.0, 0.05, each * ROWS * COLUMNS).astype(np.float32)
+            table = pa.table([tables["patches"]["patch_id"], values], schema=schema.scores_schema((name,)))
+            store.commit(found.kind, unit, "0" * 16, [store.write_table(found.kind, unit, table)])
+    return store
+
+
+def _scorer(name: str) -> schema.ScorerRecord:
+    return schema.ScorerRecord(scorer=name, label=name, columns=[name], identity={}, fingerprint=name.ljust(16, "0"))
+
+
+def _tables(unit: int, each: int) -> dict[str, pa.Table]:
+    """The images, cells and patches of one unit: ids in no order, windows row by row."""
+    numbers = (np.arange(each, dtype=np.uint64) + np.uint64(unit * each)) * np.uint64(0x9E3779B97F4A7C15)
+    digits = np.frombuffer(numbers.astype(">u8").tobytes().hex().encode(), "S16")
+    ids = pa.array(digits.astype("U16"))
+    height, width = (ROWS + 1) * STEP, (COLUMNS + 1) * STEP
+    same: dict[str, Any] = {
+        "sha256": pc.binary_repeat(ids, 4),
+        "name": pc.binary_join_element_wise(ids, pa.scalar(".png"), ""),
+        "height": height,
+        "width": width,
+        "status": schema.STATUS_OK,
+        "source": "photos",
+        "split": "train",
+        "y": 0,
+        "x": 0,
+        "role": "hr",
+        "offset": 0,
+        "size": 1,
+        "xxh3": 1,
+    }
+    place = np.tile(np.arange(ROWS * COLUMNS), each)
+    y, x = (pa.array((number * STEP).astype(np.int32)) for number in (place // COLUMNS, place % COLUMNS))
+    corner = np.arange(ROWS * COLUMNS)
+    endings = [f"_{row * STEP}_{column * STEP}_{PATCH}" for row, column in zip(*divmod(corner, COLUMNS), strict=True)]
+    image = ids.take(pa.array(np.repeat(np.arange(each), ROWS * COLUMNS)))
+    patch_id = pc.binary_join_element_wise(image, pa.array(endings).take(pa.array(place)), "")
+    size = pa.array(np.full(len(place), PATCH, np.int32))
+    return {
+        "images": _filled(schema.IMAGES, ids, same),
+        "cells": _filled(schema.CELLS, ids, same),
+        "patches": pa.table([patch_id, image, y, x, size], schema=schema.PATCHES),
+    }
+
+
+def _filled(fields: pa.Schema, ids: pa.Array, values: dict[str, Any]) -> pa.Table:
+    columns = []
+    for field in fields:
+        value = ids if field.name == "image_id" else values[field.name]
+        columns.append(value if isinstance(value, pa.Array) else pa.repeat(pa.scalar(value, field.type), len(ids)))
+    return pa.table(columns, schema=fields)
+
+
+# ---- measuring
+
+
+def measure(folder: Path, sizes: list[str]) -> None:
+    """Each `PATCHES:SHARDS` in turn: JSON lines of seconds and peak megabytes."""
+    for size in sizes:
+        patches, units = map(int, size.split(":"))
+        store = folder / f"store-{patches}-{units}"
+        shutil.rmtree(store, ignore_errors=True)
+        started = time.perf_counter()
+        made = make(store, patches, units)
+        rows = sum(made.rows(record, "patches") for record in made.commits().values())
+        say({"patches": rows, "shards": units, "made": round(time.perf_counter() - started, 1)})
+        ask(store, rows, units)
+        shutil.rmtree(store)
+
+
+def photos(folder: Path, grid: str, sources: list[str]) -> None:
+    """The same of a store that is ingested and scored here."""
+    patch, step = grid.split(":")
+    store = folder / f"photos-{patch}-{step}"
+    shutil.rmtree(store, ignore_errors=True)
+    took = {"ingest": cost(["ingest", *sources, str(store), "--patch", patch, "--step", step, "--shard-size", "8MB"])}
+    took["score sobel"] = cost(["score", str(store), "sobel"])
+    units = Store.open(store).commits()
+    rows = sum(Store.rows(record, "patches") for record in units.values())
+    for what, found in took.items():
+        say({"patches": rows, "shards": len(units), "photos": True, "what": what, **found})
+    ask(store, rows, len(units), photos=True)
+    shutil.rmtree(store)
+
+
+def ask(store: Path, rows: int, units: int, **more: Any) -> None:
+    """Every question, each in a process of its own."""
+    by = ["--by", "sobel"]
+    one, other = (str(store.with_suffix(f".{name}.parquet")) for name in ("refined", "des"))
+    by_image = "select image_id, avg(sobel) as s from scores group by image_id order by s desc limit 10"
+    top = "select patch_id, sobel from scores order by sobel desc, patch_id limit 10"
+    questions = {
+        "select": ["select", str(store), "refined", *by, "-o", one],
+        "des": ["select", str(store), "des", *by, "-o", other],
+        "sql": ["sql", str(store), by_image],
+        "sql top": ["sql", str(store), top],
+        "info": ["info", str(store)],
+        "info manifest": ["info", one],
+        "diff": ["diff", one, other],
+    }
+    for what, arguments in questions.items():
+        say({"patches": rows, "shards": units, **more, "what": what, **cost(arguments)})
+    say({"patches": rows, "shards": units, **more, "what": "bare sort", **bare(store)})
+    for file in (one, other):
+        Path(file).unlink(missing_ok=True)
+
+
+def cost(arguments: list[str]) -> dict[str, float]:
+    """What `process` says of one `curate` with these arguments."""
+    return process([sys.executable, "-c", "from curate.cli import main; main()", *arguments])
+
+
+def bare(store: Path) -> dict[str, float]:
+    """What `process` says of the yardstick; that its table is made is not counted."""
+    with tempfile.TemporaryDirectory(dir=store.parent) as name:
+        table = Path(name) / "table.parquet"
+        views = Store.open(store).views()
+        import duckdb
+
+        with duckdb.connect() as connection:
+            connection.execute(f"SET memory_limit='{MEMORY}'; SET temp_directory='{name}'")
+            connection.execute(f"CREATE VIEW patches AS {views['patches']}")
+            scores = f"SELECT * REPLACE (CAST(sobel AS DOUBLE) AS sobel) FROM ({views['scores']})"
+            connection.execute(f"COPY ({scores}) TO '{table}' (FORMAT parquet, COMPRESSION zstd)")
+        return process([sys.executable, __file__, "sort", str(table), name])
+
+
+def sort(table: str, folder: str) -> None:
+    """The yardstick: DuckDB's sort of a table, the first half of it written."""
+    import duckdb
+    import pyarrow.parquet as pq
+
+    with duckdb.connect() as connection:
+        connection.execute(f"SET memory_limit='{MEMORY}'; SET temp_directory='{folder}'")
+        half = connection.execute(f"SELECT count(*) // 2 FROM '{table}'").fetchall()[0][0]
+        ordered = connection.sql(f"SELECT * FROM '{table}' ORDER BY sobel DESC, patch_id LIMIT {half}")
+        batches = ordered.to_arrow_reader(BATCH_ROWS)
+        with (
+            Path(folder, "half.parquet").open("wb") as file,
+            pq.ParquetWriter(file, batches.schema, compression="zstd") as writer,
+        ):
+            waiting: list[pa.RecordBatch] = []
+            for batch in batches:
+                waiting.append(batch)
+                if sum(map(len, waiting)) >= 2**20:
+                    writer.write_table(pa.Table.from_batches(waiting))
+                    waiting = []
+            if waiting:
+                writer.write_table(pa.Table.from_batches(waiting))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def process(command: list[str]) -> dict[str, float]:
+    """Seconds, seconds of all cores together, and peak memory (MB) of a process."""
+    started = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, used = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - started
+    found = {"s": round(seconds, 3), "cpu": round(used.ru_utime + used.ru_stime, 3), "MB": used.ru_maxrss // 1024}
+    if status:
+        assert child.stderr is not None
+        sys.stderr.write(f"{' '.join(command[-6:])}: {child.stderr.read().decode()[-300:]}\n")
+        return found | {"s": math.nan}
+    return found
+
+
+def say(content: dict[str, Any]) -> None:
+    print(json.dumps(content), flush=True)
+
+
+# ---- showing
+
+
+def picture(files: list[str]) -> None:
+    """Print the table as Markdown and write the curve beside this file: processor seconds over patches."""
+    lines = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+    rows = [line for line in lines if "what" in line]
+    names = list(dict.fromkeys(row["what"] for row in rows))
+    print("| patches | shards | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names))
+    for key in dict.fromkeys((row["patches"], row["shards"], "photos" in row) for row in rows):
+        of = {row["what"]: row for row in rows if (row["patches"], row["shards"], "photos" in row) == key}
+        cells = [f"{of[name]['cpu']:.2f} s, {of[name]['MB']} MB" if name in of else "-" for name in names]
+        print(f"| {key[0]:,}{' (photographs)' if key[2] else ''} | {key[1]:,} | {' | '.join(cells)} |")
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for name in COLOURS:
+        fewest = {n: min(r["shards"] for r in rows if r["patches"] == n) for n in {r["patches"] for r in rows}}
+        points = [(r["patches"], r["cpu"]) for r in rows if r["what"] == name and r["shards"] == fewest[r["patches"]]]
+        curves[name] = sorted(points)
+    Path(__file__).with_name("cost_curve.svg").write_text(svg(curves))
+
+
+def svg(curves: dict[str, list[tuple[int, float]]]) -> str:
+    """Lines on logarithmic axes: 10^3 to 10^8 patches, a tenth of a second to a thousand."""
+    left, top, width, height = 60, 20, 560, 320  # px
+    decades = {"x": (3, 8), "y": (-1, 3)}
+
+    def at(patches: float, seconds: float) -> tuple[float, float]:
+        (x0, x1), (y0, y1) = decades.values()
+        x = left + (math.log10(patches) - x0) / (x1 - x0) * width
+        return x, top + height - (math.log10(seconds) - y0) / (y1 - y0) * height
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="760" height="390" font-family="sans-serif" font-size="12">',
+        '<rect width="760" height="390" fill="white"/>',
+    ]
+    for power in range(decades["x"][0], decades["x"][1] + 1):
+        x, y = at(10**power, 0.1)
+        parts.append(f'<line x1="{x:.0f}" x2="{x:.0f}" y1="{top}" y2="{y:.0f}" stroke="#ddd"/>')
+        label = f"{10 ** (power % 3)} {('', 'K', 'M')[power // 3]}"
+        parts.append(f'<text x="{x:.0f}" y="{y + 18:.0f}" text-anchor="middle">{label}</text>')
+    for power in range(decades["y"][0], decades["y"][1] + 1):
+        x, y = at(1000, 10.0**power)
+        parts.append(f'<line x1="{x:.0f}" x2="{left + width}" y1="{y:.0f}" y2="{y:.0f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x - 6:.0f}" y="{y + 4:.0f}" text-anchor="end">{10.0**power:g} s</text>')
+    title = "patches; processor seconds of a command"
+    parts.append(f'<text x="{left + width / 2:.0f}" y="{top + height + 40}" text-anchor="middle">{title}</text>')
+    for number, (name, points) in enumerate(curves.items()):
+        places = [at(*point) for point in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOURS[name]}"/>' for x, y in places]
+        y = top + 20 + 22 * number
+        parts.append(f'<rect x="{left + width + 20}" y="{y - 9}" width="10" height="10" fill="{COLOURS[name]}"/>')
+        parts.append(f'<text x="{left + width + 36}" y="{y}">{name}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+if __name__ == "__main__":
+    verb, *arguments = sys.argv[1:]
+    if verb == "make":
+        make(Path(arguments[0]), int(arguments[1]), int(arguments[2]))
+    elif verb == "measure":
+        measure(Path(arguments[0]), arguments[1:])
+    elif verb == "photos":
+        photos(Path(arguments[0]), arguments[1], arguments[2:])
+    elif verb == "sort":
+        sort(*arguments)
+    elif verb == "picture":
+        picture(arguments)
+    else:
+        sys.exit(__doc__)

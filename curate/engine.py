@@ -1,0 +1,301 @@
+"""How units of work are done: in this process, or by workers on a Ray cluster; and which of them, if a run is a part.
+
+A job says what a worker needs to do any unit. It is pickled, sent to each worker once, and opened there: it loads its
+models and opens its store by path. Workers read pixels themselves and write shards; only rows and tables come back, in
+the order of the units, to the one process that writes tables and records. So what an interrupted run leaves is always
+the first of its units, and the engine cannot be told from the bytes.
+
+A worker that dies costs the unit that it was at: another one takes its place, and the unit is done again.
+"""
+
+import importlib
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from curate import pool
+from curate.errors import CurateError, UsageError, one_line
+from curate.storage import Place, is_url
+
+__all__ = ["LOCAL", "WHOLE", "Engine", "Job", "Part", "has_gpus", "joined", "require_disk", "run", "share"]
+
+_TRIES = 3  # how often a unit is begun whose worker dies
+_RAY_STORE = 2**27  # bytes for what it passes on: jobs, rows and tables, no pixels
+_AHEAD = 2  # units a worker that may be begun before the first of them is taken
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_ItemIn = TypeVar("_ItemIn", contravariant=True)
+_ResultOut = TypeVar("_ResultOut", covariant=True)
+
+
+class Job(Protocol[_ItemIn, _ResultOut]):
+    """What there is to do to an item. It, items and results can be pickled."""
+
+    def open(self) -> Callable[[_ItemIn], _ResultOut]:
+        """Load what it takes, and return what does one item."""
+        ...
+
+    def name(self, item: _ItemIn) -> str:
+        """What to call an item in an error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Where units are done: `local` is this process with all its processors, `ray` a cluster's workers.
+
+    Ray joins the cluster at RAY_ADDRESS. Without that it starts one on this machine, with a worker a processor.
+    """
+
+    name: Literal["local", "ray"] = "local"
+    workers: int | None = None  # of Ray; None: as many as it can have
+
+    def __post_init__(self) -> None:
+        if self.name not in ("local", "ray"):
+            raise UsageError(f"the engine should be local or ray, found '{one_line(self.name)}'")
+        if self.workers is not None and self.name == "local":
+            raise UsageError("the local engine uses every processor as it is; workers are for the engine ray")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"there should be 1 worker or more, found {self.workers}")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of `count` runs that share the units of a job between them."""
+
+    index: int = 0  # from 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """`1/4` is the first of four. UsageError for what is none."""
+        index, slash, number = text.partition("/")
+        if not (slash and index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
+            raise UsageError(f"a part should be 1/4, 2/4, ... 4/4, found '{one_line(text)}'")
+        return cls(int(index) - 1, int(number))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there are no others."""
+        return self.count == 1
+
+    def has(self, unit: int) -> bool:
+        """Whether that unit is this part's."""
+        return unit % self.count == self.index
+
+
+def require_disk(part: Part, path: str | Place) -> None:
+    """UsageError for parts of a run that would meet at a URL, where there is no lock."""
+    if not part.is_whole and is_url(path):
+        raise UsageError(f"parts of a run meet on a disk that they share, found the URL '{one_line(path)}'")
+
+
+LOCAL = Engine()
+WHOLE = Part()
+
+
+def run(
+    job: Job[_Item, _Result], items: Iterable[_Item], engine: Engine, gpu: bool = False
+) -> Iterator[tuple[_Item, _Result]]:
+    """Do the items, and yield each with its result, in their order; a few of them are done ahead.
+
+    With `gpu` each worker of Ray gets a GPU of its own. Raises what the job raises, UsageError where Ray is not
+    installed or would have no processor left, CurateError for an item whose worker died three times.
+    """
+    if engine.name == "ray":
+        yield from _on_ray(job, items, engine, gpu)
+    else:
+        function = job.open()
+        yield from ((item, function(item)) for item in items)
+
+
+# --- Ray --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def joined(engine: Engine) -> Iterator[None]:
+    """Stay on the engine's cluster for several calls of `run`: joining takes seconds. Raises what `run` does first."""
+    if engine.name != "ray" or (ray := _ray()).is_initialized():
+        yield
+        return
+    try:
+        _start(ray, engine)
+        share(_nodes(ray), engine.workers, gpu=False)  # refuses what does not fit
+        yield
+    finally:
+        ray.shutdown()
+
+
+def share(nodes: list[tuple[int, int]], workers: int | None, gpu: bool) -> tuple[int, int]:
+    """How many workers there are, and CPUs for each, on a cluster of nodes of (CPUs, GPUs).
+
+    One CPU at least stays free: actors that hold every CPU of a cluster stop all else on it. Each worker with a GPU
+    gets one of its node's. UsageError if so many workers do not fit.
+    """
+    cpus, gpus = (sum(column) for column in zip(*nodes, strict=True))
+    most = min(cpus - 1, gpus) if gpu else cpus - 1
+    wanted = max(most, 1) if workers is None else workers
+    for each in range((cpus - 1) // wanted, 0, -1):
+        if sum(min(node[0] // each, node[1]) if gpu else node[0] // each for node in nodes) >= wanted:
+            return wanted, each
+    there = f"{cpus} CPUs and {gpus} GPUs" if gpu else f"{cpus} CPUs"
+    instead = f"ask for {most} workers or fewer" if most > 0 else "it needs a larger one"
+    raise UsageError(f"{wanted} workers do not fit on a Ray cluster of {there}, of which 1 CPU stays free: {instead}")
+
+
+@dataclass(slots=True)
+class _Failure:
+    """An error for the user, on its way back."""
+
+    error: CurateError | OSError
+
+
+class _Worker(Generic[_Item, _Result]):
+    """Runs in a process of its own, on any machine of the cluster."""
+
+    def __init__(self, job: Job[_Item, _Result], cpus: int) -> None:
+        self._job = job
+        self._function: Callable[[_Item], _Result] | None = None
+        pool.limit(cpus)
+
+    def do(self, item: _Item) -> _Result | _Failure:
+        # Ray would wrap what is raised, and hide its one line in a traceback.
+        try:
+            self._function = self._function or self._job.open()
+            return self._function(item)
+        except (CurateError, OSError) as error:
+            return _Failure(error)
+
+
+@dataclass(slots=True)
+class _Task(Generic[_Item]):
+    number: int
+    item: _Item
+    tries: int = 0
+    worker: Any = None
+
+
+@dataclass(slots=True)
+class _Crew(Generic[_Item, _Result]):
+    """The workers of one run."""
+
+    ray: Any
+    job: Job[_Item, _Result]
+    workers: int
+    resources: dict[str, int]  # of each
+    idle: list[Any] = field(default_factory=list)
+    busy: dict[Any, _Task[_Item]] = field(default_factory=dict)  # by the reference of what it will be
+
+    def begin(self, task: _Task[_Item]) -> None:
+        task.tries += 1
+        task.worker = self.idle.pop() if self.idle else self._hire()
+        self.busy[task.worker.do.remote(task.item)] = task
+
+    def _hire(self) -> Any:
+        kind = self.ray.remote(max_restarts=0, **self.resources)(_Worker)
+        return kind.remote(self.job, self.resources["num_cpus"])
+
+    def has_room(self) -> bool:
+        return len(self.busy) < self.workers
+
+    def wait(self) -> tuple[_Task[_Item], _Result | None]:
+        """The first task that is done, with its result, or None: its worker has died."""
+        (reference,), _ = self.ray.wait(list(self.busy), num_returns=1)
+        task = self.busy.pop(reference)
+        died = (self.ray.exceptions.RayActorError, self.ray.exceptions.OutOfMemoryError)
+        try:
+            answer: _Result | _Failure = self.ray.get(reference)
+        except died as error:
+            self.ray.kill(task.worker)
+            if task.tries == _TRIES:
+                reason = one_line(str(error).strip().partition("\n")[0])
+                what = f"{self.job.name(task.item)}: the worker at it died {_TRIES} times"
+                raise CurateError(f"{what}; Ray says: {reason}") from None
+            return task, None
+        self.idle.append(task.worker)
+        if isinstance(answer, _Failure):
+            raise answer.error
+        return task, answer
+
+    def dismiss(self) -> None:
+        for worker in (*self.idle, *(task.worker for task in self.busy.values())):
+            self.ray.kill(worker)
+
+
+def _on_ray(
+    job: Job[_Item, _Result], items: Iterable[_Item], engine: Engine, gpu: bool
+) -> Iterator[tuple[_Item, _Result]]:
+    with joined(engine):
+        ray = _ray()
+        workers, cpus = share(_nodes(ray), engine.workers, gpu)
+        crew = _Crew[_Item, _Result](ray, job, workers, {"num_cpus": cpus, "num_gpus": int(gpu)})
+        try:
+            yield from _in_order(crew, items)
+        finally:
+            crew.dismiss()
+
+
+def _in_order(crew: _Crew[_Item, _Result], items: Iterable[_Item]) -> Iterator[tuple[_Item, _Result]]:
+    new = (_Task(number, item) for number, item in zip(count(), items, strict=False))
+    again: deque[_Task[_Item]] = deque()
+    done: dict[int, tuple[_Item, _Result]] = {}
+    begun = given = 0
+    while True:
+        while again and crew.has_room():
+            crew.begin(again.popleft())
+        while crew.has_room() and begun - given < _AHEAD * crew.workers and (task := next(new, None)):
+            crew.begin(task)
+            begun += 1
+        if not crew.busy:
+            return
+        task, result = crew.wait()
+        if result is None:
+            again.append(task)
+            continue
+        done[task.number] = (task.item, result)
+        while given in done:
+            yield done.pop(given)
+            given += 1
+
+
+def has_gpus(engine: Engine) -> bool:
+    """Whether the engine's cluster has GPUs; this process' own are not meant. Stay on it: see `joined`."""
+    with joined(engine):
+        return engine.name == "ray" and any(gpus for _, gpus in _nodes(_ray()))
+
+
+def _nodes(ray: Any) -> list[tuple[int, int]]:
+    """CPUs and GPUs of each machine of the cluster."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in resources]
+
+
+def _ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UsageError("the engine ray is not installed: pip install 'curate[ray]'") from None
+
+
+def _start(ray: Any, engine: Engine) -> None:
+    """Join the cluster at RAY_ADDRESS, or start one here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError) as error:
+            asked = f"cannot join the Ray cluster at RAY_ADDRESS '{one_line(address)}': {one_line(error)}"
+            raise UsageError(f"{asked}; is it up, and if it asks for a token, has this process got it?") from None
+        return
+    workers = engine.workers or pool.workers()
+    cpus = max(workers, pool.workers()) + 1  # one for what is not a worker; a thread each does the work
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=_RAY_STORE, **quiet)

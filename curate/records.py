@@ -1,0 +1,129 @@
+"""The commit records of one kind of work, few files however many units there are.
+
+    commits/ingest/000107.json            the record of one unit, as it was committed
+    commits/ingest/000000-000099.jsonl    the records of a hundred units, a line each, byte for byte
+    commits/ingest/000000-009999.jsonl    of ten thousand
+
+`fold` puts full blocks together: which files there are afterwards depends on which units are finished alone. A block is
+written before the files that it takes the place of are removed, so that a run that is killed in between leaves both,
+which say the same. A unit that is done again gets a file of its own until the next `fold`: the smaller file counts.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from curate import schema, storage
+from curate.errors import CurateError, DataError, one_line
+from curate.schema import CommitRecord
+from curate.storage import Entry, Place
+
+__all__ = ["Committed", "Records"]
+
+_BLOCKS = (10_000, 100)  # units, each a multiple of the next: 10,000 units are 1 file, 9,999 are 99 and 99
+_NAME = re.compile(r"(\d{6,})(?:-(\d{6,})\.jsonl|\.json)")
+_TRIES = 5  # listings, while another run folds
+
+
+class Committed(NamedTuple):
+    """A record, and its bytes."""
+
+    record: CommitRecord
+    data: bytes
+    where: Place
+
+
+class Records:
+    """The records in one folder."""
+
+    def __init__(self, folder: Place) -> None:
+        self.folder = folder
+        self._files: dict[str, tuple[Entry, list[Committed]]] = {}  # as last read
+
+    def read(self) -> dict[int, Committed]:
+        """Unit -> record of all that is committed, in order; files that have not changed are not read again.
+
+        DataError for one that is not a record.
+        """
+        for _ in range(_TRIES):
+            listed = {name: entry for name, entry in storage.entries(self.folder).items() if _NAME.fullmatch(name)}
+            new = {name: entry for name, entry in listed.items() if self._files.get(name, (None,))[0] != entry}
+            try:
+                contents = storage.read_all(self.folder, new)
+            except FileNotFoundError:  # folded since it was listed
+                continue
+            read = {name: _parse(self.folder / name, data) for name, data in zip(new, contents, strict=True)}
+            self._files = {
+                name: (entry, read[name] if name in read else self._files[name][1]) for name, entry in listed.items()
+            }
+            return self._known()
+        raise CurateError(f"the records in '{one_line(self.folder)}' are changing all the time; try again")
+
+    def _known(self) -> dict[int, Committed]:
+        found: dict[int, Committed] = {}
+        for name in sorted(self._files, key=lambda name: -len(_units(name))):
+            found |= {committed.record.unit: committed for committed in self._files[name][1]}
+        return dict(sorted(found.items()))
+
+    def add(self, record: CommitRecord) -> None:
+        """Write a record: in an object store only if no other run has committed this unit since it was last read.
+
+        CurateError if one has, and not the same.
+        """
+        path, data = self.folder / f"{record.unit:06d}.json", schema.dump(record)
+        if isinstance(path, Path):
+            storage.publish_bytes(path, data)
+            return
+        before, now = self._known().get(record.unit), self.read().get(record.unit)
+        if now is None:
+            storage.create_bytes(path, data)
+        elif now.data != data:
+            if before is None or before.data != now.data:
+                raise CurateError(
+                    f"another run has written '{one_line(now.where)}' meanwhile, and not the same; "
+                    "run again when it has ended"
+                )
+            storage.publish_bytes(path, data)
+
+    def fold(self) -> None:
+        """Put full blocks of records together. Call it under the store's lock."""
+        names = [name for name in storage.entries(self.folder) if _NAME.fullmatch(name)]
+        found = dict[int, Committed]()
+        for units in _full_blocks(unit for name in names for unit in _units(name)):
+            block = f"{units[0]:06d}-{units[-1]:06d}.jsonl"
+            parts = [name for name in names if name != block and _units(name)[0] in units]
+            if parts:  # only then is anything read
+                found = found or self.read()
+                storage.publish_bytes(self.folder / block, b"".join(found[unit].data + b"\n" for unit in units))
+                storage.remove(self.folder / name for name in parts)
+
+
+def _units(name: str) -> range:
+    """The units in a file."""
+    match = _NAME.fullmatch(name)
+    assert match
+    return range(int(match[1]), int(match[2] or match[1]) + 1)
+
+
+def _full_blocks(units: Iterable[int]) -> list[range]:
+    """The largest blocks that have all their units."""
+    blocks, left = [], set(units)
+    for size in _BLOCKS:
+        counts: dict[int, int] = {}
+        for unit in left:
+            counts[unit // size] = counts.get(unit // size, 0) + 1
+        full = [range(number * size, (number + 1) * size) for number, count in counts.items() if count == size]
+        blocks += full
+        left.difference_update(*full)
+    return sorted(blocks, key=lambda block: block[0])
+
+
+def _parse(path: Place, data: bytes) -> list[Committed]:
+    if path.name.endswith(".json"):
+        return [Committed(schema.parse(CommitRecord, data, path), data, path)]
+    lines = data.splitlines()
+    found = [Committed(schema.parse(CommitRecord, line, path), line, path) for line in lines]
+    if [committed.record.unit for committed in found] != list(_units(path.name)):
+        raise DataError(f"the store is damaged: '{one_line(path)}' has other records than its name says")
+    return found

@@ -1,0 +1,77 @@
+"""The benchmarks run, so that they do not rot: tiny, and their figures are not looked at."""
+
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_a_store_of_div2k_s_tables_has_div2k_s_number_of_windows(tmp_path: Path) -> None:
+    import corpus
+
+    from curate.store import Store
+
+    assert corpus.div2k_tables(tmp_path / "store") == 32_592
+    answer = Store.open(tmp_path / "store").query("select count(*) n, count(srcnn) s, count(sobel) t from scores")
+    assert answer.to_pylist() == [{"n": 32_592, "s": 32_592, "t": 32_592}]
+
+
+def test_renamed_photographs_are_all_taken(tmp_path: Path) -> None:
+    import corpus
+
+    import curate
+
+    originals = corpus.mosaics(corpus.SAMPLES, tmp_path / "corpus", corpus.QUICK)
+    assert len(list(originals.iterdir())) == corpus.QUICK.images
+    renamed = corpus.renamed(originals, tmp_path / "renamed", 9, side=96)
+    report = curate.ingest([renamed], tmp_path / "store", patch=96)
+    assert (report.added, report.patches) == (9, 9)
+
+
+def test_by_turns_and_the_median() -> None:
+    import timing
+
+    seen = []
+    seconds = timing.alternate([lambda: seen.append("a"), lambda: seen.append("b")], 3, lambda: seen.append("-"))
+    assert "".join(seen) == "-a-b" * 3
+    assert len(seconds) == 2 and min(seconds) > 0
+
+
+def test_a_target_is_reached_from_its_good_side() -> None:
+    from table import Row
+
+    faster, smaller = Row("a", "1", "b", "2", 2.5, 2.5), Row("a", "1", "b", "2", 1.1, 1, "below")
+    assert (faster.reached, smaller.reached, Row("a", "1", "b", "2", 1).reached) == ("yes", "no", "")
+    assert faster.markdown() == "| a | 1 | b | 2 | 2.50 | ≥ 2.5 | yes |"
+
+
+SUBJECTS = ["ingest", "score", "load", "tables", "shrink"]
+SUBJECTS += [pytest.param(subject, marks=pytest.mark.slow) for subject in ("memory", "select")]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # as torch's DataLoader starts its processes
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_subject_gives_its_rows(subject: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import bench
+    import corpus
+
+    lines = bench.main([subject], size=corpus.QUICK, output=tmp_path / "latest.md")
+    assert len(lines) > 3 and all(line.count("|") == 8 for line in lines[1:])
+    assert (tmp_path / "latest.md").read_text("utf-8").splitlines()[-1] == lines[-1]
+    assert capsys.readouterr().out.splitlines()[-1] == lines[-1]
+
+
+def test_the_profile_counts_every_second_once(capsys: pytest.CaptureFixture[str]) -> None:
+    import corpus
+    import profile_score
+
+    seconds = profile_score.main(["sobel"], corpus.QUICK)
+    assert seconds["decode"] > 0 and seconds["window means"] > 0
+    assert min(seconds.values()) >= 0
+    assert "| decode |" in capsys.readouterr().out

@@ -1,0 +1,42 @@
+"""Between two numbers lie the ranks that were asked for, and the counts say how many lie before."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.histogram import Histogram
+
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 0.25, 0.1, -1e-310, 5e-324])
+
+
+@given(st.lists(numbers, min_size=1, max_size=40), st.booleans(), st.data())
+@settings(deadline=None, max_examples=200, derandomize=True)
+def test_the_ranks_lie_between_the_numbers(values: list[float], descending: bool, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, len(values) - 1))
+    end = data.draw(st.integers(first + 1, len(values)))
+    counts = Histogram()
+    counts.add(np.array(values[:7]))
+    counts.add(np.array(values[7:]))
+    low, high, before = counts.band(first, end, descending=descending)
+    order = sorted(values, reverse=descending)
+    band = [value for value in order if low <= value <= high]
+    assert counts.total == len(values)
+    assert before == sum(value > high if descending else value < low for value in values) <= first
+    assert band[first - before : end - before] == order[first:end]
+
+
+def test_little_more_than_the_ranks_is_left() -> None:
+    values = np.random.default_rng(0).gamma(2.0, 0.05, 100_000)
+    counts = Histogram()
+    counts.add(values)
+    low, high, before = counts.band(5_000, 55_000, descending=True)
+    assert 50_000 <= ((low <= values) & (values <= high)).sum() < 50_300 and before > 4_800
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5, 1e300])
+def test_one_number_is_a_band_of_its_own(value: float) -> None:
+    counts = Histogram()
+    counts.add(np.full(5, value))
+    low, high, before = counts.band(2, 4, descending=False)
+    assert low <= value <= high and before == 0
