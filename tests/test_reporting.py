@@ -120,6 +120,11 @@ def test_the_same_manifests_give_the_same_bytes_wherever_they_lie(made: Path, tm
     first = (made / "report.html").read_bytes()
     report(manifests(made), made / "report.html")
     assert (made / "report.html").read_bytes() == first
+    report([Manifest.load(path) for path in manifests(made)], made / "report.html")
+    assert (made / "report.html").read_bytes() == first
+    fresh = select(made / "store", "refined", by="sobel").save(made / "refined.parquet")  # its recipe in another order
+    report([fresh, *manifests(made)[1:]], made / "report.html")
+    assert (made / "report.html").read_bytes() == first
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     for name in ("store", "refined.parquet", "asc.parquet", "random.parquet"):

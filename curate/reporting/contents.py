@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
-from PIL import Image
 
 from curate import plugins
 from curate.progress import Progress
@@ -431,13 +430,11 @@ class Contents:
         for row in self.mapped:
             image = self._image(row)
             photo = self.pictures.maps[image["image_id"]]
-            colours = self._colours(row, (photo.height, photo.width))
-            yield (
-                f"map-{image['image_id']}",
-                pictures.png(
-                    Image.fromarray(maps.painted(np.asarray(photo.convert("L").convert("RGB")), colours, _HEAT))
-                ),
-            )
+            mine = np.flatnonzero((self.facts.image == row) & self.facts.choices[0].chosen)
+            lines = maps.borders(maps.windows_of(self.facts, mine), (image["height"], image["width"]))
+            grey = np.asarray(photo.convert("L").convert("RGB"))
+            painted = maps.painted(grey, self._colours(row, grey.shape[:2]), _HEAT)
+            yield f"map-{image['image_id']}", pictures.outlined(painted, lines, photo.width / image["width"])
 
 
 def _shown(figure: Figure) -> dict[str, Any]:
@@ -480,7 +477,7 @@ def _terms(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     terms = []
     for key, value in content.items():
         if isinstance(value, dict):
-            terms.append((key, ", ".join(f"{name}: {item}" for name, item in value.items()) or "none"))
+            terms.append((key, ", ".join(f"{name}: {item}" for name, item in sorted(value.items())) or "none"))
         else:
             terms.append((key, NONE if value is None else str(value)))
     return terms

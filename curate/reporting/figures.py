@@ -24,7 +24,7 @@ from curate.errors import one_line
 from curate.reporting import ranks
 from curate.reporting.words import NONE, number, power, short, slug
 
-__all__ = ["Figure", "agreement", "concentration", "curve", "histogram", "is_wide", "scatter", "shares"]
+__all__ = ["COLOURS", "Figure", "agreement", "concentration", "curve", "histogram", "is_wide", "scatter", "shares"]
 
 # Role -> colour on white paper. No two are alike, for the page finds them by value.
 COLOURS = {

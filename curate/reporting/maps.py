@@ -13,8 +13,9 @@ import numpy.typing as npt
 from curate.reporting.facts import Facts
 from curate.reporting.figures import is_wide
 
-__all__ = ["Scale", "Windows", "means", "outline", "painted", "photographs", "scale", "windows_of"]
+__all__ = ["Scale", "Windows", "borders", "means", "outline", "painted", "photographs", "scale", "windows_of"]
 
+Line = tuple[int, int, int, int]  # x, y, and x, y of its other end, px
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -92,17 +93,21 @@ def means(windows: Windows, score: Floats, photograph: tuple[int, int], shown: t
     return mean[np.ix_(np.searchsorted(rows, at_y, "right") - 1, np.searchsorted(columns, at_x, "right") - 1)]
 
 
-def outline(windows: Windows, photograph: tuple[int, int]) -> str:
-    """The border of the area under the windows, as an SVG path in px of the photograph, which is (height, width) px."""
-    rows, columns = _edges(windows, photograph)
-    covered = _depth(rows, columns, windows, np.ones(len(windows.y))) > 0.5
+def borders(windows: Windows, photograph: tuple[int, int]) -> list[Line]:
+    """The border of the area under the windows, as lines in px of the photograph, which is (height, width) px."""
+    rows, columns = (edges.tolist() for edges in _edges(windows, photograph))
+    covered = _depth(np.array(rows), np.array(columns), windows, np.ones(len(windows.y))) > 0.5
     padded = np.pad(covered, 1)
-    parts = []
-    for row, column in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1]):
-        parts.append(f"M{columns[column]} {rows[row]}H{columns[column + 1]}")
-    for row, column in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1]):
-        parts.append(f"M{columns[column]} {rows[row]}V{rows[row + 1]}")
-    return "".join(parts)
+    level = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1]).tolist()
+    upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1]).tolist()
+    lines = [(columns[column], rows[row], columns[column + 1], rows[row]) for row, column in level]
+    return lines + [(columns[column], rows[row], columns[column], rows[row + 1]) for row, column in upright]
+
+
+def outline(windows: Windows, photograph: tuple[int, int]) -> str:
+    """The same as an SVG path."""
+    lines = borders(windows, photograph)
+    return "".join(f"M{x} {y}{f'H{right}' if y == bottom else f'V{bottom}'}" for x, y, right, bottom in lines)
 
 
 def painted(

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from curate.pool import ahead
 from curate.progress import Progress, silent
+from curate.reporting.figures import COLOURS
 from curate.store import Store
 
-__all__ = ["Box", "Pictures", "data_uri", "heat", "mosaic", "png", "take"]
+__all__ = ["Box", "Pictures", "data_uri", "heat", "mosaic", "outlined", "png", "take"]
 
 _PATCH_PX = 144  # longest side of a patch's picture
 _PHOTO_PX = 360  # of a photograph's, in which a patch's place is shown
@@ -115,6 +116,17 @@ def png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+def outlined(pixels: npt.NDArray[np.uint8], lines: Iterable[tuple[int, int, int, int]], factor: float) -> bytes:
+    """A picture with lines drawn on it, which are in px before it was scaled by `factor`, as a PNG file."""
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    scaled = [tuple(factor * place for place in line) for line in lines]
+    for colour, width in (("white", 5), (COLOURS["c0"], 2)):
+        for line in scaled:
+            draw.line(line, fill=colour, width=width)
+    return png(image)
 
 
 def heat(colours: npt.NDArray[np.uint8]) -> str:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from curate.reporting import ranks
 from curate.reporting.facts import Choice, Facts
-from curate.reporting.words import number
+from curate.reporting.words import number, plural
 
 __all__ = ["Sheet", "changes", "edges", "extremes", "sample", "wanted"]
 
@@ -85,9 +85,8 @@ def changes(one: Choice, other: Choice, count: int) -> list[Sheet]:
         rows = np.flatnonzero(mine.chosen & ~theirs.chosen)
         rows = rows[np.argsort(mine.rank[rows])]
         spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)
-        words = f"{number(len(rows))} patches are in {mine.name} alone" + (
-            ", evenly along its ranks." if count else "."
-        )
+        along = f"; {number(len(spread))} of them, evenly along its ranks" if len(spread) < len(rows) else ""
+        words = f"{plural(len(rows), 'patch is', 'patches are')} in {mine.name} alone{along}."
         sheets.append(Sheet(f"{side}-{other.name}", f"In {mine.name} alone", words, _rows(rows[spread])))
     return sheets
 
