@@ -27,7 +27,7 @@ demo: $(VENV)/run.stamp ## the main job on the sample photographs, CPU only, in 
 test: lint ## every check that CI runs: style, types, layers, schemas, tests
 	$(PY) -m pytest -n 2
 
-test-slow: $(VENV)/dev.stamp ## the tests that take minutes
+test-slow: $(VENV)/slow.stamp ## the tests that take minutes
 	$(PY) -m pytest -m slow
 
 lint: $(VENV)/dev.stamp ## style, types, layers, schemas
@@ -54,7 +54,8 @@ clean: ## remove what make made, except .venv
 
 # The environments: again only when what they are made from has changed.
 $(VENV)/dev.stamp: EXTRA := [dev]
-$(VENV)/run.stamp $(VENV)/dev.stamp: pyproject.toml constraints.txt
+$(VENV)/slow.stamp: EXTRA := [dev,browser]
+$(VENV)/run.stamp $(VENV)/dev.stamp $(VENV)/slow.stamp: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "curate needs Python 3.11 or newer; found none. make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "curate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)" >&2; exit 1; }
 	@echo "installing into $(VENV) (a minute or two, once)"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from curate.manifest import Manifest
     from curate.packing import pack
     from curate.pipeline import run
+    from curate.reporting import report
     from curate.scoring import score
     from curate.selection import select
     from curate.store import Store
@@ -47,6 +48,7 @@ __all__ = [
     "ingest",
     "leaks",
     "pack",
+    "report",
     "run",
     "score",
     "select",
@@ -71,6 +73,7 @@ _HOME = {
     "ingest": "ingestion",
     "leaks": "leakage",
     "pack": "packing",
+    "report": "reporting",
     "run": "pipeline",
     "score": "scoring",
     "select": "selection",

@@ -268,6 +268,27 @@ def diff(
 
 
 @app.command()
+def report(
+    manifests: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help="Files made by 'curate select'.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="The page to write: NAME.html.")],
+    png: Annotated[str | None, typer.Option(metavar="DIR", help="Figures and patches as PNG files too.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what it says in numbers, for programs.")] = False,
+) -> None:
+    """Show what was chosen, what was not and why, as one page that opens offline."""
+    from curate import display
+    from curate.reporting import report as run
+
+    with display.progress("report", "photographs") as progress:
+        record = run(manifests, out, store=store, png=png, progress=progress)
+    if as_json:
+        display.answer(record.model_dump_json(indent=2))
+        return
+    names = ", ".join(manifest.name for manifest in record.manifests)
+    display.answer(one_line(f"{names}: {out}; open it in any browser"))
+
+
+@app.command()
 def info(
     path: Annotated[str, typer.Argument(help="A store, a manifest or a checkpoint.")],
     size: Annotated[

@@ -12,6 +12,7 @@ from curate.ingestion import ingest
 from curate.leakage import leaks
 from curate.manifest import Manifest
 from curate.progress import Progress
+from curate.reporting import report
 from curate.scoring import score
 from curate.selection import select
 from curate.store import Store
@@ -67,12 +68,20 @@ def demo(
     _ask(store_path, manifests["refined"], say)
     results = {name: _train(manifests[name], folder / f"{name}-run", steps, say, progress) for name in _TRAINED_ON}
 
+    page = folder / "report.html"
+    shown = [manifests[name] for name in _TRAINED_ON]
+    say(f"$ curate report {' '.join(str(manifest.path) for manifest in shown)} -o {page}")
+    with progress("report", "photographs") as bar:
+        report(shown, page, progress=bar)
+    say(f"  what the {' and the '.join(_TRAINED_ON)} core-set chose, on one page")
+
     say("")
     say(f"Equal steps, equal network, another half of the patches (held-out photograph, x2, {steps} steps):")
     for name, decibel in results.items():
         say(f"  {name:8} {decibel:.2f} dB")
     say("")
     say("Where to look:")
+    say(f"  {page}   in any browser: the scores, the patches, what was chosen and why")
     say(f"  {folder / 'refined.parquet'}   the core-set; any Parquet reader opens it")
     say(f"  curate info {folder / 'refined.parquet'}   the recipe that made it")
     say(f'  curate sql {store_path} "select * from scores order by srcnn desc limit 10"   the hardest patches')

@@ -43,6 +43,10 @@ __all__ = [
     "ManifestRecipe",
     "Packing",
     "Part",
+    "ReportRecord",
+    "ReportedManifest",
+    "ReportedOverlap",
+    "ReportedWindow",
     "ScorerRecord",
     "StoreHeader",
     "StoreReference",
@@ -276,6 +280,67 @@ class TrainingState(Document):
     best: dict[str, Any] | None  # step, psnr and ssim of the best validation so far
 
 
+class ReportedWindow(pydantic.BaseModel):
+    """What a manifest takes of its candidates in the descending order of one score; ranks count from 0."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    candidates: pydantic.NonNegativeInt  # with a finite score
+    chosen: pydantic.NonNegativeInt  # of these
+    first: pydantic.NonNegativeInt  # rank of the highest score that was chosen
+    last: pydantic.NonNegativeInt  # rank of the lowest
+    gaps: pydantic.NonNegativeInt  # candidates between them that were not chosen; 0: it is one stretch of the order
+    low: float  # the lowest score that was chosen
+    high: float
+
+
+class ReportedManifest(pydantic.BaseModel):
+    """One manifest of a report."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    name: str  # its file's name without the ending
+    by: str | None  # column of the score that it was ranked by
+    patches: pydantic.NonNegativeInt
+    images: pydantic.NonNegativeInt  # that give at least one patch
+    pixels: pydantic.NonNegativeInt  # under the chosen windows, each once
+    top_tenth: float  # share of the patches that come from the tenth of the images that give most
+    windows: dict[str, ReportedWindow]  # score -> what it takes of that score's order
+    sources: dict[str, int]  # chosen patches by source
+    sizes: dict[str, int]  # by size class of the image
+    digest: str  # xxh3-128 of patches and weights
+    recipe: dict[str, Any]  # manifest-recipe.json
+    command: str  # that makes it again
+
+
+class ReportedOverlap(pydantic.BaseModel):
+    """How two manifests differ."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    a: str
+    b: str
+    both: pydantic.NonNegativeInt  # patches
+    left: pydantic.NonNegativeInt  # in a alone
+    entered: pydantic.NonNegativeInt  # in b alone
+    jaccard: float  # both / either
+    rank_correlation: float | None  # Spearman's, over the patches that both hold
+
+
+class ReportRecord(Document):
+    """What a report says, in numbers: `curate report --json`."""
+
+    store: dict[str, Any]  # digest, counts, grid, checks, scorers with their fingerprints
+    manifests: list[ReportedManifest]
+    agreement: dict[str, dict[str, float | None]]  # Spearman's rank correlation of every score with every other
+    overlaps: list[ReportedOverlap]  # of every two manifests
+    refused: dict[str, int]  # reason -> images refused at ingest
+    duplicates: pydantic.NonNegativeInt  # pairs of near-duplicates that a check found
+    leaks: pydantic.NonNegativeInt  # overlaps with test images that a check found
+    flagged: pydantic.NonNegativeInt  # images that these flag
+    commands: list[str]  # that make the manifests again
+
+
 _DocumentT = TypeVar("_DocumentT", bound=Document)
 
 
@@ -302,6 +367,7 @@ def json_schemas() -> dict[str, str]:
     """File name -> content of everything under `schemas/`."""
     made_by_store: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord, CheckRecord]
     documents: list[type[Document]] = [*made_by_store, ManifestRecipe, ExportRecord, CheckpointRecipe, TrainingState]
+    documents.append(ReportRecord)
     tables = {"images": IMAGES, "cells": CELLS, "patches": PATCHES, "manifest": MANIFEST}
     tables |= {"duplicates": DUPLICATES, "leaks": LEAKS, "examined": EXAMINED}
     content: dict[str, Any] = {

@@ -16,7 +16,21 @@ from curate.progress import Progress, silent
 from curate.selection import select
 from curate.store import Store
 
-VERBS = ["ingest", "leaks", "score", "select", "select", "select", "select", "sql", "train", "eval", "train", "eval"]
+VERBS = [
+    "ingest",
+    "leaks",
+    "score",
+    "select",
+    "select",
+    "select",
+    "select",
+    "sql",
+    "train",
+    "eval",
+    "train",
+    "eval",
+    "report",
+]
 RUNS = ("refined-run", "asc-run")
 MANIFESTS = ("asc", "des", "refined", "random")
 

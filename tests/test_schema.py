@@ -20,6 +20,10 @@ from curate.schema import (
     ExportRecord,
     ManifestRecipe,
     Part,
+    ReportedManifest,
+    ReportedOverlap,
+    ReportedWindow,
+    ReportRecord,
     ScorerRecord,
     StoreHeader,
     StoreReference,
@@ -60,6 +64,32 @@ DOCUMENTS: dict[str, Document] = {
         versions={"curate": "0.1.0"},
     ),
     "training-state": TrainingState(identity={"rate": 1e-3, "init": None}, step=1000, best={"psnr": 30.5}),
+    "report-record": ReportRecord(
+        store={"digest": "ff"},
+        manifests=[
+            ReportedManifest(
+                name="é",
+                by=None,
+                patches=3,
+                images=2,
+                pixels=2**40,
+                top_tenth=0.5,
+                windows={"sobel": ReportedWindow(candidates=9, chosen=3, first=1, last=4, gaps=1, low=-1e-9, high=0.5)},
+                sources={"photos": 3},
+                sizes={"below 0.05 Mpx": 3},
+                digest="ff",
+                recipe={"keep": 0.5},
+                command="curate select",
+            )
+        ],
+        agreement={"a": {"a": 1.0, "b": None}},
+        overlaps=[ReportedOverlap(a="a", b="b", both=1, left=2, entered=0, jaccard=1 / 3, rank_correlation=None)],
+        refused={"truncated": 1},
+        duplicates=0,
+        leaks=0,
+        flagged=0,
+        commands=[],
+    ),
     "checkpoint-recipe": CheckpointRecipe(arch="fsrcnn:scale=2", weights="ff", training={"seed": 0, "losses": [0.5]}),
 }
 

@@ -1,0 +1,60 @@
+"""Numbers and names as people read them."""
+
+import math
+import re
+
+from curate.errors import one_line
+
+__all__ = ["NONE", "TIMES", "number", "percent", "plural", "power", "short", "slug"]
+
+NONE = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+_MINUS = "\N{MINUS SIGN}"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_DIGITS = 4  # of a number that is not whole
+
+
+def number(value: float | None) -> str:
+    """`32,592`, `0.0123`, 0.000012 as a multiple of a power of ten; a dash for none."""
+    if value is None or math.isnan(value):
+        return NONE
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}".replace("-", _MINUS)
+    if 1e-3 <= abs(value) < 1e6:
+        text = f"{value:,.{_DIGITS}g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return text.replace("-", _MINUS)
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    mantissa = mantissa.rstrip("0").rstrip(".").replace("-", _MINUS)
+    of_ten = power(10.0 ** int(exponent))
+    return of_ten if mantissa == "1" else f"{mantissa} {TIMES} {of_ten}"
+
+
+def power(value: float) -> str:
+    """A power of ten as `10⁻³`; any other number as `number` writes it."""
+    exponent = round(math.log10(value))
+    return f"10{str(exponent).translate(_RAISED)}" if math.isclose(value, 10.0**exponent) else number(value)
+
+
+def percent(part: float, whole: float) -> str:
+    """`12.3 %` of a whole; a dash of nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else NONE
+
+
+def plural(count: int, one: str, more: str | None = None) -> str:
+    """`1 patch`, `2 patches`."""
+    return f"{number(count)} {one if count == 1 else more or one + 's'}"
+
+
+def short(text: object, limit: int) -> str:
+    """`text` as one line of at most `limit` characters, cut in its middle."""
+    line = one_line(text)
+    if len(line) <= limit:
+        return line
+    head = (limit - 1) // 2
+    return re.sub(r"\s+…", "…", f"{line[:head]}…") + line[len(line) - (limit - 1 - head) :]
+
+
+def slug(text: str) -> str:
+    """`text` as a part of a file's name or of an identifier: letters, digits, dots and hyphens."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "unnamed"

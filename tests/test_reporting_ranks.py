@@ -1,0 +1,58 @@
+"""Windows, shares and rank correlations, against what counting by hand gives."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from curate.reporting.ranks import Window, correlation, descending, share_by_rank, window
+
+NAN = float("nan")
+
+
+def mask(*rows: int, of: int) -> np.ndarray:
+    found = np.zeros(of, bool)
+    found[list(rows)] = True
+    return found
+
+
+def test_the_highest_comes_first_and_equals_in_the_order_of_rows() -> None:
+    score = np.array([1.0, 3.0, NAN, 3.0, 2.0, 9.0])
+    assert descending(score, mask(0, 1, 2, 3, 4, of=6)).tolist() == [1, 3, 4, 0]
+
+
+def test_a_window_is_where_the_chosen_lie() -> None:
+    score = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
+    order = descending(score, np.ones(5, bool))
+    found = window(score, order, mask(1, 2, of=5))
+    assert found == Window(candidates=5, chosen=2, first=1, last=2, gaps=0, low=3.0, high=4.0)
+    assert found.unbroken
+    broken = window(score, order, mask(0, 3, of=5))
+    assert broken is not None and (broken.gaps, broken.unbroken) == (2, False)
+    assert window(score, order, np.zeros(5, bool)) is None
+
+
+def test_equal_scores_at_an_end_are_no_gap() -> None:
+    """`asc` takes equal scores by patch_id, smallest first, and so not from the end of the descending order."""
+    score = np.array([2.0, 1.0, 1.0, 1.0])
+    found = window(score, descending(score, np.ones(4, bool)), mask(1, 2, of=4))
+    assert found is not None and found.unbroken
+
+
+def test_shares_are_of_equal_stretches() -> None:
+    order = np.arange(10)
+    assert share_by_rank(mask(0, 1, 2, of=10), order, 5).tolist() == [1.0, 0.5, 0.0, 0.0, 0.0]
+    assert share_by_rank(mask(0, of=2), np.arange(2), 100).tolist() == [1.0, 0.0]
+    assert share_by_rank(np.zeros(0, bool), np.arange(0), 100).tolist() == [0.0]
+
+
+def test_the_correlation_is_spearman_s_with_ties_at_their_mean_rank() -> None:
+    rng = np.random.default_rng(3)
+    one = rng.integers(0, 20, 300).astype(float)
+    other = one + rng.integers(0, 20, 300)
+    assert correlation(one, other) == pytest.approx(stats.spearmanr(one, other).statistic, abs=1e-12)
+    assert correlation(one, -one) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("other", [[1.0, 1.0, 1.0, 1.0], [NAN, NAN, 1.0, 2.0]])
+def test_there_is_no_correlation_of_constants_or_of_too_few(other: list[float]) -> None:
+    assert correlation(np.array([1.0, 2.0, 3.0, 4.0]), np.array(other)) is None
