@@ -29,6 +29,7 @@ class Size:
     width: int = 2040
     patch: int = 480  # px
     step: int = 240
+    streamed: int = 96  # files of them, with comments of their own, where curate is compared to decoding
     scored: int = 4  # mosaics of those that networks score
     repeats: int = 3
     epochs: int = 1  # of the loaders in a repeat
@@ -44,7 +45,17 @@ class Size:
 
 FULL = Size()
 QUICK = Size(
-    images=4, height=252, width=300, patch=96, step=48, scored=2, repeats=1, memory=(4, 8), listed=8, patches=(400, 2)
+    images=4,
+    height=252,
+    width=300,
+    patch=96,
+    step=48,
+    streamed=8,
+    scored=2,
+    repeats=1,
+    memory=(4, 8),
+    listed=8,
+    patches=(400, 2),
 )
 
 
