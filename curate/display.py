@@ -1,52 +1,81 @@
-"""What a person sees in the terminal. Answers go to standard output; progress and notes to standard error."""
+"""What a person sees in the terminal. Answers go to standard output; progress and notes to standard error.
+
+Rich draws for a terminal. Into a pipe or a file go plain lines: importing it would take a tenth of a second of every
+answer.
+"""
 
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-from rich.console import Console
-from rich.text import Text
 
 from curate.errors import one_line
 from curate.progress import Progress
 
 __all__ = ["answer", "note", "progress", "table", "tree"]
 
-_PIPE_WIDTH = 1_000_000  # characters
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 _QUIET = os.environ.get("RANK", "0") != "0"  # of the processes that torchrun started, the first speaks
 
-_errors = Console(stderr=True, highlight=False, quiet=_QUIET)
-_answers = Console(highlight=False, quiet=_QUIET)
-
 
 def note(text: str) -> None:
     """One line for the person: what happened, or what to do. Names in it must have passed `one_line`."""
-    _errors.print(Text(text), soft_wrap=True)
+    if not _QUIET:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def answer(text: str) -> None:
     """One line or more of the answer itself."""
-    _answers.print(Text(text), soft_wrap=True)
+    if not _QUIET:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """An answer as an aligned table. Control characters in cells are shown, not obeyed."""
+    numeric = [all(isinstance(row[index], int | float) for row in rows) for index in range(len(columns))]
+    names, cells = [one_line(name) for name in columns], [[_cell(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(names, cells, numeric)
+    else:  # a row is a line however wide it is
+        answer("\n".join(_aligned([names, *cells], numeric)))
+
+
+def _draw(names: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:
+    """On a terminal, as wide as that is."""
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) for row in rows)
-        drawn.add_column(Text(one_line(name)), justify="right" if numeric else "left")
+    for name, right in zip(names, numeric, strict=True):
+        drawn.add_column(Text(name), justify="right" if right else "left")
+    for row in cells:
+        drawn.add_row(*map(Text, row))
+    Console(highlight=False, quiet=_QUIET).print(drawn)
+
+
+def _aligned(rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> list[str]:
+    """Rows as lines, columns two spaces apart, numbers to the right."""
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
     for row in rows:
-        drawn.add_row(*(Text(_cell(value)) for value in row))
-    # Piped into a file or another program, a row is a line however wide it is.
-    console = _answers if _answers.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
-    console.print(drawn)
+        padded = []
+        for cell, width, right in zip(row, widths, numeric, strict=True):
+            space = " " * (width - _width(cell))
+            padded.append(space + cell if right else cell + space)
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def _width(text: str) -> int:
+    """Places that a text takes: East Asian characters two each."""
+    return len(text) if text.isascii() else sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def _cell(value: object) -> str:
@@ -58,9 +87,10 @@ def _cell(value: object) -> str:
 @contextmanager
 def progress(verb: str, unit: str) -> Iterator[Progress]:
     """A `Progress` for a library function: a live bar in a terminal, now and then a line elsewhere."""
-    if not _errors.is_terminal:
+    if not sys.stderr.isatty() or _QUIET:
         yield _lines(verb, unit)
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
@@ -72,7 +102,7 @@ def progress(verb: str, unit: str) -> Iterator[Progress]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=_errors,
+        console=Console(stderr=True, highlight=False),
         transient=True,
     )
     started = time.monotonic()

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -41,7 +40,7 @@ def publish(path: Path, write: Callable[[BinaryIO], object]) -> str:
     read back are not as many as were written, OSError as the file system does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # so that no two machines share one
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")  # so that no two machines share one
     try:
         with temporary.open("wb") as file:
             write(file)

@@ -161,10 +161,14 @@ def scores_schema(columns: tuple[str, ...], length: int | None = None) -> pa.Sch
     return pa.schema([pa.field("patch_id", pa.string(), False), *(pa.field(c, kind) for c in columns)])
 
 
+# Built when it is first used: a question about a store needs three of these models, and building all takes 20 ms.
+_STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
 class Document(pydantic.BaseModel):
     """A JSON document of ours: unknown keys are refused, so that nothing is silently ignored."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = _STRICT
 
     format: Literal[1] = FORMAT
 
@@ -172,7 +176,7 @@ class Document(pydantic.BaseModel):
 class Packing(pydantic.BaseModel):
     """What a packed store holds the pixels of."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = _STRICT
 
     source: str  # digest of the store that it was packed from, when the manifest was made
     manifest: str  # digest of the manifest's patches and weights
@@ -191,7 +195,7 @@ class StoreHeader(Document):
 class Part(pydantic.BaseModel):
     """One file of a unit."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = _STRICT
 
     path: str  # below the store, with /
     bytes: pydantic.NonNegativeInt
@@ -231,7 +235,7 @@ class CheckRecord(Document):
 class StoreReference(pydantic.BaseModel):
     """Which store a manifest was made from, and the state that it was in."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = _STRICT
 
     url: str  # relative to the manifest's folder, or absolute
     shards: pydantic.NonNegativeInt  # how many there were
@@ -283,7 +287,7 @@ class TrainingState(Document):
 class ReportedWindow(pydantic.BaseModel):
     """What a manifest takes of its candidates in the descending order of one score; ranks count from 0."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = _STRICT
 
     candidates: pydantic.NonNegativeInt  # with a finite score
     chosen: pydantic.NonNegativeInt  # of these
@@ -297,7 +301,7 @@ class ReportedWindow(pydantic.BaseModel):
 class ReportedManifest(pydantic.BaseModel):
     """One manifest of a report."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = _STRICT
 
     name: str  # its file's name without the ending
     by: str | None  # column of the score that it was ranked by
@@ -316,7 +320,7 @@ class ReportedManifest(pydantic.BaseModel):
 class ReportedOverlap(pydantic.BaseModel):
     """How two manifests differ."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = _STRICT
 
     a: str
     b: str

@@ -1,6 +1,7 @@
 """The command line: what each verb prints, and that a mistake is one clear line, exit code 2, nothing half-written."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -454,3 +455,41 @@ def test_export_for_a_reader(run: Run, work: Path, tmp_path: Path) -> None:
     assert result.code == 0 and len(list((tmp_path / "alone").rglob("*.png"))) == windows
     result = run("export", work / "half.parquet", tmp_path / "new", "--to", "basicssr")
     assert result.code == 2 and "basicssr" in result.err and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "out"),
+    [
+        (["strategies"], 0, "refined"),
+        (["select", "nowhere", "des", "-o", "x.parquet"], 2, ""),
+        (["nothing"], 2, ""),
+        ([], 2, "Commands"),
+    ],
+)
+def test_the_program_leaves_with_its_exit_code_and_all_that_it_said(
+    arguments: list[str], code: int, out: str, tmp_path: Path
+) -> None:
+    """As a process: what other parts of it want done at the end is done, before it leaves without Python's own end."""
+    program = f"""
+import atexit, pathlib, sys
+from curate import cli
+main, sys.argv[0] = cli.main, "curate"
+def later():
+    atexit.register(pathlib.Path({str(tmp_path / "ended")!r}).touch)
+    main()
+cli.main = later
+cli.entry()
+"""
+    command = [sys.executable, "-c", program, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert out in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert (tmp_path / "ended").exists()
+
+
+def test_a_bug_keeps_its_traceback_and_exit_code_1(tmp_path: Path) -> None:
+    program = "import curate.cli as cli; cli.main = lambda: 1 / 0; cli.entry()"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
