@@ -32,6 +32,7 @@ from curate.survey import ChangedError, Examination, Survey, read_again
 __all__ = ["IngestReport", "ingest"]
 
 _DEFAULT_PATCH = 480  # px, as sub-images of DIV2K are usually cut
+_MORE_AHEAD = 12  # sources examined while a shard is synced and read back: a few hundredths of a second each
 MAX_ROWS = 50_000  # source files in one shard, however small they are
 _FINGERPRINT = hashlib.sha256(b"ingest 2").hexdigest()[:16]  # the version of what is done to a source
 
@@ -111,7 +112,8 @@ def _in_one_go(
     with store.writing():
         known = _Known.of(store)
         examiner = Examiner(pairs, frozenset(known.files), store.header.patch)
-        items = _new(tally, pool.ahead(examiner.examine, sources), known)
+        examined = pool.ahead(examiner.examine, sources, 2 * pool.workers() + _MORE_AHEAD)
+        items = _new(tally, examined, known)
         _commit(store, _written_here(store, _numbered(store, items, shard_size)), tally, split)
         survey.remove()  # that parts of a run have begun
 
