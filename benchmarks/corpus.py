@@ -32,7 +32,7 @@ class Size:
     streamed: int = 96  # files of them, with comments of their own, where curate is compared to decoding
     scored: int = 4  # mosaics of those that networks score
     repeats: int = 3
-    epochs: int = 1  # of the loaders in a repeat
+    epochs: int = 4  # of the loaders in a repeat: one alone would be the start of a training more than its course
     memory: tuple[int, int] = (24, 240)  # images in the two corpora whose peaks of memory are compared
     listed: int = 800  # images in the store that SQL is asked about, as many as DIV2K has
     patches: tuple[int, int] = (5_000_000, 50)  # patches and shards of the store to select from
