@@ -161,7 +161,7 @@ def ask(store: Path, rows: int, units: int, **more: Any) -> None:
 
 def cost(arguments: list[str]) -> dict[str, float]:
     """What `process` says of one `curate` with these arguments."""
-    return process([sys.executable, "-c", "from curate.cli import main; main()", *arguments])
+    return process([sys.executable, "-c", "from curate.cli import entry; entry()", *arguments])
 
 
 def bare(store: Path) -> dict[str, float]:
@@ -205,16 +205,23 @@ def sort(table: str, folder: str) -> None:
             os.fsync(file.fileno())
 
 
+# In a small process: what the kernel says of a child's memory begins with its parent's.
+WAIT = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(child.pid, 0)
+seconds, cpu = time.perf_counter() - started, used.ru_utime + used.ru_stime
+print(json.dumps({"s": round(seconds, 3), "cpu": round(cpu, 3), "MB": used.ru_maxrss // 1024, "status": status}))
+"""
+
+
 def process(command: list[str]) -> dict[str, float]:
     """Seconds, seconds of all cores together, and peak memory (MB) of a process."""
-    started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, used = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - started
-    found = {"s": round(seconds, 3), "cpu": round(used.ru_utime + used.ru_stime, 3), "MB": used.ru_maxrss // 1024}
-    if status:
-        assert child.stderr is not None
-        sys.stderr.write(f"{' '.join(command[-6:])}: {child.stderr.read().decode()[-300:]}\n")
+    ended = subprocess.run([sys.executable, "-c", WAIT, *command], capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(ended.stdout)
+    if found.pop("status"):
+        sys.stderr.write(f"{' '.join(command[-6:])}: {ended.stderr[-300:]}\n")
         return found | {"s": math.nan}
     return found
 

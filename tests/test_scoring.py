@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from test_means import brute_force_means
 
 from curate import images, plugins, pool, scoring, windows
 from curate.engine import Part
@@ -112,14 +113,6 @@ def scores_of(store: Path, *columns: str) -> dict[str, tuple[float, ...]]:
 
 def files_of(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
-
-
-def brute_force_means(
-    maps_KHW: npt.NDArray[np.float32], corners_N2: npt.NDArray[np.int32], size: int
-) -> npt.NDArray[np.float64]:
-    cut = [maps_KHW[:, y : y + size, x : x + size].astype(np.float64) for y, x in corners_N2.tolist()]
-    assert all(part.shape[1:] == (size, size) for part in cut)
-    return np.array([part.mean((1, 2)) for part in cut])
 
 
 @pytest.mark.parametrize("name", ["sobel", "srcnn"])
