@@ -39,6 +39,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("subjects", nargs="*", metavar="ROWS", help=f"of {', '.join(SUBJECTS)}; all by default")
     parser.add_argument("--photos", default=SAMPLES, help="a folder of photographs")
+    parser.add_argument("--output", type=Path, default=LATEST, help="where the table goes too")
     parser.add_argument("--quick", action="store_true", help="tiny: only to see that it works")
     parser.add_argument("--patches", default="5000000:50", help="PATCHES:SHARDS of the store to select from")
     options = parser.parse_args()
@@ -46,4 +47,4 @@ if __name__ == "__main__":
         parser.error(f"no rows {', '.join(sorted(unknown))}; there are: {', '.join(SUBJECTS)}")
     patches, shards = map(int, options.patches.split(":"))
     chosen = QUICK if options.quick else replace(FULL, patches=(patches, shards))
-    main(options.subjects or list(SUBJECTS), options.photos, chosen)
+    main(options.subjects or list(SUBJECTS), options.photos, chosen, options.output)

@@ -22,6 +22,8 @@ from curate.metrics import rgb_to_y
 
 __all__ = ["BATCH", "Loader", "Pairs", "decode_all", "loader", "loop", "read"]
 
+cv2.setNumThreads(1)  # processes that are started later have one thread each
+
 BATCH = 16
 _Pixels = npt.NDArray[np.uint8]
 Loader = DataLoader[tuple[Tensor, ...]]
@@ -36,10 +38,6 @@ def decode_all(corpus: Path) -> None:
 
 def _decode(path: Path) -> None:
     images.decode(path.read_bytes())
-
-
-def _without_helpers(_: int) -> None:
-    cv2.setNumThreads(1)
 
 
 # A paired data set
@@ -80,7 +78,6 @@ def loader(pairs: Pairs) -> Loader:
         shuffle=True,
         drop_last=True,
         num_workers=pool.workers(),
-        worker_init_fn=_without_helpers,
         persistent_workers=True,
         pin_memory=torch.cuda.is_available(),
     )
@@ -92,9 +89,7 @@ def loader(pairs: Pairs) -> Loader:
 def read(folder: Path, names: list[str]) -> DataLoader[Tensor]:
     """The sub-images as batches, HR alone, uint8, by as many processes as cores, which stay."""
     whole = _Whole(folder, names)
-    return DataLoader(
-        whole, BATCH, num_workers=pool.workers(), worker_init_fn=_without_helpers, persistent_workers=True
-    )
+    return DataLoader(whole, BATCH, num_workers=pool.workers(), persistent_workers=True)
 
 
 class _Whole(Dataset[Tensor]):
