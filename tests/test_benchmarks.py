@@ -59,7 +59,7 @@ SUBJECTS += [pytest.param(subject, marks=pytest.mark.slow) for subject in ("memo
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_subject_gives_its_rows(subject: str, tmp_path: Path) -> None:
-    """In a process of its own, as `make bench` is: it forks, and the threads of other tests would not live through that."""
+    """In a process of its own, as `make bench` is: it forks, and the threads of other tests do not survive that."""
     table = tmp_path / "latest.md"
     command = [sys.executable, str(BENCHMARKS / "bench.py"), subject, "--quick", "--output", str(table)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
