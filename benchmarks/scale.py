@@ -55,6 +55,8 @@ def make(folder: Path, patches: int, units: int) -> Store:
             values = rng.gamma(2.0, 0.05, each * ROWS * COLUMNS).astype(np.float32)
             table = pa.table([tables["patches"]["patch_id"], values], schema=schema.scores_schema((name,)))
             store.commit(found.kind, unit, "0" * 16, [store.write_table(found.kind, unit, table)])
+    with store.writing():
+        pass  # the end of a run, which folds its records
     return store
 
 
