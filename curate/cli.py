@@ -49,6 +49,9 @@ _TABLE_ROWS = 1000  # rows of an answer that are drawn as a table; other formats
 
 def entry() -> None:
     """`main` as a program: when all is done, leave at once. Python's own end would take a tenth of a second."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed, as by a daemon: what is said is said to nobody
+            setattr(sys, name, Path(os.devnull).open("w"))
     status = [1]
     atexit.register(_leave, status)  # the first one registered is the last one called
     try:

@@ -162,9 +162,8 @@ def _digest(content: object) -> str:
 
 
 _Corners = npt.NDArray[np.int32]  # N x 2
-_ScoreFunction = Callable[
-    [Tensor, _Corners], Tensor
-]  # (image_CHW uint8, sides multiples of 12, corners_N2) -> scores_NK float32
+# (image_CHW uint8, sides multiples of 12; corners_N2) -> scores_NK float32
+_ScoreFunction = Callable[[Tensor, _Corners], Tensor]
 
 
 class _Task(NamedTuple):

@@ -493,3 +493,9 @@ def test_a_bug_keeps_its_traceback_and_exit_code_1(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ended.returncode == 1
     assert "ZeroDivisionError" in ended.stderr
+
+
+def test_closed_outputs_are_no_error(tmp_path: Path) -> None:
+    program = "import os, sys; from curate.cli import entry; sys.argv[:] = ['curate', 'strategies']; entry()"
+    closing = "import os, sys; os.close(1); os.close(2); os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+    assert subprocess.run([sys.executable, "-c", closing, program], cwd=tmp_path, check=False).returncode == 0
