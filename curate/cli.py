@@ -51,7 +51,7 @@ def entry() -> None:
     """`main` as a program: when all is done, leave at once. Python's own end would take a tenth of a second."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # started with it closed, as by a daemon: what is said is said to nobody
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - to the end
     status = [1]
     atexit.register(_leave, status)  # the first one registered is the last one called
     try:
