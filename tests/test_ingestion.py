@@ -581,11 +581,12 @@ def test_a_shard_has_no_more_rows_than_it_may(tmp_path: Path, monkeypatch: pytes
     check_consistent(tmp_path / "store")
 
 
-def test_memory_does_not_grow_with_the_corpus_or_the_shard(tmp_path: Path) -> None:
-    content = {f"{i:02}.bmp": encoded(photo(1, 300, 400), "BMP") + b"%d" % i for i in range(40)}  # 360 KB each
+def test_memory_does_not_grow_with_the_corpus_or_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.pool.workers", lambda: 2)  # 16 images ahead, fewer than either corpus has
+    content = {f"{i:02}.bmp": encoded(photo(1, 300, 400), "BMP") + b"%d" % i for i in range(72)}  # 360 KB each
     take(fill(tmp_path / "warm", {"a.bmp": content["00.bmp"]}), tmp_path / "warm store")
     peaks = []
-    for count in (8, 40):
+    for count in (24, 72):
         folder = fill(tmp_path / f"{count}", dict(list(content.items())[:count]))
         tracemalloc.start()
         assert take(folder, tmp_path / f"{count} store", patch=240, step=240, shard_size=10**9).shards == 1
