@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 import curate
-from curate import files, images, schema, windows
+from curate import files, images, layout, schema, windows
 from curate.sources import find
 from curate.store import INGEST, ScoreSet, Store
 
@@ -136,7 +136,7 @@ def div2k_tables(folder: Path, num_images: int = FULL.listed) -> int:
         ]
         path = store.shard_path(unit)
         parts = [store.part(path, files.publish_bytes(path, b"no pixels"))]
-        tables = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES}
+        tables = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES}
         for (name, fields), rows in zip(tables.items(), (image_rows, cell_rows, patch_rows), strict=True):
             columns = [
                 pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), fields.types, strict=True)
@@ -145,7 +145,7 @@ def div2k_tables(folder: Path, num_images: int = FULL.listed) -> int:
         store.commit(INGEST, unit, "0" * 16, parts)
         for name, found in zip(("srcnn", "sobel"), sets, strict=True):
             scores = pa.array(rng.random(len(patch_rows)), pa.float32())
-            table = pa.table([[row[0] for row in patch_rows], scores], schema=schema.scores_schema((name,)))
+            table = pa.table([[row[0] for row in patch_rows], scores], schema=layout.scores_schema((name,)))
             store.commit(found.kind, unit, "0" * 16, [store.write_table(found.kind, unit, table)])
         total += len(patch_rows)
     return total

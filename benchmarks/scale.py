@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import schema, shards
+from curate import layout, schema, shards
 from curate.store import INGEST, Store
 
 PATCH, STEP = 480, 240  # px
@@ -53,7 +53,7 @@ def make(folder: Path, patches: int, units: int) -> Store:
         rng = np.random.default_rng(unit)
         for found, name in zip(sets, SCORES, strict=True):
             values = rng.gamma(2.0, 0.05, each * ROWS * COLUMNS).astype(np.float32)
-            table = pa.table([tables["patches"]["patch_id"], values], schema=schema.scores_schema((name,)))
+            table = pa.table([tables["patches"]["patch_id"], values], schema=layout.scores_schema((name,)))
             store.commit(found.kind, unit, "0" * 16, [store.write_table(found.kind, unit, table)])
     with store.writing():
         pass  # the end of a run, which folds its records
@@ -93,9 +93,9 @@ def _tables(unit: int, each: int) -> dict[str, pa.Table]:
     patch_id = pc.binary_join_element_wise(image, pa.array(endings).take(pa.array(place)), "")
     size = pa.array(np.full(len(place), PATCH, np.int32))
     return {
-        "images": _filled(schema.IMAGES, ids, same),
-        "cells": _filled(schema.CELLS, ids, same),
-        "patches": pa.table([patch_id, image, y, x, size], schema=schema.PATCHES),
+        "images": _filled(layout.IMAGES, ids, same),
+        "cells": _filled(layout.CELLS, ids, same),
+        "patches": pa.table([patch_id, image, y, x, size], schema=layout.PATCHES),
     }
 
 

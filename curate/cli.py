@@ -257,13 +257,15 @@ def sql(
     from curate.manifest import Manifest
     from curate.store import Store
 
-    answer = Store.open(store).stream(query, Manifest.named(manifest or []))
+    asked, named = Store.open(store), Manifest.named(manifest or [])
     if form == "table":
-        rows, more = engine.head(answer, _TABLE_ROWS)
-        display.table(answer.schema.names, rows)
+        columns, rows, more = asked.head(query, _TABLE_ROWS, named)
+        display.table(columns, rows)
         if more:
             display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
-    elif out is not None:
+        return
+    answer = asked.stream(query, named)
+    if out is not None:
         storage.publish(storage.place(out, "an answer"), lambda stream: engine.write(answer, stream, form))
     else:
         engine.write(answer, sys.stdout.buffer, form)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.fft import dctn
 
-from curate import alignment, checks, schema
+from curate import alignment, checks, layout
 from curate.progress import Progress, silent
 from curate.schema import CheckRecord
 from curate.store import Store
@@ -91,7 +91,7 @@ class _Picture:
 class _Duplicates:
     """The check of one store."""
 
-    columns: ClassVar[pa.Schema] = schema.DUPLICATES
+    columns: ClassVar[pa.Schema] = layout.DUPLICATES
 
     store: Store
     ids: list[str] = field(default_factory=list)  # of images seen that have a hash

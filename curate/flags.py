@@ -5,29 +5,40 @@ and the others are flagged; every image that overlaps a test image is flagged. A
 selection leaves flagged images out unless it is told otherwise. Nothing is deleted.
 """
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from curate import schema
 from curate.errors import one_line
 
-__all__ = ["Findings", "findings", "kept", "nothing"]
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-_FLAGS = pa.schema([pa.field("image_id", pa.string(), False), pa.field("reason", pa.string(), False)])
-_PAIRS = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("name", pa.string()),
-        ("twin", pa.string()),
-        ("twin_name", pa.string()),
-        ("kept", pa.string()),  # image_id of the one that is kept of their group
-        ("distance", pa.int32()),
-        ("correlation", pa.float32()),
-    ]
+__all__ = ["NO_VIEWS", "Findings", "findings", "kept", "nothing"]
+
+# column -> SQL type; as SQL, since a question to a store without findings needs no Arrow, which is long to import
+_FLAGS = {"image_id": "VARCHAR", "reason": "VARCHAR"}
+_PAIRS = {
+    "image_id": "VARCHAR",
+    "name": "VARCHAR",
+    "twin": "VARCHAR",
+    "twin_name": "VARCHAR",
+    "kept": "VARCHAR",  # image_id of the one that is kept of their group
+    "distance": "INTEGER",
+    "correlation": "FLOAT",
+}
+_LEAKS = {"image_id": "VARCHAR", "name": "VARCHAR", "benchmark": "VARCHAR", "test": "VARCHAR"} | dict.fromkeys(
+    ("correlation", "share", "test_share", "scale", "degrees", "y", "x"), "FLOAT"
 )
-_LEAKS = pa.schema([schema.LEAKS.field(0), pa.field("name", pa.string()), *list(schema.LEAKS)[1:]])
+
+
+def _no_view(columns: Mapping[str, str]) -> str:
+    return f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in columns.items())} WHERE false"
+
+
+NO_VIEWS = {"duplicates": _no_view(_PAIRS), "leaks": _no_view(_LEAKS), "flags": _no_view(_FLAGS)}  # of no check
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +46,26 @@ class Findings:
     """What all checks of a store have found, as tables."""
 
     duplicates: pa.Table  # a row a pair: image_id, name, twin, twin_name, kept (of its group), distance, correlation
-    leaks: pa.Table  # `schema.LEAKS`, with the image's name
+    leaks: pa.Table  # `layout.LEAKS`, with the image's name
     flags: pa.Table  # image_id, reason: every image once
 
 
 def nothing() -> Findings:
     """The findings of no check."""
-    return Findings(_PAIRS.empty_table(), _LEAKS.empty_table(), _FLAGS.empty_table())
+    return Findings(_table([], _PAIRS), _table([], _LEAKS), _table([], _FLAGS))
+
+
+def _table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> pa.Table:
+    import pyarrow as pa
+
+    types = {"VARCHAR": pa.string(), "INTEGER": pa.int32(), "FLOAT": pa.float32()}
+    return pa.Table.from_pylist(rows, pa.schema([(name, types[kind]) for name, kind in columns.items()]))
 
 
 def findings(images: pa.Table, cells: pa.Table, duplicates: pa.Table, leaks: pa.Table) -> Findings:
     """Put together what a store's checks have found.
 
-    `duplicates` are pairs (`schema.DUPLICATES`, each with a twin), `leaks` as `schema.LEAKS`; `images` and `cells` are
+    `duplicates` are pairs (`layout.DUPLICATES`, each with a twin), `leaks` as `layout.LEAKS`; `images` and `cells` are
     the store's rows of the images in them.
     """
     rows = {row["image_id"]: row for row in images.to_pylist()}
@@ -73,9 +91,9 @@ def findings(images: pa.Table, cells: pa.Table, duplicates: pa.Table, leaks: pa.
         reasons[leak["image_id"]] = f"overlaps {leak['test']} of {leak['benchmark']}"
     flags = [{"image_id": image_id, "reason": one_line(reasons[image_id])} for image_id in sorted(reasons)]
     return Findings(
-        pa.Table.from_pylist(shown, _PAIRS),
-        pa.Table.from_pylist(overlaps, _LEAKS),
-        pa.Table.from_pylist(flags, _FLAGS),
+        _table(shown, _PAIRS),
+        _table(overlaps, _LEAKS),
+        _table(flags, _FLAGS),
     )
 
 

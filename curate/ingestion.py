@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from curate import pool, schema, storage, windows
+from curate import layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.examination import Examined, Examiner
@@ -401,7 +401,7 @@ def _image_table(group: Sequence[Examined], split: str) -> pa.Table:
         }
         for item in group
     ]
-    return pa.Table.from_pylist(rows, schema.IMAGES)
+    return pa.Table.from_pylist(rows, layout.IMAGES)
 
 
 def _cell_table(group: Sequence[Examined], offsets: Mapping[str, int]) -> pa.Table:
@@ -420,7 +420,7 @@ def _cell_table(group: Sequence[Examined], offsets: Mapping[str, int]) -> pa.Tab
         for item in group
         for role, picture in item.pictures.items()
     ]
-    return pa.Table.from_pylist(rows, schema.CELLS)
+    return pa.Table.from_pylist(rows, layout.CELLS)
 
 
 def _patch_table(group: Sequence[Examined], size: int, step: int) -> pa.Table:
@@ -429,4 +429,4 @@ def _patch_table(group: Sequence[Examined], size: int, step: int) -> pa.Table:
     ids = [str(item.image_id) for item, corners_N2 in zip(taken, corners, strict=True) for _ in corners_N2]
     y, x = np.concatenate([np.empty((0, 2), np.int32), *corners]).T
     names = [windows.patch_id(*window, size) for window in zip(ids, y.tolist(), x.tolist(), strict=True)]
-    return pa.table([names, ids, y, x, np.full(len(ids), size, np.int32)], schema=schema.PATCHES)
+    return pa.table([names, ids, y, x, np.full(len(ids), size, np.int32)], schema=layout.PATCHES)

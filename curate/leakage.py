@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from curate import alignment, checks, images, pool, schema
+from curate import alignment, checks, images, layout, pool
 from curate.alignment import Features, Index
 from curate.errors import DataError, UsageError, one_line
 from curate.images import ImageRefused
@@ -38,7 +38,7 @@ class LeakReport:
     images: int  # that this run looked at
     tests: int  # images of the test set
     featureless: list[str]  # those of them with little to be recognised by: a copy may not be found
-    leaks: pa.Table  # every overlap with this test set, earlier runs' too: `schema.LEAKS` with the image's name
+    leaks: pa.Table  # every overlap with this test set, earlier runs' too: `layout.LEAKS` with the image's name
 
 
 def leaks(
@@ -67,7 +67,7 @@ def leaks(
 
     found, seen = checks.run(store, _Leaks(label, tests), after_the_tests)
     rows = [store.check_table(found, unit) for unit in store.commits(found.kind)]
-    ours = pa.concat_tables([schema.LEAKS.empty_table(), *rows])
+    ours = pa.concat_tables([layout.LEAKS.empty_table(), *rows])
     featureless = [test.name for test in tests if len(test.features.points_N2) < _FEWEST]
     return LeakReport(seen, len(tests), featureless, store.named(ours))
 
@@ -110,7 +110,7 @@ def _examine(source: Source) -> _Test:
 class _Leaks:
     """The check of one store against one test set."""
 
-    columns: ClassVar[pa.Schema] = schema.LEAKS
+    columns: ClassVar[pa.Schema] = layout.LEAKS
 
     benchmark: str
     tests: Sequence[_Test]

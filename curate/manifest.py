@@ -1,17 +1,18 @@
 """The Manifest: one Parquet file that says which patches, in which rank, with which weight, and why.
 
-Any Parquet reader opens it (columns: `schema.MANIFEST`). The file's metadata holds, under `curate`, the recipe as JSON
+Any Parquet reader opens it (columns: `layout.MANIFEST`). The file's metadata holds, under `curate`, the recipe as JSON
 (`schema.ManifestRecipe`): the store and its state, the strategy with all its options, the query, counts, fingerprints.
 """
+
+from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-import pyarrow as pa
 import xxhash
 
 from curate import schema, storage
@@ -19,6 +20,9 @@ from curate.errors import DataError, UsageError, one_line
 from curate.schema import ManifestRecipe
 from curate.storage import Place
 from curate.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Manifest"]
 
@@ -31,7 +35,7 @@ _GROUP_ROWS = 2**20  # of a Parquet row group, 100 MB in memory
 class Manifest:
     """Chosen windows, rank by rank, and the recipe that chose them."""
 
-    table: pa.Table  # columns of schema.MANIFEST, sorted by rank
+    table: pa.Table  # columns of layout.MANIFEST, sorted by rank
     recipe: ManifestRecipe
     path: Place | None = None  # where it was loaded from or saved to
 
@@ -39,7 +43,7 @@ class Manifest:
         return int(self.table.num_rows)
 
     @classmethod
-    def load(cls, path: str | Place) -> "Manifest":
+    def load(cls, path: str | Place) -> Manifest:
         """Read a manifest. UsageError if there is no file, DataError if it is not a manifest or damaged."""
         import pyarrow.parquet as pq
 
@@ -66,7 +70,7 @@ class Manifest:
             _recipe(_parquet(pq.read_schema, found[file.stem], file), file)
         return found
 
-    def save(self, path: str | Place) -> "Manifest":
+    def save(self, path: str | Place) -> Manifest:
         """Write the file whole or not at all; the same manifest gives the same bytes. Returns it with its new path.
 
         The store is named relative to the manifest's folder, so that both can be moved together, where both are on one
@@ -86,6 +90,8 @@ class Manifest:
         """
         import pyarrow.parquet as pq
 
+        from curate import layout
+
         file = storage.place(path, "a manifest")
         if file.is_dir():
             raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
@@ -94,7 +100,7 @@ class Manifest:
         def save(stream: BinaryIO) -> None:
             # Without Arrow's own copy of the schema, which would hide what is added when the rows are written.
             options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
-            with pq.ParquetWriter(stream, schema.MANIFEST, **options) as writer:
+            with pq.ParquetWriter(stream, layout.MANIFEST, **options) as writer:
                 for rows in _in_groups(tables):
                     writer.write_table(rows, row_group_size=_GROUP_ROWS)
                 made = recipe()
@@ -147,6 +153,8 @@ class Manifest:
 
 def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in whole row groups, each column in one piece: where pieces end, Parquet would end pages."""
+    import pyarrow as pa
+
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
@@ -168,6 +176,8 @@ def _existing(path: str | Place) -> Place:
 
 def _parquet(read: Callable[[Path], _Read], copy: Path, file: Place) -> _Read:
     """What `read` gives of a Parquet file, of which `copy` is here. DataError if it is none, or damaged."""
+    import pyarrow as pa
+
     try:
         return read(copy)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -176,8 +186,10 @@ def _parquet(read: Callable[[Path], _Read], copy: Path, file: Place) -> _Read:
 
 def _recipe(found: pa.Schema, file: Place) -> ManifestRecipe:
     """The recipe in a Parquet file's metadata. DataError if the file is not a manifest."""
+    from curate import layout
+
     metadata = (found.metadata or {}).get(schema.METADATA_KEY.encode())
-    if metadata is None or not found.equals(schema.MANIFEST):
+    if metadata is None or not found.equals(layout.MANIFEST):
         columns = one_line(", ".join(found.names))
         raise DataError(f"'{one_line(file)}' is a Parquet file but not a manifest: its columns are {columns}")
     return schema.parse(ManifestRecipe, metadata, file)

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import xxhash
 from PIL import Image
 
-from curate import images, pool, schema, storage, windows
+from curate import images, layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, joined, require_disk, run
 from curate.engine import Part as Share
 from curate.errors import DataError, UsageError, one_line
@@ -456,9 +456,9 @@ def _commit(target: Store, unit: _Unit, shard: _Shard) -> None:
         for (y, x), size in zip(job.corners_N2.tolist(), job.sizes_N.tolist(), strict=True)
     ]
     tables = {
-        "images": pa.Table.from_pylist([job.row for job in unit.jobs], schema.IMAGES),
-        "cells": pa.Table.from_pylist(shard.cells, schema.CELLS),
-        "patches": pa.Table.from_pylist(patches, schema.PATCHES),
+        "images": pa.Table.from_pylist([job.row for job in unit.jobs], layout.IMAGES),
+        "cells": pa.Table.from_pylist(shard.cells, layout.CELLS),
+        "patches": pa.Table.from_pylist(patches, layout.PATCHES),
     }
     parts = [shard.file]
     parts += [target.write_table(name, unit.number, table) for name, table in tables.items()]

@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from curate import images, plugins, pool, schema
+from curate import images, layout, plugins, pool
 from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, require_disk, run
 from curate.errors import UsageError, listed, one_line
 from curate.means import WindowMeans
@@ -426,7 +426,7 @@ def _write(store: Store, unit: CommitRecord, job: _Job, scores_NK: npt.NDArray[n
     else:
         columns = [pa.array(scores_NK[:, k]) for k in range(len(names))]
     ids = store.unit_table("patches", unit.unit)["patch_id"]
-    table = pa.table([ids, *columns], schema=schema.scores_schema(names, length if job.scorer.vector else None))
+    table = pa.table([ids, *columns], schema=layout.scores_schema(names, length if job.scorer.vector else None))
     part = store.write_table(job.found.kind, unit.unit, table)
     store.commit(job.found.kind, unit.unit, job.fingerprint(unit), [part])
     not_finite_NK = ~np.isfinite(scores_NK)

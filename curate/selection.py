@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import __version__, coverage, flags, plugins, schema, sql
+from curate import __version__, coverage, flags, layout, plugins, sql
 from curate.errors import UsageError, listed, one_line
 from curate.histogram import Histogram
 from curate.manifest import Manifest
@@ -221,7 +221,7 @@ def _ranked_rows(batch: pa.RecordBatch, first: int) -> pa.Table:
     columns = {name: batch[name] for name in (*_COLUMNS, "score")}
     columns |= {"rank": pa.array(np.arange(first, first + batch.num_rows))}
     columns |= {"weight": pa.array(np.ones(batch.num_rows, np.float32))}
-    return pa.table([columns[field.name] for field in schema.MANIFEST], schema=schema.MANIFEST)
+    return pa.table([columns[field.name] for field in layout.MANIFEST], schema=layout.MANIFEST)
 
 
 def _number(value: float) -> str:
@@ -268,12 +268,10 @@ def candidates(store: Store, column: str | None, where: str | None = None, more:
 
 def check_names(scores: Mapping[str, pa.DataType], strategy: Strategy, where: str | None) -> None:
     """UsageError if a strategy asks for a column, or a condition says anything, that a store with such scores lacks."""
-    fields = [*schema.PATCHES, pa.field("shard", pa.int32()), *starmap(pa.field, scores.items())]
-    found = flags.nothing()
-    views = {"images": schema.IMAGES.empty_table(), "patches": schema.PATCHES.empty_table()}
+    fields = [*layout.PATCHES, pa.field("shard", pa.int32()), *starmap(pa.field, scores.items())]
+    views = {"images": layout.IMAGES.empty_table(), "patches": layout.PATCHES.empty_table()}
     views |= {"scores": pa.schema(fields).empty_table()}
-    views |= {"duplicates": found.duplicates, "leaks": found.leaks, "flags": found.flags}
-    _candidates(sql.connect(views, []), None, where, strategy.columns)
+    _candidates(sql.connect(views | flags.NO_VIEWS, []), None, where, strategy.columns)
 
 
 def _candidates(
@@ -389,4 +387,4 @@ def _manifest_table(finite: pa.Table, picks: Picks) -> pa.Table:
     chosen = finite.take(pa.array(picks.rows))
     columns = {name: chosen[name] for name in (*_COLUMNS, "score")}
     columns |= {"rank": pa.array(np.arange(len(picks.rows))), "weight": pa.array(picks.weights)}
-    return pa.table([columns[field.name] for field in schema.MANIFEST], schema=schema.MANIFEST)
+    return pa.table([columns[field.name] for field in layout.MANIFEST], schema=layout.MANIFEST)

@@ -5,18 +5,23 @@ file, write none, load no extension and change no setting. DuckDB itself keeps i
 be read may also be written, by a COPY within a SELECT or by SQL within a string, and so `check` looks for both.
 """
 
+from __future__ import annotations
+
+import contextlib
 import csv
 import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import duckdb
-import pyarrow as pa
 
 from curate.errors import UsageError, listed, one_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "FORMATS",
@@ -38,6 +43,11 @@ FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
 
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
 _TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
+# Values that Python gets from DuckDB as it would by way of Arrow, which takes longer to import than most answers take.
+_PLAIN = {"VARCHAR", "BOOLEAN", "FLOAT", "DOUBLE"} | {
+    f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "BIG", "HUGE")
+}
+_PLAIN |= {"INTEGER", "UINTEGER"}
 _SETTINGS = {
     "temp_directory": "''",  # it could be read and written: by default `.tmp` where curate was started
     "autoinstall_known_extensions": "false",
@@ -132,20 +142,53 @@ def reader(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchR
 
     Raises UsageError with DuckDB's own first line for a query it refuses, at once or while the answer is read.
     """
+    import pyarrow as pa
+
+    with _refusing(connection):
+        answer = _answer(connection, query).to_arrow_reader(_BATCH_ROWS)
+    return pa.RecordBatchReader.from_batches(answer.schema, batches(answer))
+
+
+def head(
+    connection: duckdb.DuckDBPyConnection, query: str, limit: int
+) -> tuple[list[str], list[tuple[object, ...]], bool]:
+    """The names of the columns and the first `limit` rows of an answer, and whether there are more.
+
+    Raises UsageError as `reader`.
+    """
+    with _refusing(connection):
+        answer = _answer(connection, query).limit(limit + 1)
+        if all(str(kind) in _PLAIN for kind in answer.types):
+            rows = answer.fetchall()
+        else:
+            stream = batches(answer.to_arrow_reader(_BATCH_ROWS))
+            rows = [row for batch in stream for row in zip(*map(_values, batch.columns), strict=True)]
+    return answer.columns, rows[:limit], len(rows) > limit
+
+
+def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
+    """One SELECT, checked and not run yet."""
+    statements = connection.extract_statements(query)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        found = ", ".join(statement.type.name for statement in statements) or "nothing"
+        raise UsageError(f"a query should be one SELECT; found {found}: '{one_line(query)}'")
+    check(connection, query)
+    return connection.sql(query).project("*")
+
+
+@contextlib.contextmanager
+def _refusing(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """DuckDB's errors as `query_error`."""
     try:
-        statements = connection.extract_statements(query)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            found = ", ".join(statement.type.name for statement in statements) or "nothing"
-            raise UsageError(f"a query should be one SELECT; found {found}: '{one_line(query)}'")
-        check(connection, query)
-        answer = connection.sql(query).project("*").to_arrow_reader(_BATCH_ROWS)
+        yield
     except duckdb.Error as error:
         raise query_error(error, connection) from None
-    return pa.RecordBatchReader.from_batches(answer.schema, batches(answer))
 
 
 def batches(answer: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     """The batches of DuckDB's answer. An error that it meets on the way comes through Arrow, as one of Arrow's."""
+    import pyarrow as pa
+
     while True:
         try:
             batch = answer.read_next_batch()
@@ -165,16 +208,6 @@ def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None =
     return UsageError(one_line("SQL: " + "; ".join(lines[:1] + hints)))
 
 
-def head(batches: pa.RecordBatchReader, limit: int) -> tuple[list[tuple[object, ...]], bool]:
-    """The first `limit` rows of an answer, and whether there are more."""
-    rows: list[tuple[object, ...]] = []
-    for batch in batches:
-        rows += zip(*map(_values, batch.columns), strict=True)
-        if len(rows) > limit:
-            break
-    return rows[:limit], len(rows) > limit
-
-
 def write(batches: pa.RecordBatchReader, output: BinaryIO, form: Format) -> int:
     """Stream an answer as CSV (with a header), JSON (one array, an object a line) or Parquet; returns the rows."""
     if form == "parquet":
@@ -184,6 +217,8 @@ def write(batches: pa.RecordBatchReader, output: BinaryIO, form: Format) -> int:
 
 def _values(column: pa.Array) -> list[Any]:
     """Python values; dates and times as text, since Arrow's go further than Python's."""
+    import pyarrow as pa
+
     is_time = pa.types.is_temporal(column.type) and not pa.types.is_interval(column.type)
     return list((column.cast(pa.string()) if is_time else column).to_pylist())
 
@@ -210,6 +245,8 @@ def _write_csv(batches: pa.RecordBatchReader, sink: _Utf8) -> int:
 
 def _cells(column: pa.Array) -> list[Any]:
     """Values for CSV: lists and structs as JSON."""
+    import pyarrow as pa
+
     values = _values(column)
     if not pa.types.is_nested(column.type):
         return values
@@ -241,7 +278,8 @@ def _finite(value: Any) -> Any:
 
 
 def _write_parquet(batches: pa.RecordBatchReader, output: BinaryIO) -> int:
-    import pyarrow.parquet as pq  # it takes longer than most answers
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     rows = 0
     try:

@@ -16,8 +16,10 @@ shards are only ever added, so a digest over the first n records names a state o
 A store lies in a local folder or at a URL (`curate.storage`). From afar, tables are fetched whole into the local cache
 and checked there, so that SQL reads local files; of shards only the members that are asked for are fetched.
 
-What only some questions need (Arrow's kernels and its Parquet, image codecs) is imported by these: a third of a second.
+What only some questions need (NumPy, Arrow, image codecs) is imported by these: half a second.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -25,11 +27,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import xxhash
 
 from curate import __version__, files, flags, schema, sql, storage
@@ -38,11 +37,17 @@ from curate.records import Records
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
 from curate.storage import Entry, Place
 
+if TYPE_CHECKING:
+    import duckdb
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
 __all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store"]
 
 INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
-_TABLES = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES}
+_TABLES = ("images", "cells", "patches")  # of a shard
 _DECODED_PIXELS = 2**25  # kept by `Store.read`, 100 MB
 
 
@@ -114,7 +119,7 @@ class Store:
     # ---- making and opening
 
     @classmethod
-    def create(cls, path: str | Place, *, patch: int, step: int, packed: Packing | None = None) -> "Store":
+    def create(cls, path: str | Place, *, patch: int, step: int, packed: Packing | None = None) -> Store:
         """Make an empty store with windows of `patch` px every `step` px. The folder must be new or empty."""
         folder = storage.place(path, "a store")
         if patch < 1 or not 1 <= step <= patch:
@@ -131,7 +136,7 @@ class Store:
         return cls(folder, header)
 
     @classmethod
-    def open(cls, path: str | Place) -> "Store":
+    def open(cls, path: str | Place) -> Store:
         """Open a store. UsageError if there is none at `path`, DataError if its header is damaged or too new."""
         folder = storage.place(path, "a store")
         if not cls.is_store(folder):
@@ -263,6 +268,7 @@ class Store:
 
     def write_table(self, folder: str, unit: int, table: pa.Table) -> Part:
         """Publish the Parquet of one unit under `tables/<folder>`; the same table gives the same bytes."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = self.path / "tables" / folder / f"{unit:06d}.parquet"
@@ -276,26 +282,28 @@ class Store:
     # ---- tables
 
     def images(self) -> pa.Table:
-        """One row a source file as it was ingested, refused ones with their reason; columns as `schema.IMAGES`."""
+        """One row a source file as it was ingested, refused ones with their reason; columns as `layout.IMAGES`."""
         return self._table("images")
 
     def patches(self) -> pa.Table:
-        """One row a window; columns as `schema.PATCHES`."""
+        """One row a window; columns as `layout.PATCHES`."""
         return self._table("patches")
 
     def unit_table(self, name: str, unit: int) -> pa.Table:
         """The images, cells or patches of one unit."""
-        path, expected = self._part_path(name, unit), _TABLES[name]
+        path, expected = self._part_path(name, unit), _layout_of(name)
         table = self._parquet(path)
         if not table.schema.equals(expected):
             raise DataError(f"'{one_line(path)}' has columns {table.schema.names}, expected {expected.names}")
         return table
 
     def _table(self, name: str) -> pa.Table:
+        import pyarrow as pa
+
         units = list(self.commits())
         self._part_paths(name, units)  # fetched together, if they are far
         tables = [self.unit_table(name, unit) for unit in units]
-        return pa.concat_tables(tables) if tables else _TABLES[name].empty_table()
+        return pa.concat_tables(tables) if tables else _layout_of(name).empty_table()
 
     def _part_path(self, folder: str, unit: int) -> Path:
         """The Parquet of one unit, on the local disk."""
@@ -320,6 +328,7 @@ class Store:
 
     @staticmethod
     def _parquet(path: Path) -> pa.Table:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
@@ -399,15 +408,16 @@ class Store:
         return found
 
     def check_table(self, found: CheckSet, unit: int) -> pa.Table:
-        """The findings of one unit: columns as `schema.DUPLICATES` or `schema.LEAKS`."""
+        """The findings of one unit: columns as `layout.DUPLICATES` or `layout.LEAKS`."""
         return self._parquet(self._part_path(found.kind, unit))
 
     def examined_table(self, kind: str, unit: int) -> pa.Table:
-        """What an ingest by several has found out about some sources: columns as `schema.EXAMINED`."""
+        """What an ingest by several has found out about some sources: columns as `layout.EXAMINED`."""
         return self._parquet(self._part_path(kind, unit))
 
     def named(self, rows: pa.Table) -> pa.Table:
         """A table of images (image_id, ...) with the column `name` after its first."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         taken = self.images().filter(pc.field("image_id").is_valid())
@@ -419,9 +429,12 @@ class Store:
         sets = self.check_sets()
         if not sets:
             return flags.nothing()
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        pairs, leaks = [schema.DUPLICATES.empty_table()], [schema.LEAKS.empty_table()]
+        from curate import layout
+
+        pairs, leaks = [layout.DUPLICATES.empty_table()], [layout.LEAKS.empty_table()]
         for found in sets:
             tables = [self.check_table(found, unit) for unit in self.commits(found.kind)]
             if found.record.check == "leaks":
@@ -457,16 +470,15 @@ class Store:
             raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
         shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
         patches = sql.parquet(self._part_paths("patches", list(units)), filename=True)
-        found = self.findings()
         images = sql.parquet(self._part_paths("images", list(units)))
-        if found.flags.num_rows:
+        findings: Mapping[str, str | pa.Table] = flags.NO_VIEWS
+        if self.check_sets() and len((found := self.findings()).flags):
+            findings = {"duplicates": found.duplicates, "leaks": found.leaks, "flags": found.flags}
             reason = f"CASE WHEN status = '{STATUS_OK}' THEN coalesce(flags.reason, status) ELSE status END"
             joined = f"({images}) ingested LEFT JOIN flags USING (image_id)"
             images = f"SELECT ingested.* REPLACE ({reason} AS status) FROM {joined}"
         return {
-            "duplicates": found.duplicates,
-            "leaks": found.leaks,
-            "flags": found.flags,
+            **findings,
             "images": images,
             "patches": f"SELECT * EXCLUDE (filename), {shard} FROM ({patches})",
             "scores": self._scores_view(units),
@@ -515,13 +527,22 @@ class Store:
 
     def stream(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.RecordBatchReader:
         """`query`, as batches: for answers that do not fit into memory. Raises UsageError for a query it refuses."""
+        return sql.reader(self._connection(manifests), query)
+
+    def head(
+        self, query: str, limit: int, manifests: Mapping[str, Path] | None = None
+    ) -> tuple[list[str], list[tuple[object, ...]], bool]:
+        """The names of the columns and the first `limit` rows of `query`'s answer, and whether there are more."""
+        return sql.head(self._connection(manifests), query, limit)
+
+    def _connection(self, manifests: Mapping[str, Path] | None) -> duckdb.DuckDBPyConnection:
         named = dict(manifests or {})
         views = self.views()
         taken = views.keys() & named.keys()
         if taken:
             raise UsageError(f"a manifest cannot be called '{listed(taken)}' in SQL: the store has a view of that name")
         views |= {name: sql.parquet([path]) for name, path in named.items()}
-        return sql.reader(sql.connect(views, [*self.table_files(), *named.values()]), query)
+        return sql.connect(views, [*self.table_files(), *named.values()])
 
     # ---- pixels
 
@@ -593,6 +614,8 @@ class Store:
             return self.decode(image_id, role, cells[0])
         ends = [(cell.y + cell.height, cell.x + cell.width) for cell in cells]
         height, width = self.shape(image_id) if role == "hr" else map(max, zip(*ends, strict=True))
+        import numpy as np
+
         canvas = np.zeros((height, width, 3), np.uint8)
         for cell, (bottom, right) in zip(cells, ends, strict=True):
             canvas[cell.y : bottom, cell.x : right] = self.decode(image_id, role, cell)
@@ -614,6 +637,8 @@ class Store:
         window = f"window y={y} x={x} {height}x{width}"
         if min(y, x) < 0 or min(height, width) < 1 or y + height > rows or x + width > columns:
             raise UsageError(f"{window} is not inside image '{image_id}' of {rows}x{columns}")
+        import numpy as np
+
         pixels, missing = np.empty((height, width, 3), np.uint8), height * width
         for cell in cells:
             top, bottom = max(y, cell.y), min(y + height, cell.y + cell.height)
@@ -677,3 +702,10 @@ def _check_inside(relative: str, where: Place) -> None:
     """A path that a record names must not lead out of the store."""
     if relative.startswith("/") or "\\" in relative or ".." in relative.split("/"):
         raise DataError(f"'{one_line(where)}' names a file outside the store: '{one_line(relative)}'")
+
+
+def _layout_of(table: str) -> pa.Schema:
+    from curate import layout
+
+    schemas: Mapping[str, pa.Schema] = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES}
+    return schemas[table]

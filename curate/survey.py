@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import xxhash
 
-from curate import pool, schema
+from curate import layout, pool
 from curate.errors import DataError, UsageError, one_line
 from curate.examination import Examined, Examiner, Picture
 from curate.sources import PairedFolder, Source
@@ -67,7 +67,7 @@ class Survey:
 
     def keep(self, chunk: Chunk, examined: Sequence[Examined]) -> None:
         """Publish and commit what was found out about a chunk."""
-        table = pa.Table.from_pylist([_row(item) for item in examined], schema.EXAMINED)
+        table = pa.Table.from_pylist([_row(item) for item in examined], layout.EXAMINED)
         part = self.store.write_table(self.kind, chunk.number, table)
         self.store.commit(self.kind, chunk.number, _FINGERPRINT, [part])
 

@@ -101,7 +101,7 @@ def write_store() -> Callable[..., "Store"]:
     """
     import pyarrow as pa
 
-    from curate import files, schema, windows
+    from curate import files, layout, schema, windows
     from curate.store import INGEST, Store
 
     def add_unit(store: Store, unit: int, count: int) -> None:
@@ -110,10 +110,10 @@ def write_store() -> Callable[..., "Store"]:
         split = "val" if unit % 2 else "train"
         image = [image_id, f"{unit}.png", image_id * 4, 24, width, schema.STATUS_OK, "photos", split]
         tables = {
-            "images": (schema.IMAGES, [image]),
-            "cells": (schema.CELLS, [[image_id, 0, 0, 24, width, "hr", 0, 1, 1]]),
+            "images": (layout.IMAGES, [image]),
+            "cells": (layout.CELLS, [[image_id, 0, 0, 24, width, "hr", 0, 1, 1]]),
             "patches": (
-                schema.PATCHES,
+                layout.PATCHES,
                 [[windows.patch_id(image_id, 0, x, 24), image_id, 0, x, 24] for x in range(0, 12 * count, 12)],
             ),
         }
@@ -133,7 +133,7 @@ def write_store() -> Callable[..., "Store"]:
             mine, values = values[: len(ids)], values[len(ids) :]
             if not mine:
                 return
-            table = pa.table([ids, pa.array(mine, pa.float32())], schema=schema.scores_schema((name,)))
+            table = pa.table([ids, pa.array(mine, pa.float32())], schema=layout.scores_schema((name,)))
             store.commit(found.kind, unit, "0" * 16, [store.write_table(found.kind, unit, table)])
 
     def write(

@@ -6,8 +6,8 @@ from itertools import combinations
 import pyarrow as pa
 import pytest
 
-from curate import schema
-from curate.flags import findings, kept, nothing
+from curate import layout, sql
+from curate.flags import NO_VIEWS, findings, kept, nothing
 
 WORTH = {"a": (100, 5), "b": (100, 7), "c": (400, 1), "d": (100, 7), "e": (9, 9)}
 
@@ -46,18 +46,18 @@ def image(image_id: str, name: str, side: int) -> dict[str, object]:
 
 
 def test_a_leak_is_the_graver_reason_and_names_are_one_line() -> None:
-    images = pa.Table.from_pylist([image("a", "one\n.png", 10), image("b", "two.png", 20)], schema.IMAGES)
+    images = pa.Table.from_pylist([image("a", "one\n.png", 10), image("b", "two.png", 20)], layout.IMAGES)
     place = {"y": 0, "x": 0, "height": 9, "width": 9, "role": "hr", "offset": 0, "size": 1, "xxh3": 1}
-    cells = pa.Table.from_pylist([{"image_id": name, **place} for name in "ab"], schema.CELLS)
+    cells = pa.Table.from_pylist([{"image_id": name, **place} for name in "ab"], layout.CELLS)
     pair = {"image_id": "a", "phash": 1, "twin": "b", "distance": 2, "correlation": 0.95}
-    pairs = pa.Table.from_pylist([pair], schema.DUPLICATES)
-    found = findings(images, cells, pairs, schema.LEAKS.empty_table())
+    pairs = pa.Table.from_pylist([pair], layout.DUPLICATES)
+    found = findings(images, cells, pairs, layout.LEAKS.empty_table())
     assert found.flags.to_pylist() == [{"image_id": "a", "reason": "near-duplicate of two.png (b)"}]
     (row,) = found.duplicates.to_pylist()
     assert (row["name"], row["twin_name"], row["kept"]) == ("one\n.png", "two.png", "b")
     numbers = dict.fromkeys(("correlation", "share", "test_share", "scale"), 1.0) | dict.fromkeys("yx", 0.0)
     leak = {"image_id": "a", "benchmark": "Set5", "test": "baby.png", "degrees": 0.0, **numbers}
-    found = findings(images, cells, pairs, pa.Table.from_pylist([leak], schema.LEAKS))
+    found = findings(images, cells, pairs, pa.Table.from_pylist([leak], layout.LEAKS))
     assert found.flags.to_pylist() == [{"image_id": "a", "reason": "overlaps baby.png of Set5"}]
 
 
@@ -65,3 +65,13 @@ def test_no_check_has_found_nothing() -> None:
     found = nothing()
     assert found.flags.num_rows == found.leaks.num_rows == found.duplicates.num_rows == 0
     assert found.leaks.column_names[:2] == ["image_id", "name"]
+
+
+def test_the_views_of_no_check_have_the_columns_of_findings() -> None:
+    connection = sql.connect(NO_VIEWS, [])
+    for name, query in NO_VIEWS.items():
+        found = sql.reader(connection, query).read_all()
+        assert found.equals(getattr(nothing(), name)), name
+    assert set(nothing().leaks.column_names) == {*layout.LEAKS.names, "name"}
+    leaks = nothing().leaks.schema
+    assert all(leaks.field(field.name).type == field.type for field in layout.LEAKS)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import schema
+from curate import layout
 from curate.coverage import pixels
 from curate.errors import CurateError, DataError, UsageError
 from curate.manifest import Manifest
@@ -61,7 +61,7 @@ def test_what_was_saved_is_loaded(work: Path) -> None:
     saved = chosen.save(work / "again.parquet")
     for path in (work / "again.parquet", str(work / "again.parquet")):
         loaded = Manifest.load(path)
-        assert loaded.table.equals(chosen.table) and loaded.table.schema.equals(schema.MANIFEST)
+        assert loaded.table.equals(chosen.table) and loaded.table.schema.equals(layout.MANIFEST)
         assert loaded.table.schema.metadata is None
         assert loaded.recipe == saved.recipe and loaded.path == saved.path == work / "again.parquet"
         assert len(loaded) == len(chosen) == 6
@@ -444,6 +444,6 @@ def test_verify_finds_an_image_that_is_not_in_the_store(work: Path) -> None:
     manifest.verify(store)
     rows = manifest.table.to_pylist()
     rows[3]["image_id"] = "not\nthere"
-    forged = Manifest(pa.Table.from_pylist(rows, schema.MANIFEST), manifest.recipe, manifest.path)
+    forged = Manifest(pa.Table.from_pylist(rows, layout.MANIFEST), manifest.recipe, manifest.path)
     message = refusal(DataError, lambda: forged.verify(store))
     assert message == rf"the manifest's image 'not\nthere' is not in the store '{store.path}'"

@@ -24,10 +24,11 @@ from curate.engine import Part
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
 from curate.inspection import info
+from curate.layout import scores_schema
 from curate.loader import Batch, batches
 from curate.manifest import Manifest
 from curate.packing import MANIFEST_FILE, PackReport, pack
-from curate.schema import ScorerRecord, scores_schema
+from curate.schema import ScorerRecord
 from curate.selection import select
 from curate.store import Store
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curate import schema
+from curate import layout, schema
 from curate.errors import DataError
 from curate.schema import (
     FORMAT,
@@ -224,17 +224,17 @@ def test_a_document_is_frozen(name: str) -> None:
 
 
 def test_a_score_table_has_the_id_and_a_float_column_a_score() -> None:
-    assert schema.scores_schema(("mean", "max")) == pa.schema(
+    assert layout.scores_schema(("mean", "max")) == pa.schema(
         [pa.field("patch_id", pa.string(), False), pa.field("mean", pa.float32()), pa.field("max", pa.float32())]
     )
 
 
 def test_a_manifest_has_the_columns_of_design_md() -> None:
-    assert schema.MANIFEST.names == [
+    assert layout.MANIFEST.names == [
         *("rank", "patch_id", "image_id", "y", "x", "size", "score", "weight", "shard"),
     ]
-    assert [field.name for field in schema.MANIFEST if field.nullable] == ["score"]
-    assert all(schema.MANIFEST.field(name) == schema.PATCHES.field(name) for name in schema.PATCHES.names)
+    assert [field.name for field in layout.MANIFEST if field.nullable] == ["score"]
+    assert all(layout.MANIFEST.field(name) == layout.PATCHES.field(name) for name in layout.PATCHES.names)
 
 
 # --- schemas/ ---------------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_drift_is_found_and_named_and_nothing_written(
 
 def test_the_code_drifting_from_the_files_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     schema.main(["--write", str(tmp_path)])
-    monkeypatch.setattr(schema, "PATCHES", schema.PATCHES.append(pa.field("area", pa.int32())))
+    monkeypatch.setattr(layout, "PATCHES", layout.PATCHES.append(pa.field("area", pa.int32())))
     assert schema.main(["--check", str(tmp_path)]) == 1
 
 
@@ -300,8 +300,8 @@ def test_the_json_schema_has_every_key_of_the_document_and_no_other(name: str) -
 
 def test_the_tables_are_described_column_by_column() -> None:
     described = json.loads(schema.json_schemas()["tables.json"])
-    tables = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES, "manifest": schema.MANIFEST}
-    tables |= {"duplicates": schema.DUPLICATES, "leaks": schema.LEAKS, "examined": schema.EXAMINED}
+    tables = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES, "manifest": layout.MANIFEST}
+    tables |= {"duplicates": layout.DUPLICATES, "leaks": layout.LEAKS, "examined": layout.EXAMINED}
     assert described == {
         name: [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in table]
         for name, table in tables.items()

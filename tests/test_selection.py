@@ -20,8 +20,9 @@ import curate
 from curate import plugins
 from curate.coverage import pixels
 from curate.errors import UsageError
+from curate.layout import LEAKS, MANIFEST
 from curate.manifest import Manifest
-from curate.schema import LEAKS, MANIFEST, CheckRecord
+from curate.schema import CheckRecord
 from curate.selection import candidates, select, write
 from curate.store import Store
 from curate.strategies import Picks

@@ -5,6 +5,8 @@ import io
 import itertools
 import json
 import math
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -515,8 +517,8 @@ def test_what_is_not_finite_is_itself_in_csv_and_parquet() -> None:
 def test_values_that_json_does_not_know_are_text(value: str, text: str) -> None:
     assert json.loads(written(f"select {value} as a", "json")) == [{"a": text}]
     assert written(f"select {value} as a", "csv").decode() == f"a\n{text}\n"
-    (row,), more = sql.head(sql.reader(sql.connect({}, []), f"select {value} as a"), 5)
-    assert str(row[0]) == text and not more
+    names, (row,), more = sql.head(sql.connect({}, []), f"select {value} as a", 5)
+    assert names == ["a"] and str(row[0]) == text and not more
 
 
 def test_what_parquet_cannot_hold_is_refused() -> None:
@@ -567,7 +569,7 @@ def test_a_million_rows_stream_to_a_file_in_order(tmp_path: Path, form: sql.Form
 
 def test_the_first_rows_come_before_the_last_are_made() -> None:
     """An answer that would never end, and that no memory holds, begins at once."""
-    rows, more = sql.head(sql.reader(sql.connect({}, []), f"select range as i from range({10**15})"), 3)
+    _, rows, more = sql.head(sql.connect({}, []), f"select range as i from range({10**15})", 3)
     assert rows == [(0,), (1,), (2,)] and more
 
 
@@ -601,8 +603,29 @@ def test_few_batches_are_in_memory_while_an_answer_is_written(form: sql.Format) 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 1000])
 def test_head_is_the_first_rows_and_whether_there_are_more(limit: int) -> None:
-    answer = sql.reader(sql.connect({}, []), "select range as i, 'x' as t from range(2)")
-    assert sql.head(answer, limit) == ([(0, "x"), (1, "x")][:limit], limit < 2)
+    query = "select range as i, 'x' as t from range(2)"
+    for more, columns in (("", ()), (", date '2024-02-29' as d", ("2024-02-29",))):  # without Arrow, and by way of it
+        names, rows, is_cut = sql.head(sql.connect({}, []), query.replace(" from", more + " from"), limit)
+        assert names == ["i", "t", *("d" for _ in columns)]
+        assert (rows, is_cut) == ([(0, "x", *columns), (1, "x", *columns)][:limit], limit < 2)
+
+
+PLAIN = (
+    "select NULL::int as n, 'nan'::float as f, 0.1::float as s, 0.1 + 0.2::double as d, (-128)::tinyint as t,"
+    " 65535::usmallint as u, 18446744073709551615::ubigint as b, true as y, 'é\n' as v, 7::smallint as m, 2::uinteger as o"
+)
+
+
+def test_head_is_the_same_without_arrow_as_by_way_of_it() -> None:
+    arrow = sql.reader(sql.connect({}, []), PLAIN).read_all()
+    names, (row,), _ = sql.head(sql.connect({}, []), PLAIN, 1)
+    assert names == arrow.column_names
+    assert repr(row) == repr(tuple(column[0].as_py() for column in arrow.columns))
+    assert {str(kind) for kind in sql.connect({}, []).sql(PLAIN).types} <= sql._PLAIN
+
+
+def test_columns_of_one_name_are_all_in_the_head() -> None:
+    assert sql.head(sql.connect({}, []), "select 1 as a, 2 as a", 1) == (["a", "a_1"], [(1, 2)], False)
 
 
 LATE = "select case when range = 199_999 then error('late')::int else 1 end as a from range(200_000)"
@@ -620,9 +643,13 @@ def test_an_answer_that_fails_on_the_way_leaves_no_file(tmp_path: Path, form: sq
 
 
 def test_an_answer_that_fails_on_the_way_is_refused_however_it_is_read() -> None:
-    for read in (lambda answer: answer.read_all(), lambda answer: sql.head(answer, MILLION), list):
+    for read in (lambda answer: answer.read_all(), list):
         with pytest.raises(UsageError, match=r"^SQL: .*late") as refused:
             read(sql.reader(sql.connect({}, []), LATE))
+        assert line(refused)
+    for query in (LATE, LATE.replace("as a", "as a, date '2024-02-29' as d")):
+        with pytest.raises(UsageError, match=r"^SQL: .*late") as refused:
+            sql.head(sql.connect({}, []), query, MILLION)
         assert line(refused)
 
 
@@ -634,3 +661,16 @@ def test_an_error_of_the_output_is_not_taken_for_one_of_the_query() -> None:
     for form in FORMATS:
         with pytest.raises(OSError, match="No space left"):
             sql.write(sql.reader(sql.connect({}, []), "select 1 as a"), Full(), form)
+
+
+def test_a_question_is_answered_without_numpy_and_arrow(write_store: Callable[..., Store], tmp_path: Path) -> None:
+    """Together they take as long to import as all the rest of a short answer."""
+    store = write_store(tmp_path / "store", scores={"sobel": [0.5] * 12})
+    code = (
+        "import sys; from curate.cli import app\n"
+        "app(['sql', sys.argv[1], 'select patch_id, sobel from scores order by sobel'], standalone_mode=False)\n"
+        "assert not {'numpy', 'pyarrow', 'torch'} & sys.modules.keys(), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1 + 12

@@ -15,7 +15,8 @@ import pytest
 from curate import images
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
-from curate.schema import CELLS, EXAMINED, IMAGES, PATCHES, ScorerRecord, scores_schema
+from curate.layout import CELLS, EXAMINED, IMAGES, PATCHES, scores_schema
+from curate.schema import ScorerRecord
 from curate.scoring import score
 from curate.store import Cell, ScoreSet, Store
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from curate import plugins, schema
+from curate import layout, plugins, schema
 from curate.errors import UsageError
 from curate.selection import select
 from curate.store import Store
@@ -479,7 +479,7 @@ def store(tmp_path: Path, write_store: Callable[..., Store]) -> Store:
         for unit in made.commits():
             ids = made.unit_table("patches", unit)["patch_id"]
             columns = [ids, fixed(normal(len(ids), 4, seed=unit))]
-            part = made.write_table(found.kind, unit, pa.table(columns, schema=schema.scores_schema(("embedding",), 4)))
+            part = made.write_table(found.kind, unit, pa.table(columns, schema=layout.scores_schema(("embedding",), 4)))
             made.commit(found.kind, unit, "0" * 16, [part])
     return made
 
