@@ -612,7 +612,8 @@ def test_head_is_the_first_rows_and_whether_there_are_more(limit: int) -> None:
 
 PLAIN = (
     "select NULL::int as n, 'nan'::float as f, 0.1::float as s, 0.1 + 0.2::double as d, (-128)::tinyint as t,"
-    " 65535::usmallint as u, 18446744073709551615::ubigint as b, true as y, 'é\n' as v, 7::smallint as m, 2::uinteger as o"
+    " 65535::usmallint as u, 18446744073709551615::ubigint as b, true as y, 'é\n' as v, 7::smallint as m,"
+    " 2::uinteger as o"
 )
 
 
