@@ -32,7 +32,7 @@ from curate.survey import ChangedError, Examination, Survey, read_again
 __all__ = ["IngestReport", "ingest"]
 
 _DEFAULT_PATCH = 480  # px, as sub-images of DIV2K are usually cut
-_MORE_AHEAD = 12  # sources examined while a shard is synced and read back: a few hundredths of a second each
+_MORE_AHEAD = 4  # sources examined while a shard is synced, read back and entered in tables: about a tenth of a second
 MAX_ROWS = 50_000  # source files in one shard, however small they are
 _FINGERPRINT = hashlib.sha256(b"ingest 2").hexdigest()[:16]  # the version of what is done to a source
 
