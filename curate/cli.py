@@ -264,7 +264,9 @@ def sql(
         if more:
             display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
     elif out is not None:
-        storage.publish(storage.place(out, "an answer"), lambda stream: engine.write(answer, stream, form))
+        place = storage.place(out, "an answer")
+        storage.remove_leftovers_of(place)
+        storage.publish(place, lambda stream: engine.write(answer, stream, form))
     else:
         engine.write(answer, sys.stdout.buffer, form)
 
@@ -286,6 +288,7 @@ def diff(
     found = run(a, b, store=store)
     if out is not None:
         place = storage.place(out, "an answer")
+        storage.remove_leftovers_of(place)
         storage.publish(place, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
     if form == "json":
         tables = {"by_score": found.by_score.to_pylist(), "by_image": found.by_image.to_pylist()}

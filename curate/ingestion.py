@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from curate import pool, schema, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
-from curate.errors import DataError, UsageError, listed, one_line
+from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.examination import Examined, Examiner
 from curate.progress import Progress, silent
 from curate.schema import STATUS_OK
@@ -213,8 +213,8 @@ def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> S
         size = _DEFAULT_PATCH if patch is None else patch
         try:
             return Store.create(path, patch=size, step=max(size // 2, 1) if step is None else step)
-        except UsageError:
-            if not Store.is_store(path):  # else another part has made it in this moment
+        except CurateError:
+            if not Store.is_store(path):  # else another run has made it in this moment
                 raise
     opened = Store.open(path)
     opened.require_whole("added to")

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from curate import degrade, optim, plugins, resume, storage
+from curate import degrade, files, optim, plugins, resume, storage
 from curate.archs import Arch
-from curate.checkpoint import MODEL_FILE, Checkpoint, full_spec, read_recipe, weights_hash
+from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.config import TrainConfig
 from curate.curves import Curves, draw
 from curate.degrade import Degradation
@@ -105,8 +105,9 @@ def train(
     with ExitStack() as stack:
         if kept:
             if isinstance(kept, Path):
-                kept.mkdir(parents=True, exist_ok=True)
+                files.make_folder(kept)
             stack.enter_context(storage.lock(kept))
+            storage.remove_leftovers(kept)
         if team.leads:
             drawn = kept if isinstance(kept, Path) else None  # event files grow, which objects do not
             drawing = draw(drawn, start=live.step, project=wandb, name=run.number, settings=run.identity)
@@ -192,7 +193,17 @@ def _finished(folder: Place, identity: Mapping[str, Any]) -> Checkpoint | None:
         raise UsageError(f"{error}; name another folder with -o") from None
     if found := resume.differences(_identity(record["arch"], record["training"]), identity):
         raise UsageError(f"'{one_line(folder)}' holds a model trained with {found}; name another folder with -o")
-    return Checkpoint.load(folder)
+    made = Checkpoint.load(folder)
+    if resume.STATE_FILE in there or not (folder / RECIPE_FILE).is_file():  # killed when it was about to end
+        _end(folder, made)
+    return made
+
+
+def _end(folder: Place, made: Checkpoint) -> None:
+    """Write the checkpoint of a run, take its state away, and what killed runs have left half written."""
+    made.save(folder)
+    (folder / resume.STATE_FILE).unlink(missing_ok=True)
+    storage.remove_leftovers(folder)
 
 
 @dataclass
@@ -350,8 +361,7 @@ class _Keeper:
         if not all(tensor.isfinite().all() for tensor in made.state.values()):
             raise DataError(f"the weights are not finite after step {live.step}: train with a smaller --rate")
         if self.folder:
-            made.save(self.folder)
-            (self.folder / resume.STATE_FILE).unlink(missing_ok=True)
+            _end(self.folder, made)
         return made
 
     def _validate(self, live: _Live) -> None:
