@@ -151,9 +151,9 @@ class Store:
         """Hold the store for writing, and clear away what a killed writer left half done; at the end fold its records.
 
         `shared`: together with the other parts of a run, each of which writes units of its own; the last one to end
-        clears away and folds. It waits for one that does not share; one that does not share waits for others only if `wait` says so,
-        and is refused without. At a URL nothing is held: two runs that do the same may go on at the same time, of
-        others the second is refused.
+        clears away and folds. It waits for one that does not share; one that does not share waits for others only if
+        `wait` says so, and is refused without. At a URL nothing is held: two runs that do the same may go on at the
+        same time, of others the second is refused.
         """
         with storage.lock(self.path, shared=shared, wait=shared or wait):
             if not shared:
