@@ -38,7 +38,7 @@ from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, re
 from curate.config import TrainConfig
 from curate.curves import Curves, draw
 from curate.degrade import Degradation
-from curate.errors import DataError, UsageError, one_line
+from curate.errors import CurateError, DataError, UsageError, one_line
 from curate.evaluation import averages, evaluate
 from curate.loader import Batch, batches
 from curate.manifest import Manifest
@@ -86,6 +86,7 @@ def train(
     before = Checkpoint.load(init) if isinstance(init, str | Path) else init
     folder = None if out is None else storage.place(out, "a run")
     run = _Run(network, chosen, config, before)
+    there = _models(folder) if folder else {}
     if folder and (finished := _finished(folder, run.identity)):
         return finished
     team = Team(device)
@@ -107,6 +108,8 @@ def train(
             if isinstance(kept, Path):
                 files.make_folder(kept)
             stack.enter_context(storage.lock(kept))
+            if _models(kept) != there:
+                raise CurateError(f"another curate has trained in '{one_line(kept)}' meanwhile; run again to go on")
             storage.remove_leftovers(kept)
         if team.leads:
             drawn = kept if isinstance(kept, Path) else None  # event files grow, which objects do not
@@ -180,10 +183,15 @@ def _steps(config: TrainConfig, manifest: Manifest) -> int:
     return ceil(config.epochs * manifest.recipe.counts["patches"] / config.batch_size)
 
 
+def _models(folder: Place) -> dict[str, storage.Entry]:
+    """The models and states in a run's folder."""
+    return {name: entry for name, entry in storage.entries(folder).items() if name.endswith(".safetensors")}
+
+
 def _finished(folder: Place, identity: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint of this very run, if it has ended. UsageError where the folder holds another one, or is a file."""
-    there = [name for name in storage.entries(folder) if name.endswith(".safetensors")]
-    if folder.is_file() or set(there) - {MODEL_FILE, resume.STATE_FILE}:
+    there = _models(folder)
+    if folder.is_file() or there.keys() - {MODEL_FILE, resume.STATE_FILE}:
         raise UsageError(f"'{one_line(folder)}' is a file or holds another model; name another folder with -o")
     if MODEL_FILE not in there:
         return None

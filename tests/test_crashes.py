@@ -150,14 +150,65 @@ def test_killed_at_every_step_and_run_again(ask: Ask, starts: dict[str, Path], s
 
 
 @pytest.mark.parametrize(
-    ("blind", "hows", "at"),
+    ("blind", "hows"),
     [
-        ("sync", ["names"], "sync folder store/commits/ingest"),  # a record whose file is empty
-        ("sync folder", ["some"], "lock store/commits/ingest/.000000-000003.jsonl.tmp"),
-        ("sync folder", ["cut"], "the end"),  # what was finished is gone
+        ("sync", ["names"]),  # a record, and of what it names the names alone
+        ("sync folder", ["some"]),  # a record, and not all that it names
+        ("sync folder", ["cut"]),  # what was finished is gone
     ],
 )
-def test_a_sync_that_is_left_out_is_noticed(
-    ask: Ask, starts: dict[str, Path], blind: str, hows: list[str], at: str
-) -> None:
-    assert crash(ask, starts, "ingest", hows=hows, most=12, blind=[blind])["wrong"] != [], at
+def test_a_sync_that_is_left_out_is_noticed(ask: Ask, starts: dict[str, Path], blind: str, hows: list[str]) -> None:
+    assert crash(ask, starts, "ingest", hows=hows, most=12, blind=[blind])["wrong"] != []
+
+
+# --- two at a time ----------------------------------------------------------------------------------------------------
+
+MORE = [*INGEST[:1], "photos", "more", *INGEST[2:]]
+WIDER = [*INGEST[:3], "--patch", "36", "--step", "36", "--shard-size", "1"]
+# name -> what they start from, the one that is stopped at each step, the one that runs meanwhile
+MEETINGS: dict[str, tuple[str, list[list[str]], list[list[str]]]] = {
+    "ingest, ingest": ("photos", [INGEST], [INGEST]),
+    "ingest, the same part": ("photos", in_parts(INGEST)[:1], in_parts(INGEST)[:1]),
+    "ingest, the other part": ("photos", in_parts(INGEST)[:1], in_parts(INGEST)[1:]),
+    "ingest, score": ("store", [MORE], [SCORE]),
+    "score, score": ("store", [SCORE], [SCORE]),
+    "score, the same part": ("store", in_parts(SCORE)[:1], in_parts(SCORE)[:1]),
+    "score, the other part": ("store", in_parts(SCORE)[:1], in_parts(SCORE)[1:]),
+    "score, ingest": ("store", [SCORE], [MORE]),
+    "select, select": ("chosen", [SELECT], [SELECT]),
+    "pack, pack": ("chosen", [PACK], [PACK]),
+    "pack, the other part": ("chosen", in_parts(PACK)[:1], in_parts(PACK)[1:]),
+    "export, export": ("chosen", EXPORTS["basicsr"][1], EXPORTS["basicsr"][1]),
+    "train, train": ("chosen", [[*TRAIN, *STEPS]], [[*TRAIN, *STEPS]]),
+    "run, run": ("photos", *2 * (SCENES["run"][1],)),
+}
+# as above, but the two want different things, so that one of them is refused, or comes first
+RIVALS: dict[str, tuple[str, list[list[str]], list[list[str]]]] = {
+    "ingest, another grid": ("photos", [INGEST], [WIDER]),
+    "pack, another manifest": ("chosen", [PACK], [[PACK[0], "tenth.parquet", *PACK[2:]]]),
+    "export, another target": ("chosen", EXPORTS["basicsr"][1], EXPORTS["webdataset"][1]),
+    "select, another choice": ("chosen", [SELECT], [[*SELECT, "--keep", "0.1"]]),
+    "train, other options": ("chosen", [[*TRAIN, *STEPS]], [[*TRAIN, *STEPS, "--rate", "0.01"]]),
+}
+WAITS = 0.3  # seconds after which one that waits for the other is taken to wait
+
+
+def meet(ask: Ask, starts: dict[str, Path], name: str, **options: Any) -> Any:
+    start, commands, others = (MEETINGS | RIVALS)[name]
+    work, same = starts["photos"].with_name("work"), name in MEETINGS
+    what = {"start": starts[start], "work": work, "commands": commands, "others": others, "same": same}
+    found = ask(do="meet", seconds=WAITS, **what, **options)
+    told(name, found | {"ends": {end: found["ends"].count(end) for end in found["ends"]}})
+    return found
+
+
+@pytest.mark.parametrize("name", ["ingest, ingest", "score, the other part", "select, select", "pack, pack", *RIVALS])
+def test_two_at_a_time_do_no_harm(ask: Ask, starts: dict[str, Path], name: str) -> None:
+    assert meet(ask, starts, name, most=4)["wrong"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", MEETINGS | RIVALS)
+def test_two_at_a_time_do_no_harm_wherever_they_meet(ask: Ask, starts: dict[str, Path], name: str) -> None:
+    assert meet(ask, starts, name)["wrong"] == []
