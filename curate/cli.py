@@ -266,7 +266,9 @@ def sql(
         return
     answer = asked.stream(query, named)
     if out is not None:
-        storage.publish(storage.place(out, "an answer"), lambda stream: engine.write(answer, stream, form))
+        place = storage.place(out, "an answer")
+        storage.remove_leftovers_of(place)
+        storage.publish(place, lambda stream: engine.write(answer, stream, form))
     else:
         engine.write(answer, sys.stdout.buffer, form)
 
@@ -288,6 +290,7 @@ def diff(
     found = run(a, b, store=store)
     if out is not None:
         place = storage.place(out, "an answer")
+        storage.remove_leftovers_of(place)
         storage.publish(place, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
     if form == "json":
         tables = {"by_score": found.by_score.to_pylist(), "by_image": found.by_image.to_pylist()}

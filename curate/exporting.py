@@ -406,6 +406,7 @@ def _write_lmdb(job: _Job) -> None:
         text = _meta_info(job.windows, shrinks[name], f" {_PNG_LEVEL}")
         files.publish_bytes(partial_folders[name] / "meta_info.txt", text.encode())
         partial_folders[name].rename(job.out / name)
+        files.sync_folder(job.out)
 
 
 def _lmdb(folder: Path, windows: list[_Window]) -> Any:
@@ -422,7 +423,7 @@ def _claimed(out: str | Path, record: ExportRecord) -> Iterator[Path]:
     """The folder of this export, made or gone on with, held for writing. UsageError if it holds anything else."""
     folder = files.local_path(out, "an export")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
     except OSError as error:
         raise UsageError(f"cannot export into '{one_line(folder)}': {error.strerror}") from None
     with files.lock(folder):

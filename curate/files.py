@@ -1,11 +1,14 @@
 """Writing files so that they are whole or absent, on a local file system.
 
 `publish` is the only way in which curate writes into a store: temporary name, fsync, read back, rename, fsync of the
-folder. A file that exists under its final name is complete.
+folder. A file that exists under its final name is complete. A writer holds a lock on its temporary file, so that one
+whose writer was killed can be told from one that is being written.
 """
 
 import contextlib
+import errno
 import fcntl
+import glob
 import io
 import os
 import re
@@ -20,10 +23,22 @@ from curate.errors import CurateError, DataError, UsageError, one_line
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["BusyError", "file_hash", "local_path", "lock", "publish", "publish_bytes", "remove_leftovers"]
+__all__ = [
+    "BusyError",
+    "file_hash",
+    "local_path",
+    "lock",
+    "make_folder",
+    "publish",
+    "publish_bytes",
+    "remove_leftovers",
+    "remove_leftovers_of",
+    "sync_folder",
+]
 
 _BLOCK = 1 << 20  # bytes read at a time
 _FLOW = 1 << 25  # bytes after which the system is asked to put them on disk
+_RANDOM = "[0-9a-f]" * 16  # in a temporary file's name
 
 
 class BusyError(CurateError):
@@ -38,28 +53,40 @@ def local_path(path: str | Path, what: str) -> Path:
     return Path(path)
 
 
-def publish(path: Path, write: Callable[[BinaryIO], object]) -> str:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing; on return none of them can be lost by a power cut."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def publish(path: Path, write: Callable[[BinaryIO], object], *, new: bool = False) -> str:
     """Write a file by calling `write` on a temporary one, and give it its name only when it is safely on disk.
 
     Returns the xxh3-128 hash (hex) of what was read back. Folders are made as needed. Raises DataError if the bytes
-    read back are not as many as were written, OSError as the file system does.
+    read back are not as many as were written, OSError as the file system does; FileExistsError where the file should be
+    `new` and another process was first.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")  # so that no two machines share one
-    try:
-        with io.BufferedWriter(_Flowing(temporary, "wb")) as file:
+    make_folder(path.parent)
+    with _temporary(path) as file:  # and its lock, until it has its name
+        temporary = Path(file.name)
+        try:
             write(file)
             file.flush()
             os.fsync(file.fileno())
             written = file.tell()
-        digest = file_hash(temporary)
-        if temporary.stat().st_size != written:
-            raise DataError(f"wrote {written} bytes of {path.name}, read back {temporary.stat().st_size}")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+            digest = file_hash(temporary)
+            if temporary.stat().st_size != written:
+                raise DataError(f"wrote {written} bytes of {path.name}, read back {temporary.stat().st_size}")
+            if new:
+                _name_new(temporary, path)
+            else:
+                temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
     return digest
 
 
@@ -81,13 +108,39 @@ class _Flowing(io.FileIO):
         return written
 
 
-def publish_bytes(path: Path, data: bytes) -> str:
+def _temporary(path: Path) -> BinaryIO:
+    """A new file beside `path`, locked where the file system can."""
+    while True:
+        # The name is random so that no two machines share one.
+        temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+        file = io.BufferedWriter(_Flowing(temporary, "xb"))
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:  # else it was taken for a leftover before it was locked
+            return file
+        file.close()
+
+
+def _name_new(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.replace(path)
+    else:
+        temporary.unlink()
+
+
+def publish_bytes(path: Path, data: bytes, *, new: bool = False) -> str:
     """`publish` for content that is already in memory; checks that the very same bytes are read back."""
 
     def write(file: BinaryIO) -> None:
         file.write(data)
 
-    digest = publish(path, write)
+    digest = publish(path, write, new=new)
     if digest != xxhash.xxh3_128_hexdigest(data):
         path.unlink()
         raise DataError(f"{path.name}: the bytes read back are not those written; is the disk failing?")
@@ -104,9 +157,21 @@ def file_hash(path: str | Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed writer left below `folder`. Call it under `lock`."""
+    """Delete the temporary files that killed writers left below `folder`; those that are being written stay."""
     for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        _remove_dead(path)
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Delete the temporary files that killed writers of this very file left beside it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM}.tmp"):
+        _remove_dead(leftover)
+
+
+def _remove_dead(temporary: Path) -> None:
+    with contextlib.suppress(OSError), temporary.open("rb") as file:  # gone meanwhile, or its writer holds it
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -127,7 +192,8 @@ def lock(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk: what was renamed or removed there stays so when the power fails."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from curate import layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
-from curate.errors import DataError, UsageError, listed, one_line
+from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.examination import Examined, Examiner
 from curate.progress import Progress, silent
 from curate.schema import STATUS_OK
@@ -94,6 +94,8 @@ def ingest(
         survey = Survey.of(target, found.sources, pairs)
         if engine == LOCAL and part.is_whole:
             _in_one_go(survey, found.sources, pairs, tally, shard_size, split)
+        elif not part.is_whole and survey.is_listed():
+            _again(survey, found.sources, pairs, tally, shard_size, split, part)
         else:
             tally.missing = _in_two_goes(survey, pairs, tally, shard_size, split, engine, part)
     return tally.report(found.ignored)
@@ -106,16 +108,39 @@ def _in_one_go(
     tally: "_Tally",
     shard_size: int,
     split: str,
+    wait: bool = False,
 ) -> None:
     """Each source is read once: examined by several threads ahead, and written by this one."""
     store = survey.store
-    with store.writing():
+    with store.writing(wait=wait):
         known = _Known.of(store)
         examiner = Examiner(pairs, frozenset(known.files), store.header.patch)
         examined = pool.ahead(examiner.examine, sources, 2 * pool.workers() + _MORE_AHEAD)
         items = _new(tally, examined, known)
         _commit(store, _written_here(store, _numbered(store, items, shard_size)), tally, split)
         survey.remove()  # that parts of a run have begun
+
+
+def _again(
+    survey: Survey,
+    sources: Sequence[Source],
+    pairs: Mapping[int, PairedFolder],
+    tally: "_Tally",
+    shard_size: int,
+    split: str,
+    part: Part,
+) -> None:
+    """One part where all was ingested before: the others may not come again, so that it does not wait for them.
+
+    If a file of its own has changed since, it does everything.
+    """
+    store = survey.store
+    examine = Examination(Examiner(pairs, frozenset(_Known.of(store).files), store.header.patch)).open()
+    mine = [item for chunk in survey.chunks if part.has(chunk.number) for item in examine(chunk)]
+    if all(item.known for item in mine):
+        sources = []
+        tally.total = sum(1 for _ in tally.over(mine))
+    _in_one_go(survey, sources, pairs, tally, shard_size, split, wait=True)
 
 
 def _in_two_goes(
@@ -213,8 +238,8 @@ def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> S
         size = _DEFAULT_PATCH if patch is None else patch
         try:
             return Store.create(path, patch=size, step=max(size // 2, 1) if step is None else step)
-        except UsageError:
-            if not Store.is_store(path):  # else another part has made it in this moment
+        except CurateError:
+            if not Store.is_store(path):  # else another run has made it in this moment
                 raise
     opened = Store.open(path)
     opened.require_whole("added to")

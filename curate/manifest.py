@@ -108,6 +108,7 @@ class Manifest:
                 saved.append(made.model_copy(update={"store": made.store.model_copy(update={"url": url})}))
                 writer.add_key_value_metadata({schema.METADATA_KEY: schema.dump(saved[0])})
 
+        storage.remove_leftovers_of(file)
         storage.publish(file, save)
         return saved[0]
 

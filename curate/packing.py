@@ -31,7 +31,7 @@ from PIL import Image
 from curate import images, layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, joined, require_disk, run
 from curate.engine import Part as Share
-from curate.errors import DataError, UsageError, one_line
+from curate.errors import CurateError, DataError, UsageError, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
 from curate.schema import CommitRecord, Packing, Part, StoreReference
@@ -194,8 +194,8 @@ def _open_or_create(out: str | Path, source: Store, manifest: Manifest) -> Store
     if not Store.is_store(path):
         try:
             return Store.create(path, patch=grid.patch, step=grid.step, packed=packing)
-        except UsageError:
-            if not Store.is_store(path):  # else another part has made it in this moment
+        except CurateError:
+            if not Store.is_store(path):  # else another run has made it in this moment
                 raise
     opened = Store.open(path)
     if opened.header.packed != packing:
@@ -476,11 +476,14 @@ def _copy_scores(source: Store, target: Store) -> None:
             continue
         parts = [part.xxh3 for record in records.values() for part in record.parts]
         fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-        target.add_score_set(found.record)
         scores = pa.concat_tables([source.score_table(found, unit) for unit in records])
         done = target.commits(found.kind)
+        if any(record.fingerprint != fingerprint for record in done.values()):
+            target.remove_units(found.kind)  # a table that is replaced would not be what its record says, for a moment
+            done = {}
+        target.add_score_set(found.record)
         for unit in target.commits():
-            if unit not in done or done[unit].fingerprint != fingerprint:
+            if unit not in done:
                 rows = pc.index_in(target.unit_table("patches", unit)["patch_id"], scores["patch_id"])
                 part = target.write_table(found.kind, unit, scores.take(rows.drop_null()))
                 target.commit(found.kind, unit, fingerprint, [part])

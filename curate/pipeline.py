@@ -27,7 +27,7 @@ the same command goes on with a study that was killed.
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -214,7 +214,8 @@ def run(
     """Do what is not done of a study in the folder `out`, and return its table: a row a run and a test folder.
 
     Columns: arch, manifest, patches, seed, steps, test, psnr (dB), ssim. `tests` are folders of HR images, or
-    benchmarks'. Raises UsageError before the first step for whatever can be known then.
+    benchmarks'. Raises UsageError before the first step for whatever can be known then, BusyError if another process
+    is at this study.
     """
     plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline.load(pipeline)
     pick_device(device)
@@ -225,10 +226,28 @@ def run(
     places = [benchmark_name(test) for test in tests]
     if len(set(places)) < len(places):
         raise UsageError(f"the test folders should have names of their own, found {listed(places)}")
+    try:
+        files.make_folder(folder)
+    except OSError as error:
+        raise UsageError(f"cannot make a study at '{one_line(folder)}': {error.strerror}") from None
+    with files.lock(folder):
+        files.remove_leftovers(folder)
+        return _done(plan, folder, photos, dict(zip(places, tests, strict=True)), device, progress)
+
+
+def _done(
+    plan: Pipeline,
+    folder: Path,
+    photos: Sequence[str | Path],
+    tests: Mapping[str, str | Path],
+    device: str,
+    progress: Progress,
+) -> pa.Table:
+    """The steps, one after the other; `tests` are folders by their benchmarks' names."""
     ingest([str(photo) for photo in photos], folder / "store", patch=plan.ingest.patch, step=plan.ingest.step)
     if plan.clean.duplicates:
         duplicates(folder / "store", progress=_part(progress, 0, 1, "duplicates"))
-    for test in tests if plan.clean.leaks else ():
+    for test in tests.values() if plan.clean.leaks else ():
         leaks(folder / "store", test, progress=_part(progress, 0, 1, "leaks"))
     score(folder / "store", plan.score.scorers, device=device, progress=_part(progress, 0, 1, "score"))
     manifests = {chosen.name: _selected(chosen, folder) for chosen in plan.select}
@@ -239,7 +258,7 @@ def run(
         where = folder / "runs" / training.folder
         part = _part(progress, number, len(trainings), training.folder)
         made = train(training.arch, manifest, training.config, where, device=device, progress=part)
-        for test, place in zip(tests, places, strict=True):
+        for place, test in tests.items():
             rows.append(
                 {
                     "arch": training.arch,

@@ -57,6 +57,7 @@ __all__ = [
     "relative_name",
     "remove",
     "remove_leftovers",
+    "remove_leftovers_of",
     "resolve",
     "retried",
 ]
@@ -501,19 +502,19 @@ def publish_bytes(path: Place, data: bytes) -> str:
 
 
 def create_bytes(path: Place, data: bytes) -> None:
-    """`publish_bytes` of a file that decides between writers: in an object store the first one stays.
+    """`publish_bytes` of a file that decides between writers: the first one stays.
 
     CurateError if it is there already with other bytes; with the same ones nothing happens.
     """
-    if isinstance(path, Path):
-        files.publish_bytes(path, data)
-        return
-    fs, target = file_system(path.url)
     try:
+        if isinstance(path, Path):
+            files.publish_bytes(path, data, new=True)
+            return
+        fs, target = file_system(path.url)
         _write(path, lambda: fs.pipe_file(target, data, mode="create"), len(data))
     except OSError:
         # Also where the answer to an earlier try was lost: what is there says who was first.
-        if path.size() is None:
+        if not path.is_file():
             raise
         if path.read_bytes() != data:
             other = f"another run has written '{one_line(path)}' meanwhile"
@@ -531,7 +532,7 @@ def _write(path: RemotePath, act: Callable[[], object], size: int) -> None:
 
 
 def remove(places: Iterable[Place]) -> None:
-    """Delete files; those that are gone already are no error."""
+    """Delete files, and on a disk see to it that they stay so; those that are gone already are no error."""
     unwanted = list(places)
     if any(isinstance(path, RemotePath) for path in unwanted):
         with ThreadPoolExecutor(min(_REQUESTS, len(unwanted))) as pool:
@@ -539,12 +540,20 @@ def remove(places: Iterable[Place]) -> None:
         return
     for path in unwanted:
         path.unlink(missing_ok=True)
+    for folder in dict.fromkeys(path.parent for path in unwanted if isinstance(path, Path)):
+        files.sync_folder(folder)
 
 
 def remove_leftovers(folder: Place) -> None:
     """`files.remove_leftovers`; an upload that was cut off leaves no object."""
     if isinstance(folder, Path):
         files.remove_leftovers(folder)
+
+
+def remove_leftovers_of(path: Place) -> None:
+    """`files.remove_leftovers_of`."""
+    if isinstance(path, Path):
+        files.remove_leftovers_of(path)
 
 
 @contextlib.contextmanager

@@ -128,7 +128,7 @@ class Store:
             raise UsageError(f"'{one_line(folder)}' is not a store (it has no {_HEADER}); name a new or empty folder")
         try:
             if isinstance(folder, Path):
-                folder.mkdir(parents=True, exist_ok=True)
+                files.make_folder(folder)
         except OSError as error:
             raise UsageError(f"cannot make a store at '{one_line(folder)}': {error.strerror}") from None
         header = StoreHeader(patch=patch, step=step, created_by=f"curate {__version__}", packed=packed)
@@ -156,9 +156,9 @@ class Store:
         """Hold the store for writing, and clear away what a killed writer left half done; at the end fold its records.
 
         `shared`: together with the other parts of a run, each of which writes units of its own; the last one to end
-        folds. It waits for one that does not share; one that does not share waits for others only if `wait` says so,
-        and is refused without. At a URL nothing is held: two runs that do the same may go on at the same time, of
-        others the second is refused.
+        clears away and folds. It waits for one that does not share; one that does not share waits for others only if
+        `wait` says so, and is refused without. At a URL nothing is held: two runs that do the same may go on at the
+        same time, of others the second is refused.
         """
         with storage.lock(self.path, shared=shared, wait=shared or wait):
             if not shared:
@@ -168,6 +168,7 @@ class Store:
                 self._fold()
         if shared:
             with contextlib.suppress(files.BusyError), storage.lock(self.path):
+                storage.remove_leftovers(self.path)
                 self._fold()
 
     def _fold(self) -> None:

@@ -60,6 +60,12 @@ class Survey:
         chunks = [Chunk(number, sources[start : start + size]) for number, start in enumerate(starts)]
         return cls(store, chunks, f"examined/{digest.hexdigest()[:16]}")
 
+    def is_listed(self) -> bool:
+        """Whether the store has, or has refused, a file of each source's name."""
+        names = self.store.images().select(["source", "name"]).to_pylist()
+        known = {(row["source"], row["name"]) for row in names}
+        return all((source.source, source.name) in known for chunk in self.chunks for source in chunk.sources)
+
     def missing(self) -> list[Chunk]:
         """The chunks that nobody has examined."""
         done = self.store.commits(self.kind)

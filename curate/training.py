@@ -32,13 +32,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from curate import degrade, optim, plugins, resume, storage
+from curate import degrade, files, optim, plugins, resume, storage
 from curate.archs import Arch
-from curate.checkpoint import MODEL_FILE, Checkpoint, full_spec, read_recipe, weights_hash
+from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.config import TrainConfig
 from curate.curves import Curves, draw
 from curate.degrade import Degradation
-from curate.errors import DataError, UsageError, one_line
+from curate.errors import CurateError, DataError, UsageError, one_line
 from curate.evaluation import averages, evaluate
 from curate.loader import Batch, batches
 from curate.manifest import Manifest
@@ -86,6 +86,7 @@ def train(
     before = Checkpoint.load(init) if isinstance(init, str | Path) else init
     folder = None if out is None else storage.place(out, "a run")
     run = _Run(network, chosen, config, before)
+    there = _models(folder) if folder else {}
     if folder and (finished := _finished(folder, run.identity)):
         return finished
     team = Team(device)
@@ -105,8 +106,11 @@ def train(
     with ExitStack() as stack:
         if kept:
             if isinstance(kept, Path):
-                kept.mkdir(parents=True, exist_ok=True)
+                files.make_folder(kept)
             stack.enter_context(storage.lock(kept))
+            if _models(kept) != there:
+                raise CurateError(f"another curate has trained in '{one_line(kept)}' meanwhile; run again to go on")
+            storage.remove_leftovers(kept)
         if team.leads:
             drawn = kept if isinstance(kept, Path) else None  # event files grow, which objects do not
             drawing = draw(drawn, start=live.step, project=wandb, name=run.number, settings=run.identity)
@@ -179,10 +183,15 @@ def _steps(config: TrainConfig, manifest: Manifest) -> int:
     return ceil(config.epochs * manifest.recipe.counts["patches"] / config.batch_size)
 
 
+def _models(folder: Place) -> dict[str, storage.Entry]:
+    """The models and states in a run's folder."""
+    return {name: entry for name, entry in storage.entries(folder).items() if name.endswith(".safetensors")}
+
+
 def _finished(folder: Place, identity: Mapping[str, Any]) -> Checkpoint | None:
     """The checkpoint of this very run, if it has ended. UsageError where the folder holds another one, or is a file."""
-    there = [name for name in storage.entries(folder) if name.endswith(".safetensors")]
-    if folder.is_file() or set(there) - {MODEL_FILE, resume.STATE_FILE}:
+    there = _models(folder)
+    if folder.is_file() or there.keys() - {MODEL_FILE, resume.STATE_FILE}:
         raise UsageError(f"'{one_line(folder)}' is a file or holds another model; name another folder with -o")
     if MODEL_FILE not in there:
         return None
@@ -192,7 +201,17 @@ def _finished(folder: Place, identity: Mapping[str, Any]) -> Checkpoint | None:
         raise UsageError(f"{error}; name another folder with -o") from None
     if found := resume.differences(_identity(record["arch"], record["training"]), identity):
         raise UsageError(f"'{one_line(folder)}' holds a model trained with {found}; name another folder with -o")
-    return Checkpoint.load(folder)
+    made = Checkpoint.load(folder)
+    if resume.STATE_FILE in there or not (folder / RECIPE_FILE).is_file():  # killed when it was about to end
+        _end(folder, made)
+    return made
+
+
+def _end(folder: Place, made: Checkpoint) -> None:
+    """Write the checkpoint of a run, take its state away, and what killed runs have left half written."""
+    made.save(folder)
+    (folder / resume.STATE_FILE).unlink(missing_ok=True)
+    storage.remove_leftovers(folder)
 
 
 @dataclass
@@ -350,8 +369,7 @@ class _Keeper:
         if not all(tensor.isfinite().all() for tensor in made.state.values()):
             raise DataError(f"the weights are not finite after step {live.step}: train with a smaller --rate")
         if self.folder:
-            made.save(self.folder)
-            (self.folder / resume.STATE_FILE).unlink(missing_ok=True)
+            _end(self.folder, made)
         return made
 
     def _validate(self, live: _Live) -> None:

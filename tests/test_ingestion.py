@@ -793,11 +793,11 @@ def stopping(at: int, when: str) -> Callable[..., str]:
     """
     publish, calls = files.publish, iter(range(10**6))
 
-    def stop(path: Path, write: Callable[[io.BytesIO], object]) -> str:
+    def stop(path: Path, write: Callable[[io.BytesIO], object], *, new: bool = False) -> str:
         if next(calls) != at:
-            return publish(path, write)
+            return publish(path, write, new=new)
         if when == "after":
-            publish(path, write)
+            publish(path, write, new=new)
         if when == "killed":
             path.parent.mkdir(parents=True, exist_ok=True)
             content = io.BytesIO()

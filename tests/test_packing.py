@@ -632,11 +632,11 @@ def stopping(at: int, when: str) -> Callable[..., str]:
         file.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def stop(path: Path, write: Callable[..., object]) -> str:
+    def stop(path: Path, write: Callable[..., object], *, new: bool = False) -> str:
         if next(calls) != at:
-            return publish(path, write)
+            return publish(path, write, new=new)
         if when == "after":
-            publish(path, write)
+            publish(path, write, new=new)
         if when == "full":
             publish(path, full)
         if when == "killed":

@@ -65,9 +65,26 @@ def test_a_whole_run_waits_for_no_part(corpus: Path) -> None:
     take(corpus)
     take(corpus, "whole")
     assert tree(corpus / "store") == tree(corpus / "whole")
-    assert take(corpus, part="1/2").missing > 0  # again, though all is there
+    for part in ("1/2", "2/2", "1/2"):  # again, though all is there
+        report = take(corpus, part=part)
+        assert report.missing == report.added == 0 < report.known
+        assert tree(corpus / "store") == tree(corpus / "whole")
     assert take(corpus).added == 0
     assert tree(corpus / "store") == tree(corpus / "whole")
+
+
+@pytest.mark.parametrize("order", [("1/2", "2/2"), ("2/2", "1/2")])
+def test_what_has_changed_since_it_was_ingested_is_added_once_whoever_sees_it(
+    corpus: Path, order: tuple[str, ...]
+) -> None:
+    for name in ("store", "whole"):
+        take(corpus, name)
+    (corpus / "photos" / "001.jpg").write_bytes((corpus / "photos" / "003.jpg").read_bytes() + b"changed")
+    take(corpus, "whole")
+    for part in order:
+        assert take(corpus, part=part).missing == 0
+    assert tree(corpus / "store") == tree(corpus / "whole")
+    assert not list((corpus / "store").rglob("examined"))
 
 
 class StoppedError(Exception):

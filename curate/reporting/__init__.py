@@ -53,10 +53,13 @@ def report(
     facts = gather(source, named)
     record = _record(facts, target.parent)
     contents = Contents(facts, record, progress)
-    storage.publish_bytes(target, contents.page().encode())
+    page = contents.page().encode()
+    storage.remove_leftovers_of(target)
+    storage.publish_bytes(target, page)
     if png is not None:
         folder = storage.place(png, "a folder of figures")
         for name, data in contents.pngs():
+            storage.remove_leftovers_of(folder / f"{name}.png")
             storage.publish_bytes(folder / f"{name}.png", data)
     return record
 

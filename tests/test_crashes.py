@@ -1,0 +1,214 @@
+"""Killed at any instant and run again, every verb ends with the bytes of a run that was not; so do two at a time.
+
+`crashing` explains how a command dies at its n-th step. The fast tests take some of the steps of each verb, the slow
+ones all of them, and processes that are killed from outside at random.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crashing import HOWS
+
+ROOT = Path(__file__).parents[1]
+NET = "fsrcnn:scale=2,d=6,s=3,m=1"
+INGEST = ["ingest", "photos", "store", "--patch", "24", "--step", "12", "--shard-size", "1"]
+SCORE = ["score", "store", "sobel", "laplacian"]
+SELECT = ["select", "store", "des", "--by", "sobel", "-o", "half.parquet"]
+PACK = ["pack", "half.parquet", "packed", "--shard-size", "1"]
+TRAIN = ["train", "half.parquet", "--arch", NET, "--batch-size", "2", "--crop", "12", "-o", "run"]
+STEPS = ["--steps", "5", "--save-every", "2", "--validate", "bench", "--validate-every", "2"]
+STUDY = """
+[ingest]
+patch = 24
+step = 12
+[clean]
+duplicates = true
+[score]
+scorers = ["sobel"]
+[[select]]
+name = "hard"
+strategy = "des"
+by = "sobel"
+[[train]]
+archs = ["fsrcnn:scale=2,d=6,s=3,m=1"]
+options = { steps = 2, batch_size = 2, crop = 12, save_every = 1 }
+"""
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    """A function that sends a request to `crashing`, as a process of its own, and returns the answer."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(Path(__file__).with_name("crashing.py"))]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None and server.stdout is not None
+        pipes = server.stdin, server.stdout
+
+        def request(**what: Any) -> Any:
+            pipes[0].write(json.dumps(what, default=str) + "\n")
+            pipes[0].flush()
+            answer = json.loads(pipes[1].readline())
+            assert "error" not in answer, answer["error"]
+            return answer["answer"]
+
+        yield request
+        server.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory, write_photos: Callable[..., Path], ask: Ask) -> dict[str, Path]:
+    """Folders to start from: `photos` alone, with a `store`, with what was `chosen` from it, with it `packed`."""
+    top = tmp_path_factory.mktemp("crashes")
+    made = {"photos": top / "photos"}
+    write_photos(made["photos"] / "photos", [(36, 48), (48, 36), (40, 40)])
+    write_photos(made["photos"] / "more", [(37, 48), (36, 50)], seed=7)
+    write_photos(made["photos"] / "bench", [(36, 36)], seed=9)
+    (made["photos"] / "study.toml").write_text(STUDY)
+    work = top / "work"
+    shutil.copytree(made["photos"], work)
+    steps = {
+        "store": [INGEST],
+        "chosen": [SCORE, SELECT, [*SELECT[:-1], "tenth.parquet", "--keep", "0.1"]],
+        "packed": [PACK, [*INGEST[:1], "more", *INGEST[2:]], SCORE],
+    }
+    for name, commands in steps.items():
+        ask(do="make", work=work, commands=commands)
+        made[name] = top / name
+        shutil.copytree(work, made[name])
+    return made
+
+
+def in_parts(words: list[str]) -> list[list[str]]:
+    return [[*words, "--part", f"{number}/2"] for number in (1, 2)]
+
+
+EXPORTS = {
+    to: ("chosen", [["export", "half.parquet", "out", "--to", to]]) for to in ("basicsr", "hf", "lmdb", "webdataset")
+}
+SCENES = {
+    "ingest": ("photos", [INGEST]),
+    "ingest more": ("store", [[*INGEST[:1], "photos", "more", *INGEST[2:]]]),
+    "ingest in parts": ("photos", in_parts(INGEST)),
+    "duplicates, leaks": ("store", [["duplicates", "store"], ["leaks", "store", "bench"]]),
+    "score": ("store", [SCORE]),
+    "score in parts": ("store", in_parts(SCORE)),
+    "select": ("chosen", [[*SELECT[:-1], "new/of it.parquet"]]),
+    "sql, diff": (
+        "chosen",
+        [
+            ["sql", "store", "select * from scores order by all", "--format", "parquet", "-o", "answers/all.parquet"],
+            ["diff", "half.parquet", "tenth.parquet", "-o", "answers/diff.parquet"],
+        ],
+    ),
+    "report": ("chosen", [["report", "half.parquet", "-o", "page/report.html", "--png", "page/png"]]),
+    "pack": ("chosen", [PACK]),
+    "pack again": ("packed", [PACK]),
+    "pack in parts": ("chosen", in_parts(PACK)),
+    **{f"export to {to}": scene for to, scene in EXPORTS.items()},
+    "train": ("chosen", [[*TRAIN, *STEPS]]),
+    "run": ("photos", [["run", "study.toml", "out", "photos", "--test", "bench"]]),
+}
+
+
+def crash(ask: Ask, starts: dict[str, Path], scene: str, **options: Any) -> Any:
+    start, commands = SCENES[scene]
+    work = starts["photos"].with_name("work")
+    return ask(do="crash", start=starts[start], work=work, commands=commands, **options)
+
+
+def told(name: str, found: Any) -> None:
+    counts = {key: len(value) if isinstance(value, list) else value for key, value in found.items()}
+    print(name, counts)  # noqa: T201 - with -s: how many kills there were is the result
+
+
+@pytest.mark.parametrize("scene", [name for name in SCENES if name not in ("report", "run")])  # which take longer
+def test_killed_at_some_of_its_steps_and_run_again(ask: Ask, starts: dict[str, Path], scene: str) -> None:
+    found = crash(ask, starts, scene, hows=("kill", "some"), most=2)
+    told(scene, found)
+    assert found["wrong"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("scene", SCENES)
+def test_killed_at_every_step_and_run_again(ask: Ask, starts: dict[str, Path], scene: str) -> None:
+    found = crash(ask, starts, scene, hows=HOWS)
+    told(scene, found)
+    assert found["wrong"] == []
+
+
+# --- what the machinery would notice ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("blind", "hows"),
+    [
+        ("sync", ["names"]),  # a record, and of what it names the names alone
+        ("sync folder", ["some"]),  # a record, and not all that it names
+        ("sync folder", ["cut"]),  # what was finished is gone
+    ],
+)
+def test_a_sync_that_is_left_out_is_noticed(ask: Ask, starts: dict[str, Path], blind: str, hows: list[str]) -> None:
+    assert crash(ask, starts, "ingest", hows=hows, most=12, blind=[blind])["wrong"] != []
+
+
+# --- two at a time ----------------------------------------------------------------------------------------------------
+
+MORE = [*INGEST[:1], "photos", "more", *INGEST[2:]]
+WIDER = [*INGEST[:3], "--patch", "36", "--step", "36", "--shard-size", "1"]
+# name -> what they start from, the one that is stopped at each step, the one that runs meanwhile
+MEETINGS: dict[str, tuple[str, list[list[str]], list[list[str]]]] = {
+    "ingest, ingest": ("photos", [INGEST], [INGEST]),
+    "ingest, the same part": ("photos", in_parts(INGEST)[:1], in_parts(INGEST)[:1]),
+    "ingest, the other part": ("photos", in_parts(INGEST)[:1], in_parts(INGEST)[1:]),
+    "ingest, score": ("store", [MORE], [SCORE]),
+    "score, score": ("store", [SCORE], [SCORE]),
+    "score, the same part": ("store", in_parts(SCORE)[:1], in_parts(SCORE)[:1]),
+    "score, the other part": ("store", in_parts(SCORE)[:1], in_parts(SCORE)[1:]),
+    "score, ingest": ("store", [SCORE], [MORE]),
+    "select, select": ("chosen", [SELECT], [SELECT]),
+    "pack, pack": ("chosen", [PACK], [PACK]),
+    "pack, the other part": ("chosen", in_parts(PACK)[:1], in_parts(PACK)[1:]),
+    "export, export": ("chosen", EXPORTS["basicsr"][1], EXPORTS["basicsr"][1]),
+    "train, train": ("chosen", [[*TRAIN, *STEPS]], [[*TRAIN, *STEPS]]),
+    "run, run": ("photos", *2 * (SCENES["run"][1],)),
+}
+# as above, but the two want different things, so that one of them is refused, or comes first
+RIVALS: dict[str, tuple[str, list[list[str]], list[list[str]]]] = {
+    "ingest, another grid": ("photos", [INGEST], [WIDER]),
+    "pack, another manifest": ("chosen", [PACK], [[PACK[0], "tenth.parquet", *PACK[2:]]]),
+    "export, another target": ("chosen", EXPORTS["basicsr"][1], EXPORTS["webdataset"][1]),
+    "select, another choice": ("chosen", [SELECT], [[*SELECT, "--keep", "0.1"]]),
+    "train, other options": ("chosen", [[*TRAIN, *STEPS]], [[*TRAIN, *STEPS, "--rate", "0.01"]]),
+}
+WAITS = 0.3  # seconds after which one that waits for the other is taken to wait
+
+
+def meet(ask: Ask, starts: dict[str, Path], name: str, **options: Any) -> Any:
+    start, commands, others = (MEETINGS | RIVALS)[name]
+    work, same = starts["photos"].with_name("work"), name in MEETINGS
+    what = {"start": starts[start], "work": work, "commands": commands, "others": others, "same": same}
+    found = ask(do="meet", seconds=WAITS, **what, **options)
+    told(name, found | {"ends": {end: found["ends"].count(end) for end in found["ends"]}})
+    return found
+
+
+@pytest.mark.parametrize("name", ["ingest, ingest", "score, the other part", "select, select", "pack, pack", *RIVALS])
+def test_two_at_a_time_do_no_harm(ask: Ask, starts: dict[str, Path], name: str) -> None:
+    assert meet(ask, starts, name, most=4)["wrong"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", MEETINGS | RIVALS)
+def test_two_at_a_time_do_no_harm_wherever_they_meet(ask: Ask, starts: dict[str, Path], name: str) -> None:
+    assert meet(ask, starts, name)["wrong"] == []
