@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import pyarrow as pa
 import pydantic
+import xxhash
 
 from curate.errors import DataError, one_line
 
@@ -48,6 +49,7 @@ __all__ = [
     "ReportedOverlap",
     "ReportedWindow",
     "ScorerRecord",
+    "Sealed",
     "StoreHeader",
     "StoreReference",
     "TrainingState",
@@ -173,6 +175,14 @@ class Document(pydantic.BaseModel):
     format: Literal[1] = FORMAT
 
 
+class Sealed(Document):
+    """A document that carries a checksum of itself: no other file says what it should be."""
+
+    # xxh3-64, hex, of the text without this entry; null in files that are older than it. `dump` and `parse` see to it:
+    # the field is never set.
+    checksum: str | None = pydantic.Field(None, exclude=True)
+
+
 class Packing(pydantic.BaseModel):
     """What a packed store holds the pixels of."""
 
@@ -183,7 +193,7 @@ class Packing(pydantic.BaseModel):
     scale: pydantic.PositiveInt  # up to this one the LR of a window can be made exactly: pixels around it are there
 
 
-class StoreHeader(Document):
+class StoreHeader(Sealed):
     """`store.json`."""
 
     patch: pydantic.PositiveInt  # px, side of a window
@@ -203,7 +213,7 @@ class Part(pydantic.BaseModel):
     rows: pydantic.NonNegativeInt | None = None  # of a table
 
 
-class CommitRecord(Document):
+class CommitRecord(Sealed):
     """One finished unit: the files that belong to it, their sizes and hashes."""
 
     unit: pydantic.NonNegativeInt  # the shard number
@@ -211,7 +221,7 @@ class CommitRecord(Document):
     parts: list[Part]
 
 
-class ScorerRecord(Document):
+class ScorerRecord(Sealed):
     """What drew the scores in one folder of `tables/scores`."""
 
     scorer: str  # the plugin's name
@@ -222,7 +232,7 @@ class ScorerRecord(Document):
     fingerprint: str
 
 
-class CheckRecord(Document):
+class CheckRecord(Sealed):
     """What was looked for in the images of a store: its findings are in one folder of `tables/checks`."""
 
     check: Literal["duplicates", "leaks"]
@@ -242,7 +252,7 @@ class StoreReference(pydantic.BaseModel):
     digest: str  # of their commit records: shards are only ever added, so a grown store still matches
 
 
-class ManifestRecipe(Document):
+class ManifestRecipe(Sealed):
     """All that made a manifest."""
 
     store: StoreReference
@@ -347,11 +357,17 @@ class ReportRecord(Document):
 
 _DocumentT = TypeVar("_DocumentT", bound=Document)
 
+# What `dump` adds. Never the last entry; and in no string before it, where the quotes would have backslashes.
+_SEAL = re.compile(rb'"checksum": "([0-9a-f]{16})",\s*')
+
 
 def parse(kind: type[_DocumentT], text: str | bytes, where: object) -> _DocumentT:
-    """Read a document; DataError (one line, naming `where`) if it is not one, or of a newer version."""
+    """Read a document; DataError (one line, naming `where`) if it is not one, of a newer version, or has changed."""
+    data = text.encode() if isinstance(text, str) else text
+    seal = _SEAL.search(data) if issubclass(kind, Sealed) else None
+    content = data if seal is None else data[: seal.start()] + data[seal.end() :]
     try:
-        return kind.model_validate_json(text)
+        document = kind.model_validate_json(content)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the document"
@@ -359,11 +375,23 @@ def parse(kind: type[_DocumentT], text: str | bytes, where: object) -> _Document
         if place == "format" and isinstance(problem["input"], int):
             reason = f"format {problem['input']} is not one that this version reads (it reads {FORMAT}); update curate"
         raise DataError(one_line(f"{where} is not a valid {kind.__name__}: {reason}")) from None
+    damaged = isinstance(document, Sealed) and document.checksum is not None  # not in the form that `dump` writes
+    if damaged or (seal is not None and seal[1].decode() != xxhash.xxh3_64_hexdigest(content)):
+        raise DataError(one_line(f"{where} is damaged: it is not what its checksum says"))
+    return document
 
 
 def dump(document: Document, indent: int | None = None) -> bytes:
-    """A document as JSON, UTF-8, keys in a fixed order."""
-    text = json.dumps(document.model_dump(mode="json"), indent=indent, ensure_ascii=False, sort_keys=True)
+    """A document as JSON, UTF-8, keys in a fixed order, with its checksum if it carries one."""
+    content = document.model_dump(mode="json")
+    data = _json(content, indent)
+    if isinstance(document, Sealed):
+        data = _json({**content, "checksum": xxhash.xxh3_64_hexdigest(data)}, indent)
+    return data
+
+
+def _json(content: dict[str, Any], indent: int | None) -> bytes:
+    text = json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=True)
     return (text + "\n" if indent else text).encode()
 
 

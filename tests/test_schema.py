@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import xxhash
 
 from curate import schema
 from curate.errors import DataError
@@ -25,6 +26,7 @@ from curate.schema import (
     ReportedWindow,
     ReportRecord,
     ScorerRecord,
+    Sealed,
     StoreHeader,
     StoreReference,
     TrainingState,
@@ -130,7 +132,29 @@ def test_the_same_document_is_the_same_bytes() -> None:
     first = StoreHeader(patch=480, step=240, created_by="é")
     again = StoreHeader.model_validate({"created_by": "é", "step": 240, "patch": 480})
     assert schema.dump(first) == schema.dump(again)
-    assert schema.dump(first) == '{"created_by": "é", "format": 1, "packed": null, "patch": 480, "step": 240}'.encode()
+    content = '"created_by": "é", "format": 1, "packed": null, "patch": 480, "step": 240}'
+    checksum = xxhash.xxh3_64_hexdigest(f"{{{content}".encode())
+    assert schema.dump(first) == f'{{"checksum": "{checksum}", {content}'.encode()
+
+
+@pytest.mark.parametrize("name", [name for name, document in DOCUMENTS.items() if isinstance(document, Sealed)])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_no_bit_of_a_sealed_document_changes_unnoticed(name: str, indent: int | None) -> None:
+    """Not even of its spaces."""
+    document = DOCUMENTS[name]
+    data = schema.dump(document, indent)
+    for bit in range(8 * len(data)):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DataError):
+            schema.parse(type(document), bytes(changed), "x")
+
+
+@pytest.mark.parametrize("name", [name for name, document in DOCUMENTS.items() if isinstance(document, Sealed)])
+def test_a_document_older_than_its_checksum_is_read(name: str) -> None:
+    content = json.loads(schema.dump(DOCUMENTS[name]))
+    del content["checksum"]
+    assert schema.parse(type(DOCUMENTS[name]), json.dumps(content), "x") == DOCUMENTS[name]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -173,7 +197,8 @@ def test_every_field_without_a_default_is_needed(name: str) -> None:
         "scorer-record": {"vector"},
         "manifest-recipe": {"unit", "checks", "packed_from"},
     }
-    assert needed == [key for key in type(document).model_fields if key not in {"format"} | added.get(name, set())]
+    optional = {"format", "checksum"} | added.get(name, set())
+    assert needed == [key for key in type(document).model_fields if key not in optional]
     for key in needed:
         content = json.loads(schema.dump(document))
         del content[key]
