@@ -358,7 +358,7 @@ class ReportRecord(Document):
 _DocumentT = TypeVar("_DocumentT", bound=Document)
 
 # What `dump` adds. Never the last entry; and in no string before it, where the quotes would have backslashes.
-_SEAL = re.compile(rb'"checksum": "([0-9a-f]{16})",\s*')
+_SEAL = re.compile(rb'"checksum": "([0-9a-f]{16})",(?: |\n  )')
 
 
 def parse(kind: type[_DocumentT], text: str | bytes, where: object) -> _DocumentT:
