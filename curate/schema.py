@@ -53,7 +53,12 @@ __all__ = [
     "StoreHeader",
     "StoreReference",
     "TrainingState",
+    "VerifiedPath",
+    "VerifyFinding",
+    "VerifyRecord",
     "dump",
+    "is_as_written",
+    "is_sealed",
     "json_schemas",
     "main",
     "parse",
@@ -180,7 +185,7 @@ class Sealed(Document):
 
     # xxh3-64, hex, of the text without this entry; null in files that are older than it. `dump` and `parse` see to it:
     # the field is never set.
-    checksum: str | None = pydantic.Field(None, exclude=True)
+    checksum: str | None = pydantic.Field(default=None, exclude=True)
 
 
 class Packing(pydantic.BaseModel):
@@ -286,12 +291,13 @@ class CheckpointRecipe(Document):
     training: dict[str, Any]  # manifest, options, start, last loss, device, versions
 
 
-class TrainingState(Document):
+class TrainingState(Sealed):
     """How far an unfinished training run is; its tensors are beside it."""
 
     identity: dict[str, Any]  # arch, manifest, start and options: what a run that goes on must have in common with it
     step: pydantic.PositiveInt  # steps done
     best: dict[str, Any] | None  # step, psnr and ssim of the best validation so far
+    tensors: str | None = None  # xxh3-128, hex, of their names, types, shapes and values; null in older files
 
 
 class ReportedWindow(pydantic.BaseModel):
@@ -355,6 +361,43 @@ class ReportRecord(Document):
     commands: list[str]  # that make the manifests again
 
 
+class VerifiedPath(pydantic.BaseModel):
+    """One path that was looked at."""
+
+    model_config = _STRICT
+
+    path: str
+    kind: Literal["store", "manifest", "checkpoint", "export"]
+    files: pydantic.NonNegativeInt  # that were looked at
+    bytes: pydantic.NonNegativeInt  # of them
+
+
+class VerifyFinding(pydantic.BaseModel):
+    """One thing that is not as it should be, and what it hits."""
+
+    model_config = _STRICT
+
+    # damaged, missing: a file that should be otherwise; stale: made from other bytes than are there now; foreign: not
+    # of curate's making; changed, gone, new: a photograph, beside the store; leftover: of a run that was killed
+    kind: Literal["damaged", "missing", "stale", "foreign", "changed", "gone", "leftover", "new"]
+    path: str
+    problem: str
+    harmless: bool = False  # leftover and new: all is whole nevertheless
+    images: list[str] = []  # names
+    patches: pydantic.NonNegativeInt = 0
+    scores: list[str] = []  # their columns
+    manifests: dict[str, int] = {}  # name -> its patches that are hit
+
+
+class VerifyRecord(Document):
+    """What was looked at and what was found: `curate verify --json`."""
+
+    deep: bool  # whether every byte was read
+    whole: bool  # nothing was found but what is harmless
+    checked: list[VerifiedPath]
+    findings: list[VerifyFinding]
+
+
 _DocumentT = TypeVar("_DocumentT", bound=Document)
 
 # What `dump` adds. Never the last entry; and in no string before it, where the quotes would have backslashes.
@@ -390,6 +433,16 @@ def dump(document: Document, indent: int | None = None) -> bytes:
     return data
 
 
+def is_sealed(data: bytes) -> bool:
+    """Whether a document in this text carries its checksum: `parse` has looked at every byte of it."""
+    return _SEAL.search(data) is not None
+
+
+def is_as_written(document: Document, data: bytes, indent: int | None = None) -> bool:
+    """Whether `data`, which is read as `document`, is what `dump` makes of it, byte for byte, but for the checksum."""
+    return is_sealed(data) or data == _json(document.model_dump(mode="json"), indent)
+
+
 def _json(content: dict[str, Any], indent: int | None) -> bytes:
     text = json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=True)
     return (text + "\n" if indent else text).encode()
@@ -399,7 +452,7 @@ def json_schemas() -> dict[str, str]:
     """File name -> content of everything under `schemas/`."""
     made_by_store: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord, CheckRecord]
     documents: list[type[Document]] = [*made_by_store, ManifestRecipe, ExportRecord, CheckpointRecipe, TrainingState]
-    documents.append(ReportRecord)
+    documents += [ReportRecord, VerifyRecord]
     tables = {"images": IMAGES, "cells": CELLS, "patches": PATCHES, "manifest": MANIFEST}
     tables |= {"duplicates": DUPLICATES, "leaks": LEAKS, "examined": EXAMINED}
     content: dict[str, Any] = {
