@@ -34,7 +34,17 @@ if TYPE_CHECKING:
 
     from curate.archs import Arch
 
-__all__ = ["BEST", "MODEL_FILE", "RECIPE_FILE", "Checkpoint", "check", "full_spec", "read_recipe", "weights_hash"]
+__all__ = [
+    "BEST",
+    "MODEL_FILE",
+    "RECIPE_FILE",
+    "Checkpoint",
+    "check",
+    "full_spec",
+    "mend",
+    "read_recipe",
+    "weights_hash",
+]
 
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
@@ -129,6 +139,17 @@ def check(path: str | Place) -> tuple[list[Place], list[tuple[Place, str]]]:
         found.append(where / resume.STATE_FILE)
         problems += [(found[-1], problem) for problem in resume.problems(where)]
     return found, problems
+
+
+def mend(path: str | Place) -> list[Place]:
+    """Write recipe.json again where it is damaged beside weights that are whole; returns what was written."""
+    written = []
+    for file, _ in check(path)[1]:
+        model = file.parent / MODEL_FILE
+        if file.name == RECIPE_FILE and (record := _record(model)) is not None:
+            storage.publish_bytes(file, schema.dump(record, indent=2))
+            written.append(file)
+    return written
 
 
 def _problems(file: Place, beside: Place) -> list[tuple[Place, str]]:

@@ -33,7 +33,19 @@ from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Part, ScorerReco
 from curate.storage import Place
 from curate.store import INGEST, Store
 
-__all__ = ["HARMLESS", "HEADER", "TABLES", "Fault", "Kind", "Look", "faults_within", "is_store", "look", "table"]
+__all__ = [
+    "HARMLESS",
+    "HEADER",
+    "TABLES",
+    "Fault",
+    "Kind",
+    "Look",
+    "faults_of_shard",
+    "faults_within",
+    "is_store",
+    "look",
+    "table",
+]
 
 Kind = Literal["damaged", "missing", "stale", "foreign", "changed", "gone", "leftover", "new"]
 HARMLESS: tuple[Kind, ...] = ("leftover", "new")
@@ -79,6 +91,10 @@ class Look:
     @property
     def is_packed(self) -> bool:
         return self.header is not None and self.header.packed is not None
+
+    @property
+    def is_of_photographs(self) -> bool:
+        return self.header is not None and self.header.packed is None
 
     def digest(self, shards: int) -> str:
         """As `Store.digest`, of what is there."""
@@ -214,17 +230,19 @@ def _check_units(found: Look) -> None:
     units, lost = found.units, found.lost[INGEST]
     known = [*units, *lost, *(unit for work in found.sets for unit in found.commits.get(work, {}))]
     unfinished = found.is_packed and MANIFEST_FILE not in found.sizes
+    if unfinished:
+        found.add("missing", MANIFEST_FILE, "it is written last: the pack has not ended, or it is lost")
     for unit in [] if unfinished else range(max(known, default=-1) + 1):
         if unit not in units and unit not in lost:
             name = f"commits/{INGEST}/{unit:06d}.json"
             found.add("missing", name, f"there is no record of shard {unit}, and there are later ones", INGEST, unit)
     for work in found.sets:
         for unit, committed in found.commits.get(work, {}).items():
-            if work.startswith("scores/") and unit in units and not found.is_packed:
+            if work.startswith("scores/") and unit in units and found.is_of_photographs:
                 rows, expected = Store.rows(committed.record, work), Store.rows(units[unit].record, "patches")
                 if rows != expected:
                     path = committed.record.parts[0].path
-                    found.add("damaged", path, f"it should have {expected} scores, found {rows}", work, unit)
+                    found.add("stale", path, f"it should have {expected} scores, found {rows}", work, unit)
 
 
 def _check_fingerprints(found: Look) -> None:
@@ -234,7 +252,7 @@ def _check_fingerprints(found: Look) -> None:
         parts += [part.xxh3 for part in committed.record.parts]
         of_check[unit] = list(parts)
         unsealed = not schema.is_sealed(committed.data)
-        if unsealed and not found.is_packed and committed.record.fingerprint not in _INGESTS:
+        if unsealed and found.is_of_photographs and committed.record.fingerprint not in _INGESTS:
             name = storage.relative_name(committed.where, found.path)
             found.add("damaged", name, f"the record of unit {unit} has a fingerprint that is none", INGEST, unit)
     for work, record in found.sets.items():
@@ -246,7 +264,7 @@ def _check_fingerprints(found: Look) -> None:
                 expected = checks.digest([record.fingerprint, *of_check[unit]])
             else:
                 expected = checks.digest([record.fingerprint, *(part.xxh3 for part in units[unit].record.parts)])
-            if committed.record.fingerprint != expected and not found.is_packed:
+            if committed.record.fingerprint != expected and found.is_of_photographs:
                 found.add("stale", path, "it was made from other bytes of the shard than are there", work, unit)
 
 
@@ -314,7 +332,7 @@ def faults_within(found: Look, progress: Progress) -> Iterator[Fault]:
 def _check_unit(found: Look, unit: _Unit) -> list[Fault]:
     record = found.commits[unit.work][unit.number].record
     if unit.work == INGEST:
-        return list(_check_shard(found, unit.number, record))
+        return list(faults_of_shard(found, record))
     return list(_check_table(found, unit, record.parts[0]))
 
 
@@ -329,7 +347,9 @@ def table(found: Look, part: Part) -> pa.Table | None:
         return None
 
 
-def _check_shard(found: Look, unit: int, record: CommitRecord) -> Iterator[Fault]:
+def faults_of_shard(found: Look, record: CommitRecord) -> Iterator[Fault]:
+    """What is wrong inside the files of a shard."""
+    unit = record.unit
     parts = {part.path.split("/")[-2]: part for part in record.parts}
     told = {fault.path for fault in found.faults}
     tables = {name: table(found, parts[name]) for name in TABLES}

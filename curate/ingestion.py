@@ -29,12 +29,12 @@ from curate.storage import Place
 from curate.store import INGEST, Store
 from curate.survey import ChangedError, Examination, Survey, read_again
 
-__all__ = ["IngestReport", "ingest", "patch_table"]
+__all__ = ["FINGERPRINT", "IngestReport", "ingest", "patch_table"]
 
 _DEFAULT_PATCH = 480  # px, as sub-images of DIV2K are usually cut
 _MORE_AHEAD = 12  # sources examined while a shard is synced and read back: a few hundredths of a second each
 MAX_ROWS = 50_000  # source files in one shard, however small they are
-_FINGERPRINT = hashlib.sha256(b"ingest 2").hexdigest()[:16]  # the version of what is done to a source
+FINGERPRINT = hashlib.sha256(b"ingest 2").hexdigest()[:16]  # the version of what is done to a source
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +378,7 @@ def _commit(store: Store, shards: Iterable[tuple[_Unit, _Shard]], tally: _Tally,
         parts.append(store.write_table("images", unit.number, _image_table(unit.items, split)))
         parts.append(store.write_table("cells", unit.number, _cell_table(unit.items, shard.offsets)))
         parts.append(store.write_table("patches", unit.number, patches))
-        store.commit(INGEST, unit.number, _FINGERPRINT, parts)
+        store.commit(INGEST, unit.number, FINGERPRINT, parts)
         tally.patches += patches.num_rows
         tally.shards += 1
 

@@ -10,7 +10,7 @@ which say the same. A unit that is done again gets a file of its own until the n
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,8 +75,7 @@ class Records:
         """What `read` gives without the records that are damaged; what is wrong, as (file's name, problem); and the
         units whose records are in these files, or should be, and are lost."""
         found, problems, named = dict[int, Committed](), list[tuple[str, str]](), set[int]()
-        names = [name for name in storage.entries(self.folder) if _NAME.fullmatch(name)]
-        for name in sorted(names, key=lambda name: (-len(_units(name)), name)):
+        for name in sorted(self._names(), key=lambda name: (-len(_units(name)), name)):
             try:
                 data = (self.folder / name).read_bytes()
                 named.update(_units(name))
@@ -111,9 +110,29 @@ class Records:
                 )
             storage.publish_bytes(path, data)
 
+    def remove(self, units: Collection[int]) -> None:
+        """Remove the records of some units, and what is damaged beside them in one file; all others stay."""
+        for name in self._names():
+            if len(_units(name)) > 1 and not set(units).isdisjoint(_units(name)):
+                self.unfold(name, units)
+        storage.remove(self.folder / name for name in self._names() if _units(name)[0] in units)
+
+    def unfold(self, name: str, without: Collection[int] = ()) -> None:
+        """Give each whole record of a file of several a file of its own, but for some units, and remove that file."""
+        whole, _, _ = self.survey()
+        there = self._names()
+        for unit in _units(name):
+            single = f"{unit:06d}.json"
+            if unit in whole and unit not in without and single not in there:
+                storage.publish_bytes(self.folder / single, whole[unit].data)
+        storage.remove([self.folder / name])
+
+    def _names(self) -> list[str]:
+        return [name for name in storage.entries(self.folder) if _NAME.fullmatch(name)]
+
     def fold(self) -> None:
         """Put full blocks of records together. Call it under the store's lock."""
-        names = [name for name in storage.entries(self.folder) if _NAME.fullmatch(name)]
+        names = self._names()
         found = dict[int, Committed]()
         for units in _full_blocks(unit for name in names for unit in _units(name)):
             block = f"{units[0]:06d}-{units[-1]:06d}.jsonl"

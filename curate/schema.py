@@ -424,11 +424,11 @@ def parse(kind: type[_DocumentT], text: str | bytes, where: object) -> _Document
     return document
 
 
-def dump(document: Document, indent: int | None = None) -> bytes:
-    """A document as JSON, UTF-8, keys in a fixed order, with its checksum if it carries one."""
+def dump(document: Document, indent: int | None = None, *, sealed: bool = True) -> bytes:
+    """A document as JSON, UTF-8, keys in a fixed order, with its checksum if it carries one and is to be `sealed`."""
     content = document.model_dump(mode="json")
     data = _json(content, indent)
-    if isinstance(document, Sealed):
+    if sealed and isinstance(document, Sealed):
         data = _json({**content, "checksum": xxhash.xxh3_64_hexdigest(data)}, indent)
     return data
 
@@ -440,7 +440,7 @@ def is_sealed(data: bytes) -> bool:
 
 def is_as_written(document: Document, data: bytes, indent: int | None = None) -> bool:
     """Whether `data`, which is read as `document`, is what `dump` makes of it, byte for byte, but for the checksum."""
-    return is_sealed(data) or data == _json(document.model_dump(mode="json"), indent)
+    return is_sealed(data) or data == dump(document, indent, sealed=False)
 
 
 def _json(content: dict[str, Any], indent: int | None) -> bytes:

@@ -25,7 +25,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ from curate.records import Records
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
 from curate.storage import Entry, Place
 
-__all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store"]
+__all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store", "write_parquet"]
 
 INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
@@ -263,14 +263,8 @@ class Store:
 
     def write_table(self, folder: str, unit: int, table: pa.Table) -> Part:
         """Publish the Parquet of one unit under `tables/<folder>`; the same table gives the same bytes."""
-        import pyarrow.parquet as pq
-
         path = self.path / "tables" / folder / f"{unit:06d}.parquet"
-        # Parquet's statistics leave NaN out and DuckDB believes them: with none, isnan() and max() are right.
-        exact = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
-        digest = storage.publish(
-            path, lambda file: pq.write_table(table, file, compression="zstd", write_statistics=exact)
-        )
+        digest = storage.publish(path, lambda file: write_parquet(table, file))
         return self.part(path, digest, table.num_rows)
 
     # ---- tables
@@ -654,6 +648,15 @@ class Store:
                 self._decoded.popitem(last=False)
         self._decoded.move_to_end(cell)
         return self._decoded[cell]
+
+
+def write_parquet(table: pa.Table, file: BinaryIO) -> None:
+    """A table as a store has it; the same table gives the same bytes."""
+    import pyarrow.parquet as pq
+
+    # Parquet's statistics leave NaN out and DuckDB believes them: with none, isnan() and max() are right.
+    exact = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    pq.write_table(table, file, compression="zstd", write_statistics=exact)
 
 
 def _is_free(folder: Place) -> bool:
