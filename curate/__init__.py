@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from curate.manifest import Manifest
     from curate.packing import pack
     from curate.pipeline import run
+    from curate.repairing import repair
     from curate.reporting import report
     from curate.scoring import score
     from curate.selection import select
@@ -49,6 +50,7 @@ __all__ = [
     "ingest",
     "leaks",
     "pack",
+    "repair",
     "report",
     "run",
     "score",
@@ -75,6 +77,7 @@ _HOME = {
     "ingest": "ingestion",
     "leaks": "leakage",
     "pack": "packing",
+    "repair": "repairing",
     "report": "reporting",
     "run": "pipeline",
     "score": "scoring",

@@ -12,7 +12,7 @@ cells for the members of a shard (xxh3-64), an image's id for its file (SHA-256)
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -195,7 +195,7 @@ def _fingerprint(record: ScorerRecord | CheckRecord) -> str:
     if isinstance(record, ScorerRecord):
         return checks.digest([record.scorer, record.columns, record.identity])
     if record.check == "duplicates":
-        return checks.digest(["duplicates", record.version])
+        return checks.digest([record.label, record.version])
     return checks.digest(["leaks", record.label, record.version, record.identity])
 
 
@@ -217,6 +217,7 @@ def _check_files(found: Look) -> None:
                 name = storage.relative_name(committed.where, found.path)
                 found.add("damaged", name, f"the record of unit {unit} names other files than its own", work, unit)
                 del units[unit]
+                found.lost[work].add(unit)
     for work, unit, part in found.parts():
         size = found.sizes.get(part.path)
         if size is None:
@@ -302,8 +303,8 @@ def _unfinished(found: Look, name: str, work: str, unit: int) -> None:
     later = max(found.commits.get(work, {}), default=-1)
     if unit in found.lost.get(work, ()) or (work == INGEST and unit < later):
         return  # told as a damaged or missing record
-    if work in found.sets and unit not in found.units:
-        found.add("foreign", name, "there is no such shard", work, unit)
+    if work != INGEST and _kind(work) != "examined" and (work not in found.sets or unit not in found.units):
+        found.add("foreign", name, "there is no such shard, or no such scorer or check", work, unit)
         return
     found.add("leftover", name, "no record names it: what a killed run left, or its record is lost", work, unit)
 
@@ -321,12 +322,14 @@ def faults_within(found: Look, progress: Progress) -> Iterator[Fault]:
     units = [_Unit(work, number) for work, records in found.commits.items() for number in records]
     total = sum(len(found.commits[unit.work][unit.number].record.parts) for unit in units)
     done = size = 0
+    shards: dict[str, int] = {}  # of the images that were seen
     for unit, faults in zip(units, pool.ahead(partial(_check_unit, found), units), strict=True):
         yield from faults
         parts = found.commits[unit.work][unit.number].record.parts
+        if unit.work == INGEST:
+            yield from _repeated(found, unit.number, parts, shards)
         done, size = done + len(parts), size + sum(part.bytes for part in parts)
         progress(done, total, f"{size / 1e6:.0f} MB")
-    yield from _repeated(found)
 
 
 def _check_unit(found: Look, unit: _Unit) -> list[Fault]:
@@ -342,7 +345,7 @@ def table(found: Look, part: Part) -> pa.Table | None:
         data = (found.path / part.path).read_bytes()
         if xxhash.xxh3_128_hexdigest(data) != part.xxh3:
             return None
-        return pq.read_table(pa.BufferReader(data))
+        return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)  # units are read by several threads
     except (OSError, CurateError, pa.ArrowException):
         return None
 
@@ -410,13 +413,13 @@ def _taken(images: pa.Table | None) -> list[dict[str, Any]]:
     """The rows of images that were taken."""
     if images is None:
         return []
-    rows: list[dict[str, Any]] = images.filter(pc.field("status") == STATUS_OK).to_pylist()
+    rows: list[dict[str, Any]] = images.filter(pc.equal(images["status"], STATUS_OK)).to_pylist()
     return rows
 
 
 def _check_cells(path: str, unit: int, images: pa.Table, cells: pa.Table) -> Iterator[Fault]:
     expected = [row["image_id"] for row in _taken(images)]
-    found = cells.filter(pc.field("role") == "hr")["image_id"].to_pylist()
+    found = cells.filter(pc.equal(cells["role"], "hr"))["image_id"].to_pylist()
     if list(dict.fromkeys(found)) != expected:
         yield Fault("damaged", path, "its images are not those of the table of images", INGEST, unit)
 
@@ -456,13 +459,10 @@ def _check_table(found: Look, unit: _Unit, part: Part) -> Iterator[Fault]:
         yield Fault("damaged", part.path, f"its ids are not those of {beside.path}", *unit)
 
 
-def _repeated(found: Look) -> Iterator[Fault]:
-    """Images that are in more than one shard."""
-    seen: dict[str, int] = {}
-    for unit, committed in found.units.items():
-        part = next(part for part in committed.record.parts if part.path.startswith("tables/images/"))
-        for row in _taken(table(found, part)):
-            first = seen.setdefault(row["image_id"], unit)
-            if first != unit:
-                problem = f"image {row['image_id']} is in shard {first} already"
-                yield Fault("damaged", part.path, problem, INGEST, unit, row["image_id"])
+def _repeated(found: Look, unit: int, parts: Sequence[Part], shards: dict[str, int]) -> Iterator[Fault]:
+    """Images that are in an earlier shard already; `shards` says which, and is added to."""
+    part = next(part for part in parts if part.path.startswith("tables/images/"))
+    for row in _taken(table(found, part)):
+        if (first := shards.setdefault(row["image_id"], unit)) != unit:
+            problem = f"image {row['image_id']} is in shard {first} already"
+            yield Fault("damaged", part.path, problem, INGEST, unit, row["image_id"])

@@ -1,7 +1,7 @@
 """Repair: what can be made again from what is left, byte for byte as its record says, and the names of what cannot.
 
     documents   one flipped bit; the header from the windows, a record from files that agree
-    tables      one flipped bit; cells from the shard, patches from the images
+    tables      one flipped bit; cells from the shard, patches from the images, images from photographs that are named
     shards      headers and padding from the tables; members from photographs, or a copy of the store, that are named
     scores, findings  their record and table are removed: `curate score` does what is missing
     leftovers   removed
@@ -11,6 +11,7 @@ that a repair that is killed leaves no more damage than there was, and goes on w
 """
 
 import contextlib
+import hashlib
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -219,6 +220,8 @@ class _Repair:
         for name in TABLES:
             if name in damaged and not self._is_whole(parts[name]):
                 self._mend_bit(parts[name])
+        if "images" in damaged and not self._is_whole(parts["images"]):
+            self._mend_images(look, unit, parts["images"])
         if "shards" in damaged and not self._is_whole(parts["shards"]):
             self._mend_tar(look, unit, parts["shards"])
         makers: dict[str, Callable[[], pa.Table | None]] = {
@@ -233,6 +236,35 @@ class _Repair:
                     self._publish(parts[name].path, data, how)
         if "cells" in damaged and "shards" in damaged and not self._is_whole(parts["shards"]):
             self._mend_tar(look, unit, parts["shards"])
+
+    def _mend_images(self, look: Look, unit: int, part: Part) -> None:
+        """The table of images, from photographs: of a shard where none was refused, for of these nothing is left."""
+        cells = self._table(look, "cells", unit)
+        if cells is None or not self.photographs:
+            return
+        taken = cells.filter(pc.field("role") == "hr").to_pylist()
+        sources = [self._photograph(row["size"], row["xxh3"]) for row in taken]
+        others = [self._table(look, "images", other) for other in look.units if other != unit]
+        splits = {split for table in others if table is not None for split in table["split"].to_pylist()}
+        for split in sorted(splits | {"train"}):
+            rows = [
+                {
+                    "image_id": row["image_id"],
+                    "name": source.name,
+                    "sha256": hashlib.sha256(source.read()).hexdigest(),
+                    "height": row["height"],
+                    "width": row["width"],
+                    "status": STATUS_OK,
+                    "source": source.source,
+                    "split": split,
+                }
+                for row, source in zip(taken, sources, strict=True)
+                if source is not None
+            ]
+            data = salvage.parquet_bytes(pa.Table.from_pylist(rows, schema.IMAGES))
+            if xxhash.xxh3_128_hexdigest(data) == part.xxh3:
+                self._publish(part.path, data, "from photographs")
+                return
 
     def _from_copies(self, part: Part) -> None:
         """A file of another copy of the store."""
@@ -261,7 +293,7 @@ class _Repair:
             damaged = shard.damaged()
             if damaged and self.photographs:
                 found = {(row["size"], row["xxh3"]): self._photograph(row["size"], row["xxh3"]) for row in damaged}
-                shard = salvage.Shard.of(copy, cells, names, {key: read for key, read in found.items() if read})
+                shard = salvage.Shard.of(copy, cells, names, {key: s.read for key, s in found.items() if s is not None})
             missing = shard.missing()
             writer = None if missing else shard.writer(part.xxh3)
             how = f"{len(damaged)} images from photographs" if damaged else "its headers and padding from the tables"
@@ -274,13 +306,12 @@ class _Repair:
                 storage.publish(self._at(part.path), writer)
                 self.rebuilt.append((part.path, how))
 
-    def _photograph(self, size: int, xxh3: int) -> Callable[[], bytes] | None:
+    def _photograph(self, size: int, xxh3: int) -> Source | None:
         if self.by_key is None:
             keys = pool.ahead(_key, self.photographs)
             pairs = zip(keys, self.photographs, strict=True)
             self.by_key = {key: source for key, source in pairs if key is not None}
-        source = self.by_key.get((size, xxh3))
-        return None if source is None else source.read
+        return self.by_key.get((size, xxh3))
 
     def _table(self, look: Look, name: str, unit: int) -> pa.Table | None:
         parts = [part for part in look.units[unit].record.parts if part.path.startswith(f"tables/{name}/")]

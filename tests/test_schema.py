@@ -30,6 +30,9 @@ from curate.schema import (
     StoreHeader,
     StoreReference,
     TrainingState,
+    VerifiedPath,
+    VerifyFinding,
+    VerifyRecord,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +94,12 @@ DOCUMENTS: dict[str, Document] = {
         leaks=0,
         flagged=0,
         commands=[],
+    ),
+    "verify-record": VerifyRecord(
+        deep=True,
+        whole=False,
+        checked=[VerifiedPath(path="é", kind="store", files=3, bytes=2**40)],
+        findings=[VerifyFinding(kind="damaged", path="é/a", problem="cut", images=["a.png"], manifests={"m": 3})],
     ),
     "checkpoint-recipe": CheckpointRecipe(arch="fsrcnn:scale=2", weights="ff", training={"seed": 0, "losses": [0.5]}),
 }
