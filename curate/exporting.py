@@ -623,7 +623,7 @@ def _files_of_huggingface(job: _Job) -> Iterator[tuple[Path, _Inside]]:
 def _parquet_problems(job: _Job, windows: list[_Window], file: Path) -> Iterator[str]:
     try:
         table, created_by = pq.read_table(file, page_checksum_verification=True), pq.read_metadata(file).created_by
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         yield one_line(error)
         return
     again = io.BytesIO()

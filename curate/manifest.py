@@ -93,7 +93,9 @@ class Manifest:
         def text() -> bytes:
             made = recipe()
             url = storage.relative(storage.place(made.store.url, "a store"), file.resolve().parent)
-            saved.append(made.model_copy(update={"store": made.store.model_copy(update={"url": url})}))
+            versions = made.versions | {"arrow": pa.cpp_version}
+            store = made.store.model_copy(update={"url": url})
+            saved.append(made.model_copy(update={"store": store, "versions": versions}))
             return schema.dump(saved[0])
 
         storage.publish(file, lambda stream: _write(stream, tables, text))
@@ -103,16 +105,13 @@ class Manifest:
     def is_as_written(path: Place) -> bool:
         """Whether a manifest that can be read has the very bytes that are written for its rows and its recipe.
 
-        Also where another version of Parquet wrote it, which need not give the same bytes.
+        Where another version of Arrow wrote it, which need not give the same bytes, only that it is the one it names.
         """
-        import pyarrow.parquet as pq
-
         with storage.local_copy(path) as copy:
-            stream, read = io.BytesIO(), pq.ParquetFile(copy)
-            recipe = read.metadata.metadata[schema.METADATA_KEY.encode()]
-            _write(stream, [read.read().replace_schema_metadata(None)], lambda: recipe)
-            same_writer = pq.read_metadata(stream).created_by == read.metadata.created_by
-            return not same_writer or stream.getbuffer() == copy.read_bytes()
+            try:
+                return _is_as_written(copy)
+            except (pa.ArrowException, OSError, UnicodeDecodeError):
+                return False
 
     def store(self, path: str | Place | None = None) -> Store:
         """Open the store that it was made from, at `path` if it has moved, and check that it is in the state of then.
@@ -165,6 +164,19 @@ def _write(stream: BinaryIO, tables: Iterable[pa.Table], recipe: Callable[[], by
         for rows in _in_groups(tables):
             writer.write_table(rows, row_group_size=_GROUP_ROWS)
         writer.add_key_value_metadata({schema.METADATA_KEY: recipe()})
+
+
+def _is_as_written(path: Path) -> bool:
+    import pyarrow.parquet as pq
+
+    read = pq.ParquetFile(path)
+    recipe, writer = read.metadata.metadata[schema.METADATA_KEY.encode()], read.metadata.created_by
+    arrow = schema.parse(ManifestRecipe, recipe, path).versions.get("arrow")
+    if arrow is not None and writer != f"parquet-cpp-arrow version {arrow}":
+        return False
+    stream = io.BytesIO()
+    _write(stream, [read.read().replace_schema_metadata(None)], lambda: recipe)
+    return bool(pq.read_metadata(stream).created_by != writer or stream.getbuffer() == path.read_bytes())
 
 
 def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
