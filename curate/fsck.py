@@ -77,7 +77,7 @@ class Look:
     path: Place
     header: StoreHeader | None = None  # None if it is damaged or missing
     commits: dict[str, dict[int, Committed]] = field(default_factory=dict)  # by kind of work; whole records
-    lost: dict[str, set[int]] = field(default_factory=dict)  # by kind of work; units whose records are damaged
+    lost: dict[str, set[int]] = field(default_factory=dict)  # by kind of work; units that are to have a record
     sets: dict[str, ScorerRecord | CheckRecord] = field(default_factory=dict)  # by kind of work; whole ones
     sizes: dict[str, int] = field(default_factory=dict)  # of all files, by name below the store
     manifests: list[str] = field(default_factory=list)  # files beside the header that may be some
@@ -236,7 +236,8 @@ def _check_units(found: Look) -> None:
     for unit in [] if unfinished else range(max(known, default=-1) + 1):
         if unit not in units and unit not in lost:
             name = f"commits/{INGEST}/{unit:06d}.json"
-            found.add("missing", name, f"there is no record of shard {unit}, and there are later ones", INGEST, unit)
+            found.add("missing", name, f"there is no record of shard {unit}, and there are others", INGEST, unit)
+            lost.add(unit)
     for work in found.sets:
         for unit, committed in found.commits.get(work, {}).items():
             if work.startswith("scores/") and unit in units and found.is_of_photographs:

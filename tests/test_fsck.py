@@ -26,11 +26,11 @@ HOW = {
 }
 
 
-def make(folder: Path) -> Path:
-    """A store of six shards with LR images, two scorers and a check, a manifest of it, and a packed store of that."""
+def make(folder: Path, number: int = 6) -> Path:
+    """A store of so many shards with LR images, two scorers and a check, a manifest of it, and a packed store of it."""
     for name, factor in (("photos", 1), ("lr", 2)):
         (folder / name).mkdir(parents=True)
-        for i in range(6):
+        for i in range(number):
             size = (48 + 12 * i, 60)
             image = Image.fromarray(synthetic_photo(*size, i)).resize((size[1] // factor, size[0] // factor))
             image.save(folder / name / f"{i}.{'png' if i % 2 else 'bmp'}")
