@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from curate.manifest import Manifest
     from curate.packing import pack
     from curate.pipeline import run
+    from curate.repairing import repair
     from curate.reporting import report
     from curate.scoring import score
     from curate.selection import select
     from curate.store import Store
     from curate.training import train
+    from curate.verification import verify
 
 __version__ = "0.1.0"
 
@@ -48,11 +50,13 @@ __all__ = [
     "ingest",
     "leaks",
     "pack",
+    "repair",
     "report",
     "run",
     "score",
     "select",
     "train",
+    "verify",
 ]
 
 _HOME = {
@@ -73,11 +77,13 @@ _HOME = {
     "ingest": "ingestion",
     "leaks": "leakage",
     "pack": "packing",
+    "repair": "repairing",
     "report": "reporting",
     "run": "pipeline",
     "score": "scoring",
     "select": "selection",
     "train": "training",
+    "verify": "verification",
 }
 
 

@@ -34,10 +34,21 @@ if TYPE_CHECKING:
 
     from curate.archs import Arch
 
-__all__ = ["MODEL_FILE", "RECIPE_FILE", "Checkpoint", "full_spec", "read_recipe", "weights_hash"]
+__all__ = [
+    "BEST",
+    "MODEL_FILE",
+    "RECIPE_FILE",
+    "Checkpoint",
+    "check",
+    "full_spec",
+    "mend",
+    "read_recipe",
+    "weights_hash",
+]
 
 MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
+BEST = "best"  # folder in a run's folder: the checkpoint of the best validation
 
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")  # the best first
@@ -101,6 +112,70 @@ def read_recipe(path: str | Place) -> dict[str, Any]:
     if record is None:
         raise DataError(f"{_quoted(file)} has no recipe: it is not a checkpoint that curate wrote")
     return record.model_dump(mode="json")
+
+
+def check(path: str | Place) -> tuple[list[Place], list[tuple[Place, str]]]:
+    """The files of a checkpoint, or of a run, that were looked at, byte by byte, and what is wrong with which.
+
+    No network is built, so that the arch may be anyone's. Raises UsageError for a file that is not curate's: nothing
+    says what it should be.
+    """
+    from curate import resume
+
+    where = storage.place(path, "a checkpoint")
+    if not where.is_dir():
+        models = [where]
+    else:
+        models = [file for file in (where / MODEL_FILE, where / BEST / MODEL_FILE) if file.is_file()]
+        if not models and not resume.is_begun(where):
+            models = [_model_file(where)]
+    found: list[Place] = []
+    problems: list[tuple[Place, str]] = []
+    for file in models:
+        beside = file.parent / RECIPE_FILE
+        found += [name for name in (file, beside) if name.is_file()]
+        problems += _problems(file, beside)
+    if where.is_dir() and resume.is_begun(where):
+        found.append(where / resume.STATE_FILE)
+        problems += [(found[-1], problem) for problem in resume.problems(where)]
+    return found, problems
+
+
+def mend(path: str | Place) -> list[Place]:
+    """Write recipe.json again where it is damaged beside weights that are whole; returns what was written."""
+    written = []
+    for file, _ in check(path)[1]:
+        model = file.parent / MODEL_FILE
+        if file.name == RECIPE_FILE and (record := _record(model)) is not None:
+            storage.publish_bytes(file, schema.dump(record, indent=2))
+            written.append(file)
+    return written
+
+
+def _problems(file: Place, beside: Place) -> list[tuple[Place, str]]:
+    try:
+        record, tensors = _record(file), _read_safetensors(file)
+        if record is None and not beside.is_file():
+            raise UsageError(f"{_quoted(file)} is not a checkpoint that curate wrote: nothing says what it should be")
+        if record is None:
+            return [(file, "it has lost its recipe")]
+        if weights_hash(tensors) != record.weights:
+            return [(file, "its weights are not those that were saved")]
+        if not _is_compact(file):
+            return [(file, "its header is not as it is written")]
+    except DataError as error:
+        return [(file, str(error))]
+    if not beside.is_file():
+        return [(beside, "it should repeat the recipe, and is missing")]
+    if beside.read_bytes() != schema.dump(record, indent=2):
+        return [(beside, f"it should repeat the recipe in {MODEL_FILE}, and says something else")]
+    return []
+
+
+def _is_compact(file: Place) -> bool:
+    """Whether a header is JSON without spaces, and spaces after it."""
+    text = _read(file, 8, int.from_bytes(_read(file, 0, 8), "little"))
+    return text.rstrip(b" ") == json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def weights_hash(state: "Mapping[str, Tensor]") -> str:

@@ -341,6 +341,49 @@ def info(
     display.answer(json.dumps(content, indent=2) if form == "json" else "\n".join(display.tree(content)))
 
 
+@app.command()
+def verify(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Stores, manifests, checkpoints, exports.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte, and compare it.")] = False,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="PHOTOS", help="Have these photographs changed? May be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found, for programs.")] = False,
+) -> None:
+    """Say whether all is whole, and if not, what is hit; exit code 1 for damage."""
+    from curate import display
+    from curate.verification import describe
+    from curate.verification import verify as run
+
+    with display.progress("verify", "files") as progress:
+        record = run(*paths, deep=deep, against=against or (), progress=progress)
+    display.answer(record.model_dump_json(indent=2) if as_json else "\n".join(describe(record)))
+    raise typer.Exit(0 if record.whole else 1)
+
+
+@app.command()
+def repair(
+    path: Annotated[str, typer.Argument(help="A store, a checkpoint or an export.")],
+    source: Annotated[
+        list[str] | None, typer.Option("--from", metavar="PATH", help="Photographs, or a copy of the store; several.")
+    ] = None,
+) -> None:
+    """Make again what is damaged, byte for byte, and name what cannot be; exit code 1 if anything is left."""
+    from curate import display
+    from curate.repairing import repair as run
+    from curate.verification import describe
+
+    with display.progress("repair", "files") as progress:
+        report = run(path, sources=source or [], progress=progress)
+    for word, changes in (("rebuilt", report.rebuilt), ("removed", report.removed)):
+        for name, how in changes:
+            display.answer(f"{word}  {one_line(name)}: {one_line(how)}")
+    for command in report.again:
+        display.answer(f"run      {command}")
+    display.answer("\n".join(describe(report.left)))
+    raise typer.Exit(0 if report.left.whole else 1)
+
+
 def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for every field of TrainConfig in place of its **options; None where not given."""
     fixed = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]

@@ -27,12 +27,13 @@ import io
 import json
 import re
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -42,17 +43,18 @@ import pyarrow.parquet as pq
 import xxhash
 from PIL import Image
 
-from curate import files, pool, schema, stubs
-from curate.errors import DataError, UsageError, listed, one_line
+from curate import files, images, pool, schema, stubs
+from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
 from curate.resize import downscale
 from curate.schema import ExportRecord
-from curate.shards import write_tar
+from curate.shards import write_members, write_tar
+from curate.storage import Place
 from curate.store import Store
 from curate.tensors import crop_to_multiple, to_pixels, to_tensor
 
-__all__ = ["SCALES", "ExportReport", "export"]
+__all__ = ["SCALES", "ExportReport", "check", "export", "remove_damaged", "target"]
 
 SCALES = (2, 3, 4)
 
@@ -206,14 +208,21 @@ def _png(pixels: _Pixels, window: _Window, shrink: int) -> bytes:
 class _Job:
     """One export under way: what to cut, where to, and how far it is."""
 
-    def __init__(self, store: Store, out: Path, scale: int | None, windows: list[_Window], progress: Progress) -> None:
-        self.store = store
+    def __init__(
+        self, store: Store | None, out: Path, scale: int | None, windows: list[_Window], progress: Progress
+    ) -> None:
+        self._store = store  # None where nothing is cut
         self.out = out
         self.scale = scale
         self.windows = windows
         self.done = 0
         self.kept = 0
         self._progress = progress
+
+    @property
+    def store(self) -> Store:
+        assert self._store is not None
+        return self._store
 
     def advance(self, number: int, kept: int = 0) -> None:
         """`number` more windows are finished, `kept` of them were there already."""
@@ -284,21 +293,23 @@ class _Job:
 def _write_folders(job: _Job, lr_suffix: str = "") -> None:
     """A PNG a window; `lr_suffix`, with the scale put in, ends the LR's names."""
 
-    def paths(window: _Window) -> list[Path]:
-        hr = job.out / "HR" / f"{window.name}.png"
-        lr = job.out / job.lr_name("/") / f"{window.name}{lr_suffix.format(job.scale)}.png"
-        return [hr, lr] if job.scale else [hr]
-
     def write(windows: list[_Window]) -> tuple[int, int]:
-        missing = [window for window in windows if not all(path.exists() for path in paths(window))]
+        missing = [window for window in windows if not all(path.exists() for path in _paths(job, window, lr_suffix))]
         for cut in job.cut(missing):
-            for path, data in zip(paths(cut.window), cut[1:], strict=False):
+            for path, data in zip(_paths(job, cut.window, lr_suffix), cut[1:], strict=False):
                 if data is not None and not path.exists():
                     files.publish_bytes(path, data)
         return len(windows), len(windows) - len(missing)
 
     for number, kept in pool.ahead(write, _by_photograph(job.windows)):
         job.advance(number, kept)
+
+
+def _paths(job: _Job, window: _Window, lr_suffix: str) -> list[Path]:
+    """The files of a window."""
+    hr = job.out / "HR" / f"{window.name}.png"
+    lr = job.out / job.lr_name("/") / f"{window.name}{lr_suffix.format(job.scale)}.png"
+    return [hr, lr] if job.scale else [hr]
 
 
 def _write_meta_info(job: _Job) -> None:
@@ -329,41 +340,56 @@ def _write_webdataset(job: _Job) -> None:
             members[f"{window.name}.hr.png"] = hr
             if lr is not None:
                 members[f"{window.name}.lr{job.scale}.png"] = lr
-            facts = {name: getattr(window, name) for name in ("rank", "patch_id", "score", "weight")}
-            members[f"{window.name}.json"] = json.dumps(facts).encode()
+            members[f"{window.name}.json"] = json.dumps(_facts(window)).encode()
         write_tar(path, sorted(members.items()))
 
-    _write_chunks(job, lambda number, _: f"shards/{number:06}.tar", write)
+    _write_chunks(job, _tar_name, write)
+
+
+def _tar_name(number: int, total: int) -> str:
+    return f"shards/{number:06}.tar"
+
+
+def _facts(window: _Window) -> dict[str, Any]:
+    """What a sample of WebDataset says beside its images."""
+    return {name: getattr(window, name) for name in ("rank", "patch_id", "score", "weight")}
+
+
+# Columns beside the images, for Hugging Face.
+_FACTS = {
+    "rank": pa.int64(),
+    "patch_id": pa.string(),
+    "image_id": pa.string(),
+    "score": pa.float64(),
+    "weight": pa.float32(),
+}
 
 
 def _write_huggingface(job: _Job) -> None:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = ["hr", "lr"] if job.scale else ["hr"]
-    facts = {
-        "rank": pa.int64(),
-        "patch_id": pa.string(),
-        "image_id": pa.string(),
-        "score": pa.float64(),
-        "weight": pa.float32(),
-    }
     # How the `datasets` library is told that a struct of bytes and path is an image.
     features: dict[str, dict[str, str]] = {name: {"_type": "Image"} for name in columns}
-    features |= {name: {"dtype": _dtype(kind), "_type": "Value"} for name, kind in facts.items()}
+    features |= {name: {"dtype": _dtype(kind), "_type": "Value"} for name, kind in _FACTS.items()}
     layout = pa.schema(
-        [*((name, image) for name in columns), *facts.items()],
+        [*((name, image) for name in columns), *_FACTS.items()],
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
 
     def write(path: Path, cuts: list[_Cut]) -> None:
         rows = [
             {"hr": {"bytes": hr, "path": f"{window.name}.png"}, "lr": {"bytes": lr, "path": f"{window.name}.png"}}
-            | {name: getattr(window, name) for name in facts}
+            | {name: getattr(window, name) for name in _FACTS}
             for window, hr, lr in cuts
         ]
         table = pa.Table.from_pylist(rows, layout)
-        files.publish(path, partial(_write_parquet, table, list(facts)))
+        files.publish(path, partial(_write_parquet, table, list(_FACTS)))
 
-    _write_chunks(job, lambda number, total: f"data/train-{number:05}-of-{total:05}.parquet", write)
+    _write_chunks(job, _parquet_name, write)
+
+
+def _parquet_name(number: int, total: int) -> str:
+    return f"data/train-{number:05}-of-{total:05}.parquet"
 
 
 def _dtype(kind: pa.DataType) -> str:
@@ -466,6 +492,171 @@ def _require(package: str, target: str) -> Any:
         raise UsageError(f"target {target} needs the package '{package}': pip install 'curate[{package}]'") from None
 
 
+# Is all there?
+
+
+def check(path: str | Place, deep: bool) -> tuple[list[Place], list[tuple[Place, str]]]:
+    """The files of an export that were looked at, and what is wrong with which; with `deep` by their contents.
+
+    Images have checksums of their own. The configurations beside them are for the user to change, and not looked into.
+    Raises UsageError for a URL, and where the package of an LMDB is missing.
+    """
+    folder = files.local_path(str(path), "an export")
+    try:
+        data = (folder / _RECORD).read_bytes()
+        record = schema.parse(ExportRecord, data, _RECORD)
+        if not schema.is_as_written(record, data, indent=2) or record.target not in _TARGETS:
+            return [folder / _RECORD], [(folder / _RECORD, "it is not as curate writes it")]
+    except DataError as error:
+        return [folder / _RECORD], [(folder / _RECORD, str(error))]
+    sidecar = folder / _SIDECAR
+    if not sidecar.exists():
+        return [folder / _RECORD], [(sidecar, "the export has not ended: run it again")]
+    try:
+        manifest = Manifest.load(sidecar)
+        windows = _windows(manifest, record.scale)
+    except CurateError as error:
+        return [folder / _RECORD, sidecar], [(sidecar, str(error))]
+    if _digest(manifest) != record.digest or len(windows) != record.windows:
+        return [folder / _RECORD, sidecar], [(sidecar, f"it is not the manifest that {_RECORD} tells of")]
+    job = _Job(None, folder, record.scale, windows, silent)
+    found = list[Place]()
+    problems = list[tuple[Place, str]]()
+    if deep and not Manifest.is_as_written(sidecar):
+        problems.append((sidecar, "its bytes are not those that are written for its rows"))
+    target = _TARGETS[record.target]
+    for file, inside in target.files(job):
+        found.append(file)
+        if not file.exists():
+            problems.append((file, "missing"))
+        elif deep:
+            with contextlib.suppress(StopIteration):
+                problems.append((file, next(inside(file))))
+    problems += [(folder / name, "missing") for name in target.stubs if not (folder / name).exists()]
+    return [folder / _RECORD, sidecar, *found], problems
+
+
+def remove_damaged(path: str | Place) -> list[Path]:
+    """Remove the files of an export that are damaged, so that `export` makes them again; returns them."""
+    folder = files.local_path(str(path), "an export")
+    unwanted = [file for file, _ in check(folder, True)[1] if isinstance(file, Path) and file.exists()]
+    with files.lock(folder):
+        for file in unwanted:
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    return unwanted
+
+
+def target(path: str | Place) -> str:
+    """The target of an export, `TARGET` if its record cannot be read."""
+    folder = files.local_path(str(path), "an export")
+    try:
+        return schema.parse(ExportRecord, (folder / _RECORD).read_bytes(), _RECORD).target
+    except DataError:
+        return "TARGET"
+
+
+_Inside = Callable[[Path], Iterator[str]]  # what is wrong with the contents of a file
+
+
+def _png_problem(data: bytes, window: _Window, shrink: int) -> Iterator[str]:
+    try:
+        shape = images.decode(data).shape[:2]
+    except DataError as error:
+        yield str(error)
+        return
+    if shape != (window.height // shrink, window.width // shrink):
+        yield f"it is of {shape[0]}x{shape[1]} px"
+
+
+def _shrinks(job: _Job) -> list[int]:
+    return [1, job.scale] if job.scale else [1]
+
+
+def _files_of_folders(job: _Job, lr_suffix: str = "") -> Iterator[tuple[Path, _Inside]]:
+    for window in job.windows:
+        for file, shrink in zip(_paths(job, window, lr_suffix), _shrinks(job), strict=True):
+            yield file, lambda file, window=window, shrink=shrink: _png_problem(file.read_bytes(), window, shrink)  # type: ignore[misc]
+
+
+def _files_with_meta_info(job: _Job) -> Iterator[tuple[Path, _Inside]]:
+    yield from _files_of_folders(job)
+    yield job.out / "meta_info.txt", partial(_text_problem, _meta_info(job.windows, 1))
+
+
+def _text_problem(text: str, file: Path) -> Iterator[str]:
+    if file.read_bytes() != text.encode():
+        yield "it is not as it is written"
+
+
+def _files_of_webdataset(job: _Job) -> Iterator[tuple[Path, _Inside]]:
+    for number, windows in enumerate(job.chunks()):
+        yield job.out / _tar_name(number, 0), partial(_tar_problems, job, windows)
+
+
+def _tar_problems(job: _Job, windows: list[_Window], file: Path) -> Iterator[str]:
+    try:
+        with tarfile.open(file, "r:") as tar:
+            members = {
+                member.name: cast(IO[bytes], tar.extractfile(member)).read() for member in tar if member.isfile()
+            }
+    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
+        yield one_line(error)
+        return
+    again = io.BytesIO()
+    write_members(again, members.items())
+    if again.getbuffer() != file.read_bytes():
+        yield "its headers, padding or end are not as they are written"
+    expected = {f"{window.name}.json": json.dumps(_facts(window)).encode() for window in windows}
+    if any(members.get(name) != text for name, text in expected.items()):
+        yield "its ranks, scores or weights are not those of the manifest"
+    for window in windows:
+        for name, shrink in zip(("hr", f"lr{job.scale}"), _shrinks(job), strict=False):
+            for problem in _png_problem(members.get(f"{window.name}.{name}.png", b""), window, shrink):
+                yield f"{window.name}.{name}.png: {problem}"
+
+
+def _files_of_huggingface(job: _Job) -> Iterator[tuple[Path, _Inside]]:
+    chunks = job.chunks()
+    for number, windows in enumerate(chunks):
+        yield job.out / _parquet_name(number, len(chunks)), partial(_parquet_problems, job, windows)
+
+
+def _parquet_problems(job: _Job, windows: list[_Window], file: Path) -> Iterator[str]:
+    try:
+        table, created_by = pq.read_table(file, page_checksum_verification=True), pq.read_metadata(file).created_by
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        yield one_line(error)
+        return
+    again = io.BytesIO()
+    _write_parquet(table, list(_FACTS), again)
+    if pq.read_metadata(again).created_by == created_by and again.getbuffer() != file.read_bytes():
+        yield "its bytes are not those that are written for its rows"
+    if table["patch_id"].to_pylist() != [window.patch_id for window in windows]:
+        yield "its windows are not those of the manifest"
+        return
+    for row, window in zip(table.to_pylist(), windows, strict=True):
+        for name, shrink in zip(("hr", "lr"), _shrinks(job), strict=False):
+            for problem in _png_problem(row[name]["bytes"], window, shrink):
+                yield f"{name} of {window.patch_id}: {problem}"
+
+
+def _files_of_lmdb(job: _Job) -> Iterator[tuple[Path, _Inside]]:
+    for name, shrink in zip(("HR.lmdb", f"{job.lr_name('_')}.lmdb"), _shrinks(job), strict=False):
+        yield job.out / name, partial(_lmdb_problems, job, shrink)
+
+
+def _lmdb_problems(job: _Job, shrink: int, folder: Path) -> Iterator[str]:
+    yield from _text_problem(_meta_info(job.windows, shrink, f" {_PNG_LEVEL}"), folder / "meta_info.txt")
+    package = _require("lmdb", "lmdb")
+    try:
+        with package.open(str(folder), readonly=True, lock=False) as opened, opened.begin(buffers=False) as transaction:
+            for window in job.windows:
+                for problem in _png_problem(transaction.get(window.name.encode()) or b"", window, shrink):
+                    yield f"{window.name}: {problem}"
+    except (package.Error, OSError) as error:
+        yield one_line(error)
+
+
 # The targets
 
 
@@ -474,31 +665,39 @@ class _Target:
     """A layout and the stubs that come with it."""
 
     write: Callable[[_Job], None]
+    files: Callable[[_Job], Iterator[tuple[Path, _Inside]]]  # what it has written, and what may be wrong inside
     stubs: dict[str, Callable[[_Job], str]]  # file name -> its text
     weights: bool = False  # whether what reads it gets the windows' weights
     needs: tuple[str, ...] = ()  # packages that are extras of curate
 
 
 _TARGETS = {
-    "basicsr": _Target(_write_meta_info, {"basicsr.yml": lambda job: stubs.basicsr(job.data(meta_info=True))}),
+    "basicsr": _Target(
+        _write_meta_info, _files_with_meta_info, {"basicsr.yml": lambda job: stubs.basicsr(job.data(meta_info=True))}
+    ),
     "folder": _Target(
         partial(_write_folders, lr_suffix="x{}"),
+        partial(_files_of_folders, lr_suffix="x{}"),
         {"kair.json": lambda job: stubs.kair(job.data())},
     ),
     "hf": _Target(
         _write_huggingface,
+        _files_of_huggingface,
         {"README.md": lambda job: stubs.huggingface(job.out.resolve().name, job.scale)},
         weights=True,
     ),
     "lmdb": _Target(
         _write_lmdb,
+        _files_of_lmdb,
         {
             "basicsr.yml": lambda job: stubs.basicsr(job.data(lmdb=True)),
             "neosr.toml": lambda job: stubs.neosr(job.data(lmdb=True)),
         },
         needs=("lmdb",),
     ),
-    "neosr": _Target(_write_folders, {"neosr.toml": lambda job: stubs.neosr(job.data())}),
-    "trainner": _Target(_write_folders, {"trainner.yml": lambda job: stubs.trainner(job.data())}),
-    "webdataset": _Target(_write_webdataset, {"read.py": lambda job: stubs.webdataset(job.scale)}, weights=True),
+    "neosr": _Target(_write_folders, _files_of_folders, {"neosr.toml": lambda job: stubs.neosr(job.data())}),
+    "trainner": _Target(_write_folders, _files_of_folders, {"trainner.yml": lambda job: stubs.trainner(job.data())}),
+    "webdataset": _Target(
+        _write_webdataset, _files_of_webdataset, {"read.py": lambda job: stubs.webdataset(job.scale)}, weights=True
+    ),
 }

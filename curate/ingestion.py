@@ -29,12 +29,12 @@ from curate.storage import Place
 from curate.store import INGEST, Store
 from curate.survey import ChangedError, Examination, Survey, read_again
 
-__all__ = ["IngestReport", "ingest"]
+__all__ = ["FINGERPRINT", "IngestReport", "ingest", "patch_table"]
 
 _DEFAULT_PATCH = 480  # px, as sub-images of DIV2K are usually cut
 _MORE_AHEAD = 4  # sources examined while a shard is synced, read back and entered in tables: about a tenth of a second
 MAX_ROWS = 50_000  # source files in one shard, however small they are
-_FINGERPRINT = hashlib.sha256(b"ingest 2").hexdigest()[:16]  # the version of what is done to a source
+FINGERPRINT = hashlib.sha256(b"ingest 2").hexdigest()[:16]  # the version of what is done to a source
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,12 +397,13 @@ def _write_shard(store: Store, unit: int, items: Iterable[Examined]) -> _Shard:
 def _commit(store: Store, shards: Iterable[tuple[_Unit, _Shard]], tally: _Tally, split: str) -> None:
     """Publish the tables of each shard and commit it, in the order of their numbers."""
     for unit, shard in shards:
-        patches = _patch_table(unit.items, store.header.patch, store.header.step)
+        taken = [(str(i.image_id), i.pictures["hr"].height, i.pictures["hr"].width) for i in unit.items if i.pictures]
+        patches = patch_table(taken, store.header.patch, store.header.step)
         parts = [shard.file]
         parts.append(store.write_table("images", unit.number, _image_table(unit.items, split)))
         parts.append(store.write_table("cells", unit.number, _cell_table(unit.items, shard.offsets)))
         parts.append(store.write_table("patches", unit.number, patches))
-        store.commit(INGEST, unit.number, _FINGERPRINT, parts)
+        store.commit(INGEST, unit.number, FINGERPRINT, parts)
         tally.patches += patches.num_rows
         tally.shards += 1
 
@@ -448,10 +449,10 @@ def _cell_table(group: Sequence[Examined], offsets: Mapping[str, int]) -> pa.Tab
     return pa.Table.from_pylist(rows, layout.CELLS)
 
 
-def _patch_table(group: Sequence[Examined], size: int, step: int) -> pa.Table:
-    taken = [item for item in group if item.pictures]
-    corners = [windows.grid(item.pictures["hr"].height, item.pictures["hr"].width, size, step) for item in taken]
-    ids = [str(item.image_id) for item, corners_N2 in zip(taken, corners, strict=True) for _ in corners_N2]
-    y, x = np.concatenate([np.empty((0, 2), np.int32), *corners]).T
+def patch_table(images: Iterable[tuple[str, int, int]], size: int, step: int) -> pa.Table:
+    """The windows of images (image_id, height, width) on the grid; columns as `layout.PATCHES`."""
+    corners = [(image_id, windows.grid(height, width, size, step)) for image_id, height, width in images]
+    ids = [image_id for image_id, corners_N2 in corners for _ in corners_N2]
+    y, x = np.concatenate([np.empty((0, 2), np.int32), *(corners_N2 for _, corners_N2 in corners)]).T
     names = [windows.patch_id(*window, size) for window in zip(ids, y.tolist(), x.tolist(), strict=True)]
     return pa.table([names, ids, y, x, np.full(len(ids), size, np.int32)], schema=layout.PATCHES)

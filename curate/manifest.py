@@ -6,6 +6,7 @@ Any Parquet reader opens it (columns: `layout.MANIFEST`). The file's metadata ho
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Manifest:
         The store is named relative to the manifest's folder, so that both can be moved together, where both are on one
         disk or in one bucket.
         """
-        url = str(self._store_path())
+        url = str(self.store_path())
         recipe = self.recipe.model_copy(update={"store": self.recipe.store.model_copy(update={"url": url})})
         saved = self.write(path, [self.table], lambda: recipe)
         return Manifest(self.table, saved, storage.place(path, "a manifest"))
@@ -88,29 +89,38 @@ class Manifest:
         The recipe names the store by its absolute path or URL; it is returned as it was saved. However many tables
         there are, the bytes are the same, and no more than a million rows are held.
         """
-        import pyarrow.parquet as pq
-
-        from curate import layout
+        import pyarrow as pa
 
         file = storage.place(path, "a manifest")
         if file.is_dir():
             raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
         saved = []
 
-        def save(stream: BinaryIO) -> None:
-            # Without Arrow's own copy of the schema, which would hide what is added when the rows are written.
-            options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
-            with pq.ParquetWriter(stream, layout.MANIFEST, **options) as writer:
-                for rows in _in_groups(tables):
-                    writer.write_table(rows, row_group_size=_GROUP_ROWS)
-                made = recipe()
-                url = storage.relative(storage.place(made.store.url, "a store"), file.resolve().parent)
-                saved.append(made.model_copy(update={"store": made.store.model_copy(update={"url": url})}))
-                writer.add_key_value_metadata({schema.METADATA_KEY: schema.dump(saved[0])})
+        def text() -> bytes:
+            made = recipe()
+            url = storage.relative(storage.place(made.store.url, "a store"), file.resolve().parent)
+            versions = made.versions | {"arrow": pa.cpp_version}
+            store = made.store.model_copy(update={"url": url})
+            saved.append(made.model_copy(update={"store": store, "versions": versions}))
+            return schema.dump(saved[0])
 
         storage.remove_leftovers_of(file)
-        storage.publish(file, save)
+        storage.publish(file, lambda stream: _write(stream, tables, text))
         return saved[0]
+
+    @staticmethod
+    def is_as_written(path: Place) -> bool:
+        """Whether a manifest that can be read has the very bytes that are written for its rows and its recipe.
+
+        Where another version of Arrow wrote it, which need not give the same bytes, only that it is the one it names.
+        """
+        import pyarrow as pa
+
+        with storage.local_copy(path) as copy:
+            try:
+                return _is_as_written(copy)
+            except (pa.ArrowException, OSError, UnicodeDecodeError):
+                return False
 
     def store(self, path: str | Place | None = None) -> Store:
         """Open the store that it was made from, at `path` if it has moved, and check that it is in the state of then.
@@ -119,7 +129,7 @@ class Manifest:
         UsageError if there is none.
         """
         reference = self.recipe.store
-        where = storage.place(path, "a store") if path is not None else self._store_path()
+        where = storage.place(path, "a store") if path is not None else self.store_path()
         if path is None and not Store.is_store(where):
             raise UsageError(f"the manifest's store is not at '{one_line(where)}' any more; name it with --store PATH")
         store = Store.open(where)
@@ -147,9 +157,37 @@ class Manifest:
         """The recipe, indented, for people."""
         return json.dumps(self.recipe.model_dump(mode="json"), indent=2, ensure_ascii=False)
 
-    def _store_path(self) -> Place:
+    def store_path(self) -> Place:
+        """Where its store is, by its recipe."""
         folder = self.path.resolve().parent if self.path else Path.cwd()
         return storage.resolve(self.recipe.store.url, folder)
+
+
+def _write(stream: BinaryIO, tables: Iterable[pa.Table], recipe: Callable[[], bytes]) -> None:
+    """A manifest's file; its recipe is asked for when the rows are written."""
+    import pyarrow.parquet as pq
+
+    from curate import layout
+
+    # Without Arrow's own copy of the schema, which would hide what is added when the rows are written.
+    options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
+    with pq.ParquetWriter(stream, layout.MANIFEST, **options) as writer:
+        for rows in _in_groups(tables):
+            writer.write_table(rows, row_group_size=_GROUP_ROWS)
+        writer.add_key_value_metadata({schema.METADATA_KEY: recipe()})
+
+
+def _is_as_written(path: Path) -> bool:
+    import pyarrow.parquet as pq
+
+    read = pq.ParquetFile(path)
+    recipe, writer = read.metadata.metadata[schema.METADATA_KEY.encode()], read.metadata.created_by
+    arrow = schema.parse(ManifestRecipe, recipe, path).versions.get("arrow")
+    if arrow is not None and writer != f"parquet-cpp-arrow version {arrow}":
+        return False
+    stream = io.BytesIO()
+    _write(stream, [read.read().replace_schema_metadata(None)], lambda: recipe)
+    return bool(pq.read_metadata(stream).created_by != writer or stream.getbuffer() == path.read_bytes())
 
 
 def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

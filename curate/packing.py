@@ -14,7 +14,7 @@ was not. `manifest.parquet` in the new store comes last.
 import contextlib
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -39,7 +39,7 @@ from curate.shards import write_tar
 from curate.storage import Place
 from curate.store import INGEST, Store
 
-__all__ = ["MANIFEST_FILE", "PackReport", "pack"]
+__all__ = ["MANIFEST_FILE", "PackReport", "fingerprint", "pack"]
 
 MANIFEST_FILE = "manifest.parquet"  # in the packed store
 
@@ -108,7 +108,7 @@ class _Unit:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(" ".join([_VERSION, *(job.image_id for job in self.jobs)]).encode()).hexdigest()[:16]
+        return fingerprint(job.image_id for job in self.jobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +205,11 @@ def _open_or_create(out: str | Path, source: Store, manifest: Manifest) -> Store
 
 
 # What is to be packed
+
+
+def fingerprint(image_ids: Iterable[str]) -> str:
+    """Of a shard with these images."""
+    return hashlib.sha256(" ".join([_VERSION, *image_ids]).encode()).hexdigest()[:16]
 
 
 def _jobs(manifest: Manifest, source: Store) -> list[_Job]:

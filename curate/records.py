@@ -10,7 +10,7 @@ which say the same. A unit that is done again gets a file of its own until the n
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +66,30 @@ class Records:
             found |= {committed.record.unit: committed for committed in self._files[name][1]}
         return dict(sorted(found.items()))
 
+    @staticmethod
+    def is_record(name: str) -> bool:
+        """Whether a file of that name holds records."""
+        return _NAME.fullmatch(name) is not None
+
+    def survey(self) -> tuple[dict[int, Committed], list[tuple[str, str]], set[int]]:
+        """What `read` gives without the records that are damaged; what is wrong, as (file's name, problem); and the
+        units whose records are in these files, or should be, and are lost."""
+        found, problems, named = dict[int, Committed](), list[tuple[str, str]](), set[int]()
+        for name in sorted(self._names(), key=lambda name: (-len(_units(name)), name)):
+            try:
+                data = (self.folder / name).read_bytes()
+                named.update(_units(name))
+            except FileNotFoundError:  # folded since it was listed
+                continue
+            except OSError as error:
+                problems.append((name, f"cannot be read: {error.strerror}"))
+                named.update(_units(name))
+                continue
+            whole, wrong = _parse_each(self.folder / name, data)
+            found |= whole
+            problems += [(name, problem) for problem in wrong]
+        return dict(sorted(found.items())), problems, named - found.keys()
+
     def add(self, record: CommitRecord) -> None:
         """Write a record: in an object store only if no other run has committed this unit since it was last read.
 
@@ -86,9 +110,29 @@ class Records:
                 )
             storage.publish_bytes(path, data)
 
+    def remove(self, units: Collection[int]) -> None:
+        """Remove the records of some units, and what is damaged beside them in one file; all others stay."""
+        for name in self._names():
+            if len(_units(name)) > 1 and not set(units).isdisjoint(_units(name)):
+                self.unfold(name, units)
+        storage.remove(self.folder / name for name in self._names() if _units(name)[0] in units)
+
+    def unfold(self, name: str, without: Collection[int] = ()) -> None:
+        """Give each whole record of a file of several a file of its own, but for some units, and remove that file."""
+        whole, _, _ = self.survey()
+        there = self._names()
+        for unit in _units(name):
+            single = f"{unit:06d}.json"
+            if unit in whole and unit not in without and single not in there:
+                storage.publish_bytes(self.folder / single, whole[unit].data)
+        storage.remove([self.folder / name])
+
+    def _names(self) -> list[str]:
+        return [name for name in storage.entries(self.folder) if _NAME.fullmatch(name)]
+
     def fold(self) -> None:
         """Put full blocks of records together. Call it under the store's lock."""
-        names = [name for name in storage.entries(self.folder) if _NAME.fullmatch(name)]
+        names = self._names()
         found = dict[int, Committed]()
         for units in _full_blocks(unit for name in names for unit in _units(name)):
             block = f"{units[0]:06d}-{units[-1]:06d}.jsonl"
@@ -127,3 +171,27 @@ def _parse(path: Place, data: bytes) -> list[Committed]:
     if [committed.record.unit for committed in found] != list(_units(path.name)):
         raise DataError(f"the store is damaged: '{one_line(path)}' has other records than its name says")
     return found
+
+
+def _parse_each(path: Place, data: bytes) -> tuple[dict[int, Committed], list[str]]:
+    """The records of a file that are whole, and what is wrong with the others."""
+    units = _units(path.name)
+    lines = data.split(b"\n") if path.name.endswith(".jsonl") else [data]
+    found, problems = dict[int, Committed](), list[str]()
+    if path.name.endswith(".jsonl") and lines.pop() != b"":
+        problems.append("it does not end with a line break")
+    if len(lines) != len(units):
+        problems.append(f"it should hold {len(units)} records, found {len(lines)}")
+    for unit, line in zip(units, lines, strict=False):
+        try:
+            record = schema.parse(CommitRecord, line, f"the record of unit {unit}")
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if record.unit != unit:
+            problems.append(f"in the place of the record of unit {unit} is that of unit {record.unit}")
+        elif not schema.is_as_written(record, line):
+            problems.append(f"the record of unit {unit} is not as curate writes it")
+        else:
+            found[unit] = Committed(record, line, path)
+    return found, problems

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -24,7 +26,9 @@ __all__ = [
     "STATE_FILE",
     "Snapshot",
     "differences",
+    "is_begun",
     "optimizer_tensors",
+    "problems",
     "restore_optimizer",
     "with_prefix",
     "without_prefix",
@@ -44,7 +48,7 @@ class Snapshot:
     def save(self, folder: Place, identity: Mapping[str, Any]) -> None:
         """Write it into the run's folder, in place of the one before. `identity` says which run it is of."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        record = TrainingState(identity=dict(identity), step=self.step, best=self.best)
+        record = TrainingState(identity=dict(identity), step=self.step, best=self.best, tensors=_hash(tensors))
         storage.publish_bytes(folder / STATE_FILE, save(tensors, {schema.METADATA_KEY: schema.dump(record).decode()}))
 
     @classmethod
@@ -53,23 +57,52 @@ class Snapshot:
 
         Raises UsageError if it is of another run than `identity` says, DataError if it cannot be read.
         """
-        file = folder / STATE_FILE
-        if not file.is_file():
+        if not is_begun(folder):
             return None
-        try:
-            with storage.local_copy(file) as copy, safe_open(copy, framework="pt") as content:
-                text = (content.metadata() or {}).get(schema.METADATA_KEY, "")
-                # Clones are aligned in memory as fresh tensors are: sums of vectorised products depend on it.
-                tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"'{one_line(file)}' is damaged ({one_line(error)}); delete it to begin again") from None
-        record = schema.parse(TrainingState, text, file)
+        record, tensors = _read(folder / STATE_FILE)
         if found := differences(record.identity, identity):
             raise UsageError(
                 f"'{one_line(folder)}' holds a run that began with {found}; name another folder with -o, or delete "
                 f"its {STATE_FILE} to begin again"
             )
         return cls(record.step, record.best, tensors)
+
+
+def is_begun(folder: Place) -> bool:
+    """Whether there is the state of a run that has not ended."""
+    return (folder / STATE_FILE).is_file()
+
+
+def problems(folder: Place) -> list[str]:
+    """What is wrong with the state in a run's folder."""
+    try:
+        _read(folder / STATE_FILE)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def _read(file: Place) -> tuple[TrainingState, dict[str, Tensor]]:
+    """DataError for a state that is damaged."""
+    try:
+        with storage.local_copy(file) as copy, safe_open(copy, framework="pt") as content:
+            text = (content.metadata() or {}).get(schema.METADATA_KEY, "")
+            # Clones are aligned in memory as fresh tensors are: sums of vectorised products depend on it.
+            tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"'{one_line(file)}' is damaged ({one_line(error)}); delete it to begin again") from None
+    record = schema.parse(TrainingState, text, file)
+    if record.tensors is not None and record.tensors != _hash(tensors):
+        raise DataError(f"'{one_line(file)}' is damaged (its tensors have changed); delete it to begin again")
+    return record, tensors
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import pydantic
+import xxhash
 
 from curate.errors import DataError, one_line
 
@@ -40,10 +41,16 @@ __all__ = [
     "ReportedOverlap",
     "ReportedWindow",
     "ScorerRecord",
+    "Sealed",
     "StoreHeader",
     "StoreReference",
     "TrainingState",
+    "VerifiedPath",
+    "VerifyFinding",
+    "VerifyRecord",
     "dump",
+    "is_as_written",
+    "is_sealed",
     "json_schemas",
     "main",
     "parse",
@@ -65,6 +72,14 @@ class Document(pydantic.BaseModel):
     format: Literal[1] = FORMAT
 
 
+class Sealed(Document):
+    """A document that carries a checksum of itself: no other file says what it should be."""
+
+    # xxh3-64, hex, of the text without this entry; null in files that are older than it. `dump` and `parse` see to it:
+    # the field is never set.
+    checksum: str | None = pydantic.Field(default=None, exclude=True)
+
+
 class Packing(pydantic.BaseModel):
     """What a packed store holds the pixels of."""
 
@@ -75,7 +90,7 @@ class Packing(pydantic.BaseModel):
     scale: pydantic.PositiveInt  # up to this one the LR of a window can be made exactly: pixels around it are there
 
 
-class StoreHeader(Document):
+class StoreHeader(Sealed):
     """`store.json`."""
 
     patch: pydantic.PositiveInt  # px, side of a window
@@ -95,7 +110,7 @@ class Part(pydantic.BaseModel):
     rows: pydantic.NonNegativeInt | None = None  # of a table
 
 
-class CommitRecord(Document):
+class CommitRecord(Sealed):
     """One finished unit: the files that belong to it, their sizes and hashes."""
 
     unit: pydantic.NonNegativeInt  # the shard number
@@ -103,7 +118,7 @@ class CommitRecord(Document):
     parts: list[Part]
 
 
-class ScorerRecord(Document):
+class ScorerRecord(Sealed):
     """What drew the scores in one folder of `tables/scores`."""
 
     scorer: str  # the plugin's name
@@ -114,7 +129,7 @@ class ScorerRecord(Document):
     fingerprint: str
 
 
-class CheckRecord(Document):
+class CheckRecord(Sealed):
     """What was looked for in the images of a store: its findings are in one folder of `tables/checks`."""
 
     check: Literal["duplicates", "leaks"]
@@ -134,7 +149,7 @@ class StoreReference(pydantic.BaseModel):
     digest: str  # of their commit records: shards are only ever added, so a grown store still matches
 
 
-class ManifestRecipe(Document):
+class ManifestRecipe(Sealed):
     """All that made a manifest."""
 
     store: StoreReference
@@ -168,12 +183,13 @@ class CheckpointRecipe(Document):
     training: dict[str, Any]  # manifest, options, start, last loss, device, versions
 
 
-class TrainingState(Document):
+class TrainingState(Sealed):
     """How far an unfinished training run is; its tensors are beside it."""
 
     identity: dict[str, Any]  # arch, manifest, start and options: what a run that goes on must have in common with it
     step: pydantic.PositiveInt  # steps done
     best: dict[str, Any] | None  # step, psnr and ssim of the best validation so far
+    tensors: str | None = None  # xxh3-128, hex, of their names, types, shapes and values; null in older files
 
 
 class ReportedWindow(pydantic.BaseModel):
@@ -237,13 +253,56 @@ class ReportRecord(Document):
     commands: list[str]  # that make the manifests again
 
 
+class VerifiedPath(pydantic.BaseModel):
+    """One path that was looked at."""
+
+    model_config = _STRICT
+
+    path: str
+    kind: Literal["store", "manifest", "checkpoint", "export"]
+    files: pydantic.NonNegativeInt  # that were looked at
+    bytes: pydantic.NonNegativeInt  # of them
+
+
+class VerifyFinding(pydantic.BaseModel):
+    """One thing that is not as it should be, and what it hits."""
+
+    model_config = _STRICT
+
+    # damaged, missing: a file that should be otherwise; stale: made from other bytes than are there now; foreign: not
+    # of curate's making; changed, gone, new: a photograph, beside the store; leftover: of a run that was killed
+    kind: Literal["damaged", "missing", "stale", "foreign", "changed", "gone", "leftover", "new"]
+    path: str
+    problem: str
+    harmless: bool = False  # leftover and new: all is whole nevertheless
+    images: list[str] = []  # names
+    patches: pydantic.NonNegativeInt = 0
+    scores: list[str] = []  # their columns
+    manifests: dict[str, int] = {}  # name -> its patches that are hit
+
+
+class VerifyRecord(Document):
+    """What was looked at and what was found: `curate verify --json`."""
+
+    deep: bool  # whether every byte was read
+    whole: bool  # nothing was found but what is harmless
+    checked: list[VerifiedPath]
+    findings: list[VerifyFinding]
+
+
 _DocumentT = TypeVar("_DocumentT", bound=Document)
+
+# What `dump` adds. Never the last entry; and in no string before it, where the quotes would have backslashes.
+_SEAL = re.compile(rb'"checksum": "([0-9a-f]{16})",(?: |\n  )')
 
 
 def parse(kind: type[_DocumentT], text: str | bytes, where: object) -> _DocumentT:
-    """Read a document; DataError (one line, naming `where`) if it is not one, or of a newer version."""
+    """Read a document; DataError (one line, naming `where`) if it is not one, of a newer version, or has changed."""
+    data = text.encode() if isinstance(text, str) else text
+    seal = _SEAL.search(data) if issubclass(kind, Sealed) else None
+    content = data if seal is None else data[: seal.start()] + data[seal.end() :]
     try:
-        return kind.model_validate_json(text)
+        document = kind.model_validate_json(content)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the document"
@@ -251,11 +310,33 @@ def parse(kind: type[_DocumentT], text: str | bytes, where: object) -> _Document
         if place == "format" and isinstance(problem["input"], int):
             reason = f"format {problem['input']} is not one that this version reads (it reads {FORMAT}); update curate"
         raise DataError(one_line(f"{where} is not a valid {kind.__name__}: {reason}")) from None
+    damaged = isinstance(document, Sealed) and document.checksum is not None  # not in the form that `dump` writes
+    if damaged or (seal is not None and seal[1].decode() != xxhash.xxh3_64_hexdigest(content)):
+        raise DataError(one_line(f"{where} is damaged: it is not what its checksum says"))
+    return document
 
 
-def dump(document: Document, indent: int | None = None) -> bytes:
-    """A document as JSON, UTF-8, keys in a fixed order."""
-    text = json.dumps(document.model_dump(mode="json"), indent=indent, ensure_ascii=False, sort_keys=True)
+def dump(document: Document, indent: int | None = None, *, sealed: bool = True) -> bytes:
+    """A document as JSON, UTF-8, keys in a fixed order, with its checksum if it carries one and is to be `sealed`."""
+    content = document.model_dump(mode="json")
+    data = _json(content, indent)
+    if sealed and isinstance(document, Sealed):
+        data = _json({**content, "checksum": xxhash.xxh3_64_hexdigest(data)}, indent)
+    return data
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether a document in this text carries its checksum: `parse` has looked at every byte of it."""
+    return _SEAL.search(data) is not None
+
+
+def is_as_written(document: Document, data: bytes, indent: int | None = None) -> bool:
+    """Whether `data`, which is read as `document`, is what `dump` makes of it, byte for byte, but for the checksum."""
+    return is_sealed(data) or data == dump(document, indent, sealed=False)
+
+
+def _json(content: dict[str, Any], indent: int | None) -> bytes:
+    text = json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=True)
     return (text + "\n" if indent else text).encode()
 
 
@@ -263,7 +344,7 @@ def json_schemas() -> dict[str, str]:
     """File name -> content of everything under `schemas/`."""
     made_by_store: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord, CheckRecord]
     documents: list[type[Document]] = [*made_by_store, ManifestRecipe, ExportRecord, CheckpointRecipe, TrainingState]
-    documents.append(ReportRecord)
+    documents += [ReportRecord, VerifyRecord]
     from curate import layout
 
     tables = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES, "manifest": layout.MANIFEST}

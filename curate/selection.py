@@ -252,6 +252,7 @@ def _recipe(choice: _Choice, counts: dict[str, int]) -> ManifestRecipe:
         versions={
             "curate": __version__,
             "python": platform.python_version(),
+            "arrow": pa.cpp_version,  # which writes the file
             **{package: version(package) for package in ("duckdb", "numpy", "pyarrow")},
         },
     )

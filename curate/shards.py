@@ -11,7 +11,7 @@ from typing import BinaryIO
 from curate import storage
 from curate.storage import Place
 
-__all__ = ["write_tar"]
+__all__ = ["write_members", "write_tar"]
 
 _RECORD = 10240  # bytes; a tar file is a multiple of them
 
@@ -22,19 +22,22 @@ def write_tar(path: Place, members: Iterable[tuple[str, bytes]]) -> tuple[str, d
     Members are taken one at a time, as they are written. WebDataset needs those of one key side by side.
     """
     offsets: dict[str, int] = {}
+    return storage.publish(path, lambda file: offsets.update(write_members(file, members))), offsets
 
-    def write(file: BinaryIO) -> None:
-        end = 0
-        for name, content in members:
-            member = tarfile.TarInfo(name)  # mtime, uid and gid are 0, mode is 0644
-            member.size = len(content)
-            header = member.tobuf(tarfile.USTAR_FORMAT, "utf-8")
-            offsets[name] = end + len(header)
-            padding = bytes(-len(content) % tarfile.BLOCKSIZE)
-            # Not TarFile.addfile, which copies 16 KB at a time: four times as slow.
-            for piece in (header, content, padding):
-                file.write(piece)
-            end = offsets[name] + len(content) + len(padding)
-        file.write(bytes(2 * tarfile.BLOCKSIZE + -(end + 2 * tarfile.BLOCKSIZE) % _RECORD))
 
-    return storage.publish(path, write), offsets
+def write_members(file: BinaryIO, members: Iterable[tuple[str, bytes]]) -> dict[str, int]:
+    """The bytes of such a tar; returns name -> offset of the content."""
+    offsets: dict[str, int] = {}
+    end = 0
+    for name, content in members:
+        member = tarfile.TarInfo(name)  # mtime, uid and gid are 0, mode is 0644
+        member.size = len(content)
+        header = member.tobuf(tarfile.USTAR_FORMAT, "utf-8")
+        offsets[name] = end + len(header)
+        padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+        # Not TarFile.addfile, which copies 16 KB at a time: four times as slow.
+        for piece in (header, content, padding):
+            file.write(piece)
+        end = offsets[name] + len(content) + len(padding)
+    file.write(bytes(2 * tarfile.BLOCKSIZE + -(end + 2 * tarfile.BLOCKSIZE) % _RECORD))
+    return offsets

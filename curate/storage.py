@@ -60,6 +60,7 @@ __all__ = [
     "remove_leftovers_of",
     "resolve",
     "retried",
+    "tree",
 ]
 
 # One letter before the colon is a drive.
@@ -384,6 +385,34 @@ def folders(folder: Place) -> list[str]:
         infos = _listed(folder)
         return [str(info["name"]).rstrip("/").rpartition("/")[2] for info in infos if info["type"] == "directory"]
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def tree(folder: Place) -> dict[str, int]:
+    """Name below a folder, with '/' -> bytes of everything in it, at any depth, that is not a folder.
+
+    Links are followed. What is no file, such as a link to nothing, has -1 bytes.
+    """
+    if isinstance(folder, RemotePath):
+        fs, path = file_system(folder.url)
+        try:
+            found = retried(lambda: fs.find(path, detail=True), folder.url)
+        except FileNotFoundError:
+            return {}
+        top = path.rstrip("/") + "/"
+        return {str(info["name"]).removeprefix(top): int(info["size"]) for _, info in sorted(found.items())}
+    sizes, entered, waiting = dict[str, int](), set[str](), [("", folder)]
+    while waiting:
+        prefix, here = waiting.pop()
+        if (real := os.path.realpath(here)) in entered:
+            continue
+        entered.add(real)
+        with os.scandir(here) as listed:
+            for entry in listed:
+                if entry.is_dir():
+                    waiting.append((f"{prefix}{entry.name}/", here / entry.name))
+                else:
+                    sizes[prefix + entry.name] = entry.stat().st_size if entry.is_file() else -1
+    return dict(sorted(sizes.items()))
 
 
 def read_all(folder: Place, listed: Mapping[str, Entry]) -> list[bytes]:

@@ -27,7 +27,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import xxhash
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-__all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store"]
+__all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store", "write_parquet"]
 
 INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
@@ -269,15 +269,8 @@ class Store:
 
     def write_table(self, folder: str, unit: int, table: pa.Table) -> Part:
         """Publish the Parquet of one unit under `tables/<folder>`; the same table gives the same bytes."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path = self.path / "tables" / folder / f"{unit:06d}.parquet"
-        # Parquet's statistics leave NaN out and DuckDB believes them: with none, isnan() and max() are right.
-        exact = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
-        digest = storage.publish(
-            path, lambda file: pq.write_table(table, file, compression="zstd", write_statistics=exact)
-        )
+        digest = storage.publish(path, lambda file: write_parquet(table, file))
         return self.part(path, digest, table.num_rows)
 
     # ---- tables
@@ -680,6 +673,16 @@ class Store:
                 self._decoded.popitem(last=False)
         self._decoded.move_to_end(cell)
         return self._decoded[cell]
+
+
+def write_parquet(table: pa.Table, file: BinaryIO) -> None:
+    """A table as a store has it; the same table gives the same bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Parquet's statistics leave NaN out and DuckDB believes them: with none, isnan() and max() are right.
+    exact = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    pq.write_table(table, file, compression="zstd", write_statistics=exact)
 
 
 def _is_free(folder: Place) -> bool:

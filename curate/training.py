@@ -34,7 +34,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from curate import degrade, files, optim, plugins, resume, storage
 from curate.archs import Arch
-from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
+from curate.checkpoint import BEST, MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.config import TrainConfig
 from curate.curves import Curves, draw
 from curate.degrade import Degradation
@@ -50,7 +50,6 @@ from curate.store import Store
 
 __all__ = ["train"]
 
-_BEST = "best"  # folder of the best checkpoint, in the run's
 _HARMLESS = ("log_every", "save_every")  # options that change nothing about what is trained
 _CHARBONNIER = 1e-3  # epsilon, of values in [0, 1] (LapSRN, Lai et al. 2017)
 _PROGRESS_EVERY = 10  # steps
@@ -380,7 +379,7 @@ class _Keeper:
         if live.best is None or found["psnr"] > live.best["psnr"]:
             live.best = {"step": live.step, **found}
             if self.folder:
-                replace(made, recipe={**made.recipe, "best": live.best}).save(self.folder / _BEST)
+                replace(made, recipe={**made.recipe, "best": live.best}).save(self.folder / BEST)
 
     def _checkpoint(self, live: _Live, result: Mapping[str, Any]) -> Checkpoint:
         versions = {"curate": version("curate"), "torch": torch.__version__, "python": platform.python_version()}

@@ -20,7 +20,7 @@ from torch import Tensor
 from curate import plugins
 from curate.archs.fsrcnn import Fsrcnn
 from curate.archs.srcnn import Srcnn
-from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, read_recipe, weights_hash
+from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, check, mend, read_recipe, weights_hash
 from curate.errors import CurateError, DataError, UsageError
 from curate.metrics import psnr, quantise, rgb_to_y
 from curate.resize import downscale, upscale
@@ -435,3 +435,35 @@ def test_public_fsrcnn_measures_as_known(shared: Path) -> None:
     network = Checkpoint.load(shared / "checkpoints" / "fsrcnn_x2.pth", "fsrcnn:scale=2").module()
     figures = [psnr(quantise(network(rgb_to_y(lr))), quantise(rgb_to_y(hr)), border=2) for lr, hr in set5(shared)]
     assert torch.cat(figures).mean().item() == pytest.approx(37.063, abs=0.001)
+
+
+# As it was written?
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_found_and_its_recipe_written_again(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    checkpoint.save(tmp_path)
+    assert check(tmp_path) == ([tmp_path / MODEL_FILE, tmp_path / RECIPE_FILE], [])
+    rng = np.random.default_rng(0)
+    for name in (MODEL_FILE, RECIPE_FILE):
+        data = (tmp_path / name).read_bytes()
+        header = 8 * (8 + int.from_bytes(data[:8], "little")) if name == MODEL_FILE else 8 * len(data)
+        bits = np.concatenate([rng.integers(0, 8 * len(data), 20), rng.integers(0, header, 60)])
+        for bit in bits.tolist():
+            changed = bytearray(data)
+            changed[bit // 8] ^= 1 << bit % 8
+            (tmp_path / name).write_bytes(changed)
+            assert [path.name for path, _ in check(tmp_path)[1]] == [name], bit
+        if name == RECIPE_FILE:
+            assert mend(tmp_path) == [tmp_path / RECIPE_FILE]
+        else:
+            assert mend(tmp_path) == []
+            (tmp_path / name).write_bytes(data)
+        assert (tmp_path / name).read_bytes() == data and check(tmp_path)[1] == []
+
+
+def test_what_is_not_curate_s_cannot_be_checked(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    safetensors.torch.save_file(checkpoint.state, tmp_path / "x.safetensors")
+    with pytest.raises(UsageError, match="nothing says what it should be"):
+        check(tmp_path / "x.safetensors")

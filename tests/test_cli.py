@@ -499,3 +499,35 @@ def test_closed_outputs_are_no_error(tmp_path: Path) -> None:
     program = "import os, sys; from curate.cli import entry; sys.argv[:] = ['curate', 'strategies']; entry()"
     closing = "import os, sys; os.close(1); os.close(2); os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
     assert subprocess.run([sys.executable, "-c", closing, program], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_verify_and_repair_say_what_is_hit_and_what_was_done(run: Run, work: Path, tmp_path: Path) -> None:
+    import shutil
+
+    store = tmp_path / "store"
+    shutil.copytree(work / "store", store)
+    shutil.copy(work / "half.parquet", tmp_path)
+    whole = run("verify", store, tmp_path / "half.parquet", "--deep")
+    assert whole.code == 0 and whole.out.startswith("checked 9 files") and whole.out.endswith(": whole\n")
+    (store / "tables/cells/000000.parquet").unlink()
+    tar = store / "shards/000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[600] ^= 1
+    tar.write_bytes(data)
+    quick = run("verify", store)
+    assert quick.code == 1 and "--deep reads them" in quick.out and len(quick.out.splitlines()) == 2
+    found = run("verify", store, tmp_path / "half.parquet", "--deep", "--json")
+    record = json.loads(found.out)
+    assert found.code == 1 and not record["whole"]
+    assert {finding["kind"] for finding in record["findings"]} == {"missing", "damaged"}
+    assert record["findings"][0]["manifests"] == {str(tmp_path / "half.parquet"): 9}
+    assert run("repair", store).code == 1
+    done = run("repair", store, "--from", work / "photos")
+    assert done.code == 0 and "rebuilt  tables/cells/000000.parquet: from the shard" in done.out
+    assert done.out.splitlines()[-1].endswith(": whole")
+    assert run("verify", store, "--against", work / "photos").code == 0
+
+
+@pytest.mark.parametrize("arguments", [["verify", "nothing"], ["repair", "nothing"], ["verify"]])
+def test_verify_of_what_is_not_there_is_a_mistake(run: Run, arguments: list[str]) -> None:
+    assert run(*arguments).code == 2

@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+from test_fsck import flipped
 
 from curate import exporting, files, images
 from curate.errors import CurateError, DataError, UsageError
-from curate.exporting import ExportReport, export
+from curate.exporting import ExportReport, check, export
 from curate.ingestion import ingest
 from curate.manifest import Manifest
 from curate.resize import downscale
@@ -621,3 +622,36 @@ def test_the_report_of_a_manifest_given_by_path_and_a_store_that_moved(tmp_path:
     report = export(manifest.path, tmp_path / "out", to="folder", store=manifest.store().path)
     assert isinstance(report, ExportReport) and report.folder == tmp_path / "out"
     assert report.windows == len(manifest)
+
+
+# Whether all is there
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_flipped_bit_of_an_export_is_found_and_damaged_files_are_made_again(
+    store: Store, manifest: Manifest, target: str, tmp_path: Path
+) -> None:
+    """But for the configurations, which are the user's, and what no reader of an LMDB looks at."""
+    some = replace(manifest, table=manifest.table.slice(0, 12))
+    some.save(tmp_path / "some.parquet")
+    export(some, tmp_path / "out", to=target, store=store)
+    assert check(tmp_path / "out", True)[1] == [] == check(tmp_path / "out", False)[1]
+    whole = contents(tmp_path / "out")
+    own = [path for path in whole if path.suffix not in (".json", ".md", ".mdb", ".py", ".toml", ".yml")]
+    rng = np.random.default_rng(0)
+    for path in [*own[:: max(1, len(own) // 8)], tmp_path / "out" / "export.json"]:
+        for bit in rng.integers(0, 8 * len(whole[path]), 4).tolist():
+            path.write_bytes(flipped(whole[path], bit))
+            assert path in dict(check(tmp_path / "out", True)[1]) or target == "lmdb", (path, bit)
+            path.write_bytes(whole[path])
+    victim = own[len(own) // 2]
+    victim.write_bytes(whole[victim][:-20])
+    assert exporting.remove_damaged(tmp_path / "out") and not victim.exists()
+    assert [problem for _, problem in check(tmp_path / "out", False)[1]] == ["missing"]
+    export(some, tmp_path / "out", to=target, store=store)
+    assert check(tmp_path / "out", True)[1] == []
+    if target != "lmdb":
+        assert contents(tmp_path / "out") == whole

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import layout
+from curate import layout, schema
 from curate.coverage import pixels
 from curate.errors import CurateError, DataError, UsageError
 from curate.manifest import Manifest
@@ -94,7 +94,9 @@ def test_duckdb_alone_opens_it_and_reads_the_same(made: Path) -> None:
     assert rows == [tuple(row.values()) for row in pq.read_table(path).to_pylist()]
     query = f"SELECT decode(value) FROM parquet_kv_metadata('{path}') WHERE decode(key) = 'curate'"
     ((recipe,),) = duckdb.sql(query).fetchall()
-    assert json.loads(recipe) == Manifest.load(path).recipe.model_dump(mode="json")
+    read = Manifest.load(path).recipe
+    assert recipe.encode() == schema.dump(read)
+    assert json.loads(recipe).items() > read.model_dump(mode="json").items()
 
 
 def test_the_same_manifest_is_the_same_bytes(work: Path) -> None:
@@ -236,9 +238,9 @@ def test_where_no_file_is_is_a_mistake_of_the_users(made: Path, name: str, part:
 
 
 def test_damage_is_refused_and_never_read_as_something_else(work: Path) -> None:
-    """Whichever byte of the rows is changed, or wherever the file is cut; the recipe's own text has no checksum."""
+    """Whichever byte of the rows is changed, or wherever the file is cut; the recipe too."""
     whole = (work / "chosen.parquet").read_bytes()
-    table = Manifest.load(work / "chosen.parquet").table
+    table, recipe = (made := Manifest.load(work / "chosen.parquet")).table, made.recipe
     rng = np.random.default_rng(0)
     refused = 0
     for place in range(0, len(whole), 29):
@@ -252,7 +254,7 @@ def test_damage_is_refused_and_never_read_as_something_else(work: Path) -> None:
                 assert str(error).isprintable()
                 refused += 1
             else:
-                assert loaded.table.equals(table)
+                assert loaded.table.equals(table) and loaded.recipe == recipe
     assert refused > len(whole) // 29
 
 
@@ -396,6 +398,9 @@ def test_a_copy_of_the_store_is_that_store(work: Path, write_store: Write) -> No
 def change(store: Path, how: str) -> None:
     record = store / "commits/ingest/000001.json"
     if how == "a record":
+        other = schema.parse(schema.CommitRecord, record.read_bytes(), record).model_copy(update={"fingerprint": "f"})
+        record.write_bytes(schema.dump(other))
+    elif how == "a record's text":
         record.write_text(record.read_text().replace('"unit": 1', '"unit":  1'))
     elif how == "a record gone":
         record.unlink()
@@ -411,6 +416,7 @@ def change(store: Path, how: str) -> None:
     ("how", "part"),
     [
         ("a record", "or it was changed since: the digest of its first 3 shards differs"),
+        ("a record's text", "000001.json is damaged: it is not what its checksum says"),
         ("a record gone", "or it was changed since: the digest of its first 3 shards differs"),
         ("a shard cut", "000001.tar' should have 6 bytes, found 3 bytes"),
         ("a table gone", "000001.parquet' should have"),

@@ -1,6 +1,7 @@
 """Commit records stay few files, and say the same before, during and after they are put together."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,57 @@ def test_a_store_is_the_same_store_with_its_records_folded(tmp_path: Path, write
     assert [folded.digest(shards) for shards in range(10)] == digests
     assert folded.commits() == commits and list(folded.commits(INGEST)) == list(range(9))
     assert folded.query("select * from scores order by patch_id").equals(answer)
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small")
+def test_a_damaged_record_is_named_and_those_beside_it_are_read(tmp_path: Path) -> None:
+    found = write(tmp_path, range(10))
+    found.fold()
+    before = contents(found)
+    path = tmp_path / "000004-000007.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], lines[1].replace(b"000005", b"000001"), *lines[2:]]))
+    (tmp_path / "000009.json").write_bytes(b"{")
+    whole, problems, lost = Records(tmp_path).survey()
+    assert {unit: committed.data for unit, committed in whole.items()} == {
+        unit: data for unit, data in before.items() if unit not in (5, 9)
+    }
+    assert [name for name, _ in problems] == ["000004-000007.jsonl", "000009.json"] and lost == {5, 9}
+    assert "the record of unit 5 is damaged" in problems[0][1]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[:2] + lines[3:],
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+        lambda lines: [*lines, lines[0]],
+        lambda lines: [*lines[:3], lines[3] + b" "],
+    ],
+)
+def test_a_block_with_other_lines_than_its_own_is_damaged(tmp_path: Path, change: Callable[..., list[bytes]]) -> None:
+    write(tmp_path, range(4)).fold()
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"".join(line + b"\n" for line in change(path.read_bytes().splitlines())))
+    _, problems, lost = Records(tmp_path).survey()
+    assert problems and lost
+    path.write_bytes(path.read_bytes()[:-1])
+    assert any("does not end with a line break" in problem for _, problem in Records(tmp_path).survey()[1])
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("units", [{0}, {5, 17}, {22}, {3, 22, 21}, set(range(16)), set()])
+def test_records_are_removed_from_wherever_they_are_and_all_others_stay(tmp_path: Path, units: set[int]) -> None:
+    found = write(tmp_path, range(23))
+    found.fold()
+    before = contents(found)
+    found.remove(units)
+    assert contents(Records(tmp_path)) == {unit: data for unit, data in before.items() if unit not in units}
+    for unit in units:
+        found.add(record(unit))
+    found.fold()
+    assert contents(Records(tmp_path)) == before and len(tree(tmp_path)) == 5

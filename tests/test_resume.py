@@ -16,12 +16,12 @@ from test_training import BRIEF, NET, distance, refusal, scalars
 from torch import Tensor
 
 from curate import files, training
-from curate.checkpoint import weights_hash
+from curate.checkpoint import check, weights_hash
 from curate.config import TrainConfig
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
 from curate.manifest import Manifest
-from curate.resume import STATE_FILE
+from curate.resume import STATE_FILE, problems
 from curate.selection import select
 from curate.training import train
 
@@ -235,3 +235,23 @@ def test_the_number_of_threads_that_decode_does_not_matter(manifest: Manifest, m
         monkeypatch.setattr("curate.pool.workers", lambda number=workers: number)
         made.append(weights_hash(train(NET, manifest, CONFIG).state))
     assert made[0] == made[1]
+
+
+def test_every_flipped_bit_of_a_state_is_found_and_never_gone_on_with(
+    manifest: Manifest, tmp_path: Path, kill_in_step: Callable[[int], None]
+) -> None:
+    kill_in_step(5)
+    with pytest.raises(Killed):
+        train(NET, manifest, CONFIG, tmp_path)
+    kill_in_step(0)
+    data = (tmp_path / STATE_FILE).read_bytes()
+    assert problems(tmp_path) == [] and check(tmp_path) == ([tmp_path / STATE_FILE], [])
+    header = 8 * (8 + int.from_bytes(data[:8], "little"))
+    for bit in [*range(64, header, header // 40), *range(header, 8 * len(data), len(data) // 5)]:
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        (tmp_path / STATE_FILE).write_bytes(changed)
+        assert len(problems(tmp_path)) == len(check(tmp_path)[1]) == 1, bit
+    assert "damaged" in refusal(DataError, lambda: train(NET, manifest, CONFIG, tmp_path))
+    (tmp_path / STATE_FILE).write_bytes(data)
+    train(NET, manifest, CONFIG, tmp_path)

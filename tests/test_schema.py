@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import xxhash
 
 from curate import layout, schema
 from curate.errors import DataError
@@ -25,9 +26,13 @@ from curate.schema import (
     ReportedWindow,
     ReportRecord,
     ScorerRecord,
+    Sealed,
     StoreHeader,
     StoreReference,
     TrainingState,
+    VerifiedPath,
+    VerifyFinding,
+    VerifyRecord,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +95,12 @@ DOCUMENTS: dict[str, Document] = {
         flagged=0,
         commands=[],
     ),
+    "verify-record": VerifyRecord(
+        deep=True,
+        whole=False,
+        checked=[VerifiedPath(path="é", kind="store", files=3, bytes=2**40)],
+        findings=[VerifyFinding(kind="damaged", path="é/a", problem="cut", images=["a.png"], manifests={"m": 3})],
+    ),
     "checkpoint-recipe": CheckpointRecipe(arch="fsrcnn:scale=2", weights="ff", training={"seed": 0, "losses": [0.5]}),
 }
 
@@ -130,7 +141,29 @@ def test_the_same_document_is_the_same_bytes() -> None:
     first = StoreHeader(patch=480, step=240, created_by="é")
     again = StoreHeader.model_validate({"created_by": "é", "step": 240, "patch": 480})
     assert schema.dump(first) == schema.dump(again)
-    assert schema.dump(first) == '{"created_by": "é", "format": 1, "packed": null, "patch": 480, "step": 240}'.encode()
+    content = '"created_by": "é", "format": 1, "packed": null, "patch": 480, "step": 240}'
+    checksum = xxhash.xxh3_64_hexdigest(f"{{{content}".encode())
+    assert schema.dump(first) == f'{{"checksum": "{checksum}", {content}'.encode()
+
+
+@pytest.mark.parametrize("name", [name for name, document in DOCUMENTS.items() if isinstance(document, Sealed)])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_no_bit_of_a_sealed_document_changes_unnoticed(name: str, indent: int | None) -> None:
+    """Not even of its spaces."""
+    document = DOCUMENTS[name]
+    data = schema.dump(document, indent)
+    for bit in range(8 * len(data)):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DataError):
+            schema.parse(type(document), bytes(changed), "x")
+
+
+@pytest.mark.parametrize("name", [name for name, document in DOCUMENTS.items() if isinstance(document, Sealed)])
+def test_a_document_older_than_its_checksum_is_read(name: str) -> None:
+    content = json.loads(schema.dump(DOCUMENTS[name]))
+    del content["checksum"]
+    assert schema.parse(type(DOCUMENTS[name]), json.dumps(content), "x") == DOCUMENTS[name]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -172,8 +205,10 @@ def test_every_field_without_a_default_is_needed(name: str) -> None:
         "store-header": {"packed"},
         "scorer-record": {"vector"},
         "manifest-recipe": {"unit", "checks", "packed_from"},
+        "training-state": {"tensors"},
     }
-    assert needed == [key for key in type(document).model_fields if key not in {"format"} | added.get(name, set())]
+    optional = {"format", "checksum"} | added.get(name, set())
+    assert needed == [key for key in type(document).model_fields if key not in optional]
     for key in needed:
         content = json.loads(schema.dump(document))
         del content[key]

@@ -329,6 +329,7 @@ def test_a_unit_whose_record_is_of_other_work_is_done_again(store: Path, lab: st
     records = {path: json.loads(path.read_bytes()) for path in store.glob("commits/scores/*/*.json")}
     assert len({record["fingerprint"] for record in records.values()}) == len(records) == 9
     path, record = next((path, record) for path, record in records.items() if "sobel@" in str(path))
+    del record["checksum"]
     path.write_text(json.dumps(record | {"fingerprint": "0" * 16}))
     assert score(store, ["sobel"]).skipped == 2
     assert files_of(store) == before

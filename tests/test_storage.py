@@ -667,3 +667,18 @@ def test_the_command_line_takes_urls(s3: str, photos: Callable[..., Path], capfd
     )
     assert "curves are not written to a URL" in trained + capfd.readouterr().err
     assert "srcnn" in run("info", f"{s3}/run")
+
+
+def test_a_tree_is_every_file_below_with_its_size(tmp_path: Path, memory: str) -> None:
+    sizes = {"a": 3, "deep/er/b": 0, "deep/c.tar": 700}
+    for name, size in sizes.items():
+        for place in (tmp_path / "here" / name, RemotePath(f"{memory}/here/{name}")):
+            storage.publish_bytes(place, bytes(size))
+    assert storage.tree(tmp_path / "here") == storage.tree(RemotePath(f"{memory}/here")) == sizes
+    assert storage.tree(RemotePath(f"{memory}/nothing")) == {}
+    (tmp_path / "here" / "dead").symlink_to(tmp_path / "nothing")
+    (tmp_path / "here" / "round").symlink_to(tmp_path / "here")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d").write_bytes(b"1")
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert storage.tree(tmp_path / "here") == {**sizes, "dead": -1, "linked/d": 1}
