@@ -100,6 +100,9 @@ def ingest(
     shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
     lr: Annotated[list[str] | None, typer.Option(metavar="SCALE=DIR", help="LR images that belong to them.")] = None,
     split: Annotated[str, typer.Option(help="Written beside each image, for SQL.")] = "train",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Only what was refused, looked at anew.")
+    ] = False,
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     part: PartOption = None,
@@ -119,6 +122,7 @@ def ingest(
             shard_size=_bytes(shard_size),
             lr=folders,
             split=split,
+            retry_failed=retry_failed,
             engine=Engine(engine, workers),
             part=_part(part),
             progress=progress,
@@ -137,9 +141,10 @@ def ingest(
         display.note(
             f"{report.without_lr} images were there already without an LR image, and stay so: make a new store"
         )
+    others = "" if retry_failed else f", {report.ignored} other files ignored"
     display.answer(
         f"{report.added} images added ({report.patches} patches, {report.shards} shards, {report.bytes / 1e6:.1f} MB), "
-        f"{report.known} already there, {len(report.refused)} refused, {report.ignored} other files ignored"
+        f"{report.known} already there, {len(report.refused)} refused{' again' * retry_failed}{others}"
     )
 
 

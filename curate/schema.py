@@ -34,6 +34,7 @@ __all__ = [
     "MANIFEST",
     "METADATA_KEY",
     "PATCHES",
+    "RETRIED",
     "STATUS_OK",
     "CheckRecord",
     "CheckpointRecipe",
@@ -85,6 +86,12 @@ CELLS = pa.schema(
         pa.field("offset", pa.int64(), False),  # bytes from the start of the shard to the member's content
         pa.field("size", pa.int64(), False),  # bytes of the member's content
         pa.field("xxh3", pa.uint64(), False),  # xxh3-64 of the member's content
+    ]
+)
+RETRIED = pa.schema(  # the sources whose refusals in units before this one are history
+    [
+        pa.field("source", pa.string(), False),  # as in `images`
+        pa.field("name", pa.string(), False),
     ]
 )
 EXAMINED = pa.schema(  # a source, while several workers or runs ingest; its row is at its place in the listing
@@ -373,7 +380,7 @@ def json_schemas() -> dict[str, str]:
     documents: list[type[Document]] = [*made_by_store, ManifestRecipe, ExportRecord, CheckpointRecipe, TrainingState]
     documents.append(ReportRecord)
     tables = {"images": IMAGES, "cells": CELLS, "patches": PATCHES, "manifest": MANIFEST}
-    tables |= {"duplicates": DUPLICATES, "leaks": LEAKS, "examined": EXAMINED}
+    tables |= {"duplicates": DUPLICATES, "leaks": LEAKS, "examined": EXAMINED, "retried": RETRIED}
     content: dict[str, Any] = {
         re.sub(r"(?<!^)([A-Z])", r"-\1", model.__name__).lower(): model.model_json_schema() for model in documents
     }

@@ -13,6 +13,7 @@ Everything is made in the test: no binary fixtures, no network.
 """
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -230,6 +231,13 @@ def synthetic_photo(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]
     textured = (x > left) & (x < left + 0.35) & (y > 0.45)
     photo[textured] += 12 * grain[textured][:, None]
     return photo.clip(0, 255).round().astype(np.uint8)
+
+
+def encoded_png(seed: int, height: int = 36, width: int = 48) -> bytes:
+    """The PNG file of a `synthetic_photo`."""
+    file = io.BytesIO()
+    Image.fromarray(synthetic_photo(height, width, seed)).save(file, "PNG")
+    return file.getvalue()
 
 
 def scene(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
