@@ -1,5 +1,6 @@
 """Run: a whole study from one TOML file: ingest, score, select, train, evaluate, in this order, and one result table.
 
+    format = 1                                may be left out
     [ingest]                                  OUT/store                    the photographs are named on the command line
     patch = 96
     step = 48
@@ -31,7 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,6 +49,7 @@ from curate.ingestion import ingest
 from curate.leakage import leaks
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
+from curate.schema import FORMAT, unread
 from curate.scorers import Scorer
 from curate.scoring import score, score_names
 from curate.selection import Unit, check_names, select
@@ -117,6 +119,7 @@ class Pipeline(pydantic.BaseModel):
 
     model_config = _STRICT
 
+    format: Literal[1] = FORMAT
     ingest: Ingest
     clean: Clean = Clean()
     score: Score
@@ -130,14 +133,18 @@ class Pipeline(pydantic.BaseModel):
         if not file.is_file():
             raise UsageError(f"no pipeline '{one_line(file)}': there is no such file")
         try:
-            made = cls.model_validate(tomllib.loads(file.read_text("utf-8")))
+            content = tomllib.loads(file.read_text("utf-8"))
+            made = cls.model_validate(content)
             made._check()
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"'{one_line(file)}' is not a TOML file: {one_line(error)}") from None
         except pydantic.ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
-            raise UsageError(f"'{one_line(file)}': {where}: {one_line(problem['msg'])}") from None
+            reason = f"{where}: {problem['msg']}"
+            if where == "format" and isinstance(problem["input"], int):
+                reason = unread(problem["input"], content)
+            raise UsageError(f"'{one_line(file)}': {one_line(reason)}") from None
         except UsageError as error:
             raise UsageError(f"'{one_line(file)}': {error}") from None
         return made

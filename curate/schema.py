@@ -16,12 +16,15 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import pyarrow as pa
 import pydantic
+import pydantic_core
 
+from curate import __version__
 from curate.errors import DataError, one_line
 
 __all__ = [
@@ -57,6 +60,7 @@ __all__ = [
     "main",
     "parse",
     "scores_schema",
+    "unread",
 ]
 
 FORMAT: Final = 1  # version of every document and table below; a newer one is refused
@@ -364,8 +368,36 @@ def parse(kind: type[_DocumentT], text: str | bytes, where: object) -> _Document
         place = ".".join(str(part) for part in problem["loc"]) or "the document"
         reason = f"{place}: {problem['msg']}"
         if place == "format" and isinstance(problem["input"], int):
-            reason = f"format {problem['input']} is not one that this version reads (it reads {FORMAT}); update curate"
+            reason = unread(problem["input"], pydantic_core.from_json(text))
         raise DataError(one_line(f"{where} is not a valid {kind.__name__}: {reason}")) from None
+
+
+def unread(found: int, content: Mapping[str, Any]) -> str:
+    """Why a document of format `found` is refused, and which curate reads it, as far as its content says who wrote it.
+
+    From format 2 on every document says so under `written_by`; of format 1 some do, in places of their own.
+    """
+    reason = f"format {found} is not one that curate {__version__} reads (it reads {FORMAT}); update curate"
+    writers = (_at(content, *path) for path in _WRITERS)
+    newer = (version for writer in writers if (version := _release(writer)) > _release(__version__))
+    if version := max(newer, default=()):
+        reason += f" to {'.'.join(map(str, version))}, which wrote it, or newer"
+    return reason
+
+
+_WRITERS = (("written_by",), ("created_by",), ("versions", "curate"), ("training", "versions", "curate"))
+
+
+def _at(content: Any, *path: str) -> Any:
+    for key in path:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def _release(version: object) -> tuple[int, ...]:
+    """`curate 1.2.3` -> (1, 2, 3), which can be compared; () for what is no version."""
+    match = re.match(r"(?:curate )?(\d{1,9}(?:\.\d{1,9})*)", version) if isinstance(version, str) else None
+    return tuple(map(int, match[1].split("."))) if match else ()
 
 
 def dump(document: Document, indent: int | None = None) -> bytes:

@@ -9,7 +9,7 @@
     memory        URL of an empty folder in memory; `put(url, data)` writes a file there
     shared        folder of real photographs and public checkpoints beside the repository; skips where it is absent
 
-Everything is made in the test: no binary fixtures, no network.
+Everything is made in the test, but for what released versions wrote (`fixtures`); no network.
 """
 
 import hashlib
