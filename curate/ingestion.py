@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from curate import pool, schema, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
@@ -31,7 +32,7 @@ from curate.schema import Part as FilePart
 from curate.shards import write_tar
 from curate.sources import PairedFolder, Source, find
 from curate.storage import Place
-from curate.store import INGEST, Store
+from curate.store import INGEST, Cell, Store
 from curate.survey import ChangedError, Examination, Survey, read_again
 
 __all__ = ["IngestReport", "ingest"]
@@ -50,6 +51,8 @@ class IngestReport:
     refused: list[tuple[str, str]]  # (source/name, reason) of the images that this run refused, or a retry again
     known: int  # source files that the store had already (taken or refused); of a retry: that it had taken since
     without_lr: int  # of those taken before, how many have no LR image of a scale that was asked for now
+    other_lr: int  # and how many have another one than is there now
+    other_version: int  # shards of the store that another version of what ingests has written
     ignored: int  # files of the folders that do not look like images
     shards: int  # shards that this run wrote
     patches: int  # windows that this run added
@@ -104,7 +107,8 @@ def ingest(
         target = _open_or_create(store, patch, step)
         only = _failed_among(found.sources, target) if retry_failed else None
         total = len(found.sources if only is None else only)
-        tally = _Tally(total, progress, lambda item: _lacks_lr(target, item, pairs))
+        tally = _Tally(total, progress, lambda item: _lr_now(target, item, pairs))
+        tally.other_version = sum(unit.fingerprint != _FINGERPRINT for unit in target.commits().values())
         survey = Survey.of(target, found.sources, pairs, only)
         if engine == LOCAL and part.is_whole:
             _in_one_go(survey, found.sources, pairs, tally, shard_size, split)
@@ -162,11 +166,13 @@ class _Tally:
 
     total: int
     progress: Progress
-    lacks_lr: Callable[[Examined], bool]
+    lr_now: Callable[[Examined], str]
     done: int = 0
     added: int = 0
     known: int = 0
     without_lr: int = 0
+    other_lr: int = 0
+    other_version: int = 0
     bytes: int = 0
     patches: int = 0
     shards: int = 0
@@ -178,7 +184,9 @@ class _Tally:
             self.done += 1
             taken = item.known and item.status == STATUS_OK
             self.known += taken
-            self.without_lr += taken and self.lacks_lr(item)
+            lr = self.lr_now(item) if taken else ""
+            self.without_lr += lr == "none"
+            self.other_lr += lr == "other"
             self.added += bool(item.pictures)
             self.bytes += item.size
             if item.status != STATUS_OK:
@@ -192,6 +200,8 @@ class _Tally:
             refused=self.refused,
             known=self.known,
             without_lr=self.without_lr,
+            other_lr=self.other_lr,
+            other_version=self.other_version,
             ignored=ignored,
             shards=self.shards,
             patches=self.patches,
@@ -216,10 +226,26 @@ def _open_pairs(lr: Mapping[int, str], sources: Sequence[Source]) -> dict[int, P
     return pairs
 
 
-def _lacks_lr(store: Store, known: Examined, pairs: Mapping[int, PairedFolder]) -> bool:
-    """Whether an image that the store took before has no LR image of a scale that is asked for."""
+def _lr_now(store: Store, known: Examined, pairs: Mapping[int, PairedFolder]) -> str:
+    """Whether an image that the store took before has `none` of the LR images asked for, or `other` ones; else ''."""
     image_id = (known.sha256 or "")[:16]
-    return store.cell(image_id) is not None and any(store.cell(image_id, f"lr{scale}") is None for scale in pairs)
+    if store.cell(image_id) is None:
+        return ""
+    there = {scale: store.cell(image_id, f"lr{scale}") for scale in pairs}
+    if None in there.values():
+        return "none"
+    now = {scale: pair.lookup(known.source.name) for scale, pair in pairs.items()}
+    same = all(cell and (lr := now[scale]) and _holds(lr, cell) for scale, cell in there.items())
+    return "" if same else "other"
+
+
+def _holds(source: Source, cell: Cell) -> bool:
+    """Whether a file has the bytes of a cell."""
+    try:
+        data = source.read()
+    except OSError:
+        return False
+    return (len(data), xxhash.xxh3_64_intdigest(data)) == (cell.size, cell.xxh3)
 
 
 def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> Store:

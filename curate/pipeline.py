@@ -28,6 +28,7 @@ the same command goes on with a study that was killed.
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from statistics import mean, stdev
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pydantic
 
@@ -44,16 +46,17 @@ from curate.checkpoint import Checkpoint, weights_hash
 from curate.config import TrainConfig
 from curate.duplication import duplicates
 from curate.errors import UsageError, listed, one_line
-from curate.evaluation import averages, evaluate
+from curate.evaluation import averages, evaluate, fingerprint
 from curate.ingestion import ingest
 from curate.leakage import leaks
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
-from curate.schema import FORMAT, unread
+from curate.schema import FORMAT, STATUS_OK, unread
 from curate.scorers import Scorer
 from curate.scoring import score, score_names
 from curate.selection import Unit, check_names, select
-from curate.sources import benchmark_name, find, hr_folder
+from curate.sources import Source, benchmark_name, find, hr_folder
+from curate.store import Store
 from curate.strategies import Strategy
 from curate.tensors import pick_device
 from curate.training import train
@@ -226,13 +229,14 @@ def run(
     plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline.load(pipeline)
     pick_device(device)
     folder = files.local_path(out, "a study")
-    find([str(photo) for photo in photos])
+    sources = find([str(photo) for photo in photos]).sources
     for test in tests:
         find([str(hr_folder(test))])
     places = [benchmark_name(test) for test in tests]
     if len(set(places)) < len(places):
         raise UsageError(f"the test folders should have names of their own, found {listed(places)}")
     ingest([str(photo) for photo in photos], folder / "store", patch=plan.ingest.patch, step=plan.ingest.step)
+    _refuse_others(Store.open(folder / "store"), sources)
     if plan.clean.duplicates:
         duplicates(folder / "store", progress=_part(progress, 0, 1, "duplicates"))
     for test in tests if plan.clean.leaks else ():
@@ -288,6 +292,19 @@ def _part(progress: Progress, number: int, parts: int, name: str) -> Progress:
     return within
 
 
+def _refuse_others(store: Store, sources: Sequence[Source]) -> None:
+    """UsageError if the study's store has photographs that are not among the named ones: replaced, or of before."""
+    images = store.images().filter(pc.field("status") == STATUS_OK)
+    taken = Counter(zip(images["source"].to_pylist(), images["name"].to_pylist(), strict=True))
+    others = taken - Counter((source.source, source.name) for source in sources)
+    if others:
+        names = listed(one_line(name) for _, name in others)
+        raise UsageError(
+            f"the study at '{one_line(store.path.parent)}' was begun with other photographs: {names} went or were "
+            "replaced; name another folder for this one"
+        )
+
+
 def _selected(chosen: Select, folder: Path) -> Manifest:
     """The manifest of one `[[select]]`, written; the same bytes if it was there already."""
     made = select(
@@ -297,14 +314,14 @@ def _selected(chosen: Select, folder: Path) -> Manifest:
 
 
 def _measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
-    """psnr and ssim on a test folder, kept beside the run under the hash of its weights."""
-    weights = weights_hash(made.state)
+    """psnr and ssim on a test folder, kept beside the run under the hashes of its weights and of the test images."""
+    of = {"weights": weights_hash(made.state), "test": fingerprint(test, made.arch.scale)}
     if record.is_file():
         found: dict[str, Any] = json.loads(record.read_bytes())
-        if found.pop("weights", None) == weights:
+        if {name: found.pop(name, None) for name in of} == of:
             return found
     measured = averages(evaluate(made, test, device=device))
-    files.publish_bytes(record, json.dumps({"weights": weights, **measured}, indent=2).encode())
+    files.publish_bytes(record, json.dumps({**of, **measured}, indent=2).encode())
     return measured
 
 

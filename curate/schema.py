@@ -276,7 +276,8 @@ class ExportRecord(Document):
     target: str
     scale: int | None  # null: HR alone
     windows: int
-    digest: str  # xxh3-128, hex, of ranks, patches, scores and weights
+    digest: str  # xxh3-128, hex, of ranks, patches, scores, weights, and the LR images of the store's own
+    version: pydantic.PositiveInt = 1  # of the code that cuts the windows
 
 
 class CheckpointRecipe(Document):

@@ -194,6 +194,7 @@ def test_every_field_without_a_default_is_needed(name: str) -> None:
     added = {
         "store-header": {"packed"},
         "scorer-record": {"vector"},
+        "export-record": {"version"},
         "manifest-recipe": {"unit", "checks", "packed_from"},
     }
     assert needed == [key for key in type(document).model_fields if key not in {"format"} | added.get(name, set())]
@@ -325,6 +326,7 @@ def test_the_tables_are_described_column_by_column() -> None:
     described = json.loads(schema.json_schemas()["tables.json"])
     tables = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES, "manifest": schema.MANIFEST}
     tables |= {"duplicates": schema.DUPLICATES, "leaks": schema.LEAKS, "examined": schema.EXAMINED}
+    tables |= {"retried": schema.RETRIED}
     assert described == {
         name: [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in table]
         for name, table in tables.items()
