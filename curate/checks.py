@@ -77,8 +77,8 @@ def run(store: Store, check: Check, progress: Progress) -> Checked:
             if number not in done or done[number].fingerprint != marks[number]:
                 todo.append(unit)
         if stale := sum(unit.unit in done for unit in todo):
-            number = f"{stale} shard{'s' * (stale > 1)}"
-            why.append(f"{found.folder}: looked at again, {number} or those before are not those that were looked at")
+            shards = f"{stale} shard{'s' * (stale > 1)}"
+            why.append(f"{found.folder}: looked at again, {shards} or those before are not those that were looked at")
         total, seen = sum(len(_ids(store, unit)) for unit in todo), 0
         for number, unit in units.items():
             if unit not in todo:
