@@ -7,6 +7,7 @@ this one) is skipped, so that a check that was killed goes on, and one of a stor
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -14,12 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import images, pool
+from curate import images, pool, reuse
 from curate.progress import Progress
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord
 from curate.store import CheckSet, Store
 
-__all__ = ["Check", "digest", "run"]
+__all__ = ["Check", "Checked", "digest", "run"]
 
 
 class Check(Protocol):
@@ -50,13 +51,23 @@ def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run(store: Store, check: Check, progress: Progress) -> tuple[CheckSet, int]:
-    """Look at every image that was not looked at; returns where the findings are, and how many images that were.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What one run did."""
+
+    found: CheckSet  # where the findings are
+    images: int  # that were looked at
+    why: list[str]  # why findings that were there were not taken
+
+
+def run(store: Store, check: Check, progress: Progress) -> Checked:
+    """Look at every image that was not looked at.
 
     Raises UsageError for a packed store, which has parts of images only.
     """
     store.require_whole("checked")
     with store.writing():
+        why = [line] if (line := _new_set(store, check.record)) else []
         found = store.add_check_set(check.record)
         units, done, parts = store.commits(), store.commits(found.kind), list[str]()
         todo, marks = list[CommitRecord](), dict[int, str]()
@@ -65,6 +76,9 @@ def run(store: Store, check: Check, progress: Progress) -> tuple[CheckSet, int]:
             marks[number] = digest([check.record.fingerprint, *parts])
             if number not in done or done[number].fingerprint != marks[number]:
                 todo.append(unit)
+        if stale := sum(unit.unit in done for unit in todo):
+            shards = f"{stale} shard{'s' * (stale > 1)}"
+            why.append(f"{found.folder}: looked at again, {shards} or those before are not those that were looked at")
         total, seen = sum(len(_ids(store, unit)) for unit in todo), 0
         for number, unit in units.items():
             if unit not in todo:
@@ -77,7 +91,19 @@ def run(store: Store, check: Check, progress: Progress) -> tuple[CheckSet, int]:
                 progress(seen, total)
             part = store.write_table(found.kind, number, pa.Table.from_pylist(rows, check.columns))
             store.commit(found.kind, number, marks[number], [part])
-    return found, seen
+    return Checked(found, seen, why)
+
+
+def _new_set(store: Store, record: CheckRecord) -> str:
+    """Why the findings that are there about the same are not taken; '' if they are, or there are none."""
+    here = (found for found in store.check_sets() if found.record.check == record.check)
+    same = [found for found in here if found.record.label == record.label]
+    return reuse.anew(record.label, {found.folder: _entries(found.record) for found in same}, _entries(record))
+
+
+def _entries(record: CheckRecord) -> dict[str, object]:
+    tests = {f"test image {name}": sha256 for name, sha256 in record.identity.get("tests", [])}
+    return {"code version": record.version, **tests}
 
 
 def _ids(store: Store, unit: CommitRecord) -> list[str]:

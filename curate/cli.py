@@ -100,6 +100,9 @@ def ingest(
     shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
     lr: Annotated[list[str] | None, typer.Option(metavar="SCALE=DIR", help="LR images that belong to them.")] = None,
     split: Annotated[str, typer.Option(help="Written beside each image, for SQL.")] = "train",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Only what was refused, looked at anew.")
+    ] = False,
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     part: PartOption = None,
@@ -119,6 +122,7 @@ def ingest(
             shard_size=_bytes(shard_size),
             lr=folders,
             split=split,
+            retry_failed=retry_failed,
             engine=Engine(engine, workers),
             part=_part(part),
             progress=progress,
@@ -137,9 +141,16 @@ def ingest(
         display.note(
             f"{report.without_lr} images were there already without an LR image, and stay so: make a new store"
         )
+    if report.other_lr:
+        display.note(
+            f"{report.other_lr} images were there already with another LR image, and stay so: make a new store"
+        )
+    if report.other_version:
+        display.note(f"{report.other_version} shards were written by another version of ingest, and stay as they are")
+    others = "" if retry_failed else f", {report.ignored} other files ignored"
     display.answer(
         f"{report.added} images added ({report.patches} patches, {report.shards} shards, {report.bytes / 1e6:.1f} MB), "
-        f"{report.known} already there, {len(report.refused)} refused, {report.ignored} other files ignored"
+        f"{report.known} already there, {len(report.refused)} refused{' again' * retry_failed}{others}"
     )
 
 
@@ -151,6 +162,7 @@ def duplicates(store: StoreArgument, form: FormatOption = "table") -> None:
 
     with display.progress("duplicates", "images") as progress:
         report = run(store, progress=progress)
+    _notes(report.why)
     _show(report.pairs, form)
     if form == "table":
         display.answer(f"{report.flagged} near-duplicates of others flagged, {report.images} images newly looked at")
@@ -169,6 +181,7 @@ def leaks(
 
     with display.progress("leaks", "images") as progress:
         report = run(store, folder, name=name, progress=progress)
+    _notes(report.why)
     for test in report.featureless:
         display.note(f"{one_line(test)} has little to be recognised by: a copy of it may not be found")
     _show(report.leaks, form)
@@ -196,6 +209,7 @@ def score(
 
     with display.progress("score", "patches") as progress:
         report = run(store, scorers, device=device, engine=Engine(engine, workers), part=_part(part), progress=progress)
+    _notes(report.why)
     display.answer(
         f"{report.patches} patches of {report.images} images scored by {', '.join(report.columns)}, "
         f"{report.skipped} finished units skipped, {report.not_finite} scores not finite"
@@ -598,6 +612,13 @@ def _list_command(kind: Literal["scorers", "strategies", "archs"]) -> None:
 _list_command("scorers")
 _list_command("strategies")
 _list_command("archs")
+
+
+def _notes(lines: list[str]) -> None:
+    from curate import display
+
+    for line in lines:
+        display.note(line)
 
 
 def _lr_folder(item: str) -> tuple[int, str]:

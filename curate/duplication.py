@@ -40,6 +40,7 @@ class DuplicateReport:
     images: int  # that this run looked at
     flagged: int  # images of the store that yield to another one
     pairs: pa.Table  # image_id, name, twin, twin_name, kept (of its group), distance, correlation
+    why: list[str]  # why findings that were there were not taken
 
 
 def duplicates(store: Store | str | Path, *, progress: Progress = silent) -> DuplicateReport:
@@ -48,11 +49,11 @@ def duplicates(store: Store | str | Path, *, progress: Progress = silent) -> Dup
     Raises UsageError for a packed store.
     """
     store = store if isinstance(store, Store) else Store.open(store)
-    _, seen = checks.run(store, _Duplicates(store), progress)
+    checked = checks.run(store, _Duplicates(store), progress)
     pairs = store.findings().duplicates
     yielding = {row["image_id"] for row in pairs.to_pylist() if row["image_id"] != row["kept"]}
     yielding |= {row["twin"] for row in pairs.to_pylist() if row["twin"] != row["kept"]}
-    return DuplicateReport(seen, len(yielding), pairs)
+    return DuplicateReport(checked.images, len(yielding), pairs, checked.why)
 
 
 def perceptual_hash(grey_HW: npt.NDArray[np.uint8]) -> int | None:

@@ -43,7 +43,7 @@ import pyarrow.parquet as pq
 import xxhash
 from PIL import Image
 
-from curate import files, images, pool, schema, stubs
+from curate import files, images, pool, reuse, schema, stubs
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
@@ -59,6 +59,7 @@ __all__ = ["SCALES", "ExportReport", "check", "export", "remove_damaged", "targe
 SCALES = (2, 3, 4)
 
 _RECORD = "export.json"
+_VERSION = 1  # raise it when the same windows begin to give other files
 _SIDECAR = "manifest.parquet"
 _PATCH_ID = re.compile(r"[0-9a-f]{16}_\d+_\d+_\d+")
 _PNG_LEVEL = 1  # of zlib: 3.6 times as fast as 6 on photographs, 2.5 % more bytes
@@ -105,7 +106,10 @@ def export(
     source = store if isinstance(store, Store) else manifest.store(store)
     manifest.verify(source)
     windows = _windows(manifest, scale)
-    record = ExportRecord(target=to, scale=scale, windows=len(windows), digest=_digest(manifest))
+    lrs = [cell.xxh3 for i in manifest.table["image_id"].unique().to_pylist() for cell in source.cells(i, f"lr{scale}")]
+    record = ExportRecord(
+        target=to, scale=scale, windows=len(windows), digest=_digest(manifest), lr=_lr_digest(lrs), version=_VERSION
+    )
     with _claimed(out, record) as folder:
         job = _Job(source, folder, scale, windows, progress)
         target.write(job)
@@ -177,6 +181,11 @@ def _window(row: dict[str, Any], digits: int, scale: int) -> _Window:
         height=bottom - top,
         width=right - left,
     )
+
+
+def _lr_digest(hashes: list[int]) -> str | None:
+    """Of LR images that the store has; HR images are in the ids."""
+    return xxhash.xxh3_128_hexdigest(np.array(hashes, "<u8").tobytes()) if hashes else None
 
 
 def _digest(manifest: Manifest) -> str:
@@ -457,10 +466,8 @@ def _claimed(out: str | Path, record: ExportRecord) -> Iterator[Path]:
         if path.is_file():
             found = schema.parse(ExportRecord, path.read_bytes(), path)
             if found != record:
-                raise UsageError(
-                    f"'{one_line(folder)}' holds another export ({_described(found)}), this one is "
-                    f"{_described(record)}; name a new or empty folder"
-                )
+                other = reuse.differences(_entries(found), _entries(record))
+                raise UsageError(f"'{one_line(folder)}' holds another export: {other}; name a new or empty folder")
         elif not all(entry.match(f".{_RECORD}.*.tmp") for entry in folder.iterdir()):
             raise UsageError(f"'{one_line(folder)}' holds other things, and no {_RECORD}; name a new or empty folder")
         files.remove_leftovers(folder)
@@ -468,9 +475,15 @@ def _claimed(out: str | Path, record: ExportRecord) -> Iterator[Path]:
         yield folder
 
 
-def _described(record: ExportRecord) -> str:
-    what = f"x{record.scale}" if record.scale else "HR alone"
-    return f"{record.target}, {what}, {record.windows} windows, {record.digest[:8]}"
+def _entries(record: ExportRecord) -> dict[str, object]:
+    return {
+        "target": record.target,
+        "scale": record.scale,
+        "windows": record.windows,
+        "hash of windows, scores and weights": record.digest,
+        "hash of the store's LR images": record.lr,
+        "code version": record.version,
+    }
 
 
 def _keep_or_write(path: Path, text: str) -> None:

@@ -3,10 +3,14 @@
 Sources are taken in order and packed greedily into shards. What the store already knows is skipped, and a shard counts
 only when its record is written: so a second run adds only what is new, and an interrupted run, run again, ends with
 the same bytes as one that was not.
+
+A refused source whose bytes have changed is new. To retry is to look at refused sources alone, whatever their bytes
+are now: those that are whole now, or are refused for another reason, go into shards of their own, beside which a table
+`retried` says whose refusals are history now (`curate.retries`).
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -15,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
 
 from curate import layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
@@ -26,7 +32,7 @@ from curate.schema import Part as FilePart
 from curate.shards import write_tar
 from curate.sources import PairedFolder, Source, find
 from curate.storage import Place
-from curate.store import INGEST, Store
+from curate.store import INGEST, Cell, Store
 from curate.survey import ChangedError, Examination, Survey, read_again
 
 __all__ = ["FINGERPRINT", "IngestReport", "ingest", "patch_table"]
@@ -42,9 +48,11 @@ class IngestReport:
     """What one run did. Images are source files; patches are windows."""
 
     added: int  # images taken by this run
-    refused: list[tuple[str, str]]  # (source/name, reason) of the images that this run refused
-    known: int  # source files that the store had already (taken or refused)
+    refused: list[tuple[str, str]]  # (source/name, reason) of the images that this run refused, or a retry again
+    known: int  # source files that the store had already (taken or refused); of a retry: that it had taken since
     without_lr: int  # of those taken before, how many have no LR image of a scale that was asked for now
+    other_lr: int  # and how many have another one than is there now
+    other_version: int  # shards of the store that another version of what ingests has written
     ignored: int  # files of the folders that do not look like images
     shards: int  # shards that this run wrote
     patches: int  # windows that this run added
@@ -61,6 +69,7 @@ def ingest(
     shard_size: int = 256_000_000,
     lr: Mapping[int, str] | None = None,
     split: str = "train",
+    retry_failed: bool = False,
     engine: Engine = LOCAL,
     part: Part = WHOLE,
     progress: Progress = silent,
@@ -72,11 +81,15 @@ def ingest(
     images (`{2: "DIV2K_train_LR_bicubic/X2"}`), which are kept beside their HR images. Images that the store has
     already are not touched, also where they have no LR image yet: they are counted as `without_lr`.
 
+    `retry_failed`: of `photos` only those are looked at that the store refused, by source and name, whatever their
+    bytes are now. What was refused before is then what was found out now: `Store.images` shows every source once.
+
     On another `engine`, or as one `part` of several runs, sources are examined first and written when all of them are;
     the last part does that. The store's bytes are the same.
 
     Raises UsageError before anything is written if there are no images, the store is something else, or its grid
-    differs. An image that is refused is no error: it becomes a row with its reason, and is counted in the report.
+    differs, and for a retry also if there is no store, or a refused name is that of several of the photographs. An
+    image that is refused is no error: it becomes a row with its reason, and is counted in the report.
     """
     if shard_size < 1:
         raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
@@ -89,13 +102,18 @@ def ingest(
             "workers cannot read a compressed tar file, or memory:// of this process: unpack it into a folder"
         )
     with joined(engine):
+        if retry_failed:
+            Store.open(store)  # it must be there
         target = _open_or_create(store, patch, step)
-        tally = _Tally(len(found.sources), progress, lambda item: _lacks_lr(target, item, pairs))
-        survey = Survey.of(target, found.sources, pairs)
+        only = _failed_among(found.sources, target) if retry_failed else None
+        total = len(found.sources if only is None else only)
+        tally = _Tally(total, progress, lambda item: _lr_now(target, item, pairs))
+        tally.other_version = sum(unit.fingerprint != FINGERPRINT for unit in target.commits().values())
+        survey = Survey.of(target, found.sources, pairs, only)
         if engine == LOCAL and part.is_whole:
             _in_one_go(survey, found.sources, pairs, tally, shard_size, split)
-        elif not part.is_whole and survey.is_listed():
-            _again(survey, found.sources, pairs, tally, shard_size, split, part)
+        elif not part.is_whole and survey.only is None and survey.is_listed():
+            _part_again(survey, found.sources, pairs, tally, shard_size, split, part)
         else:
             tally.missing = _in_two_goes(survey, pairs, tally, shard_size, split, engine, part)
     return tally.report(found.ignored)
@@ -113,15 +131,15 @@ def _in_one_go(
     """Each source is read once: examined by several threads ahead, and written by this one."""
     store = survey.store
     with store.writing(wait=wait):
-        known = _Known.of(store)
-        examiner = Examiner(pairs, frozenset(known.files), store.header.patch)
+        known = _Known.of(store, survey.only)
+        examiner = Examiner(pairs, frozenset(known.files), store.header.patch, survey.only)
         examined = pool.ahead(examiner.examine, sources, 2 * pool.workers() + _MORE_AHEAD)
         items = _new(tally, examined, known)
-        _commit(store, _written_here(store, _numbered(store, items, shard_size)), tally, split)
+        _commit(survey, _written_here(store, _numbered(store, items, shard_size)), tally, split)
         survey.remove()  # that parts of a run have begun
 
 
-def _again(
+def _part_again(
     survey: Survey,
     sources: Sequence[Source],
     pairs: Mapping[int, PairedFolder],
@@ -135,7 +153,7 @@ def _again(
     If a file of its own has changed since, it does everything.
     """
     store = survey.store
-    examine = Examination(Examiner(pairs, frozenset(_Known.of(store).files), store.header.patch)).open()
+    examine = Examination(Examiner(pairs, frozenset(_Known.of(store, None).files), store.header.patch)).open()
     mine = [item for chunk in survey.chunks if part.has(chunk.number) for item in examine(chunk)]
     if all(item.known for item in mine):
         sources = []
@@ -160,9 +178,9 @@ def _in_two_goes(
             return len(missing)
     with store.writing(wait=not part.is_whole):
         if not survey.missing():  # another part may have come before
-            items = _new(tally, survey.examined(), _Known.of(store))
+            items = _new(tally, survey.examined(), _Known.of(store, survey.only))
             units = _units(_numbered(store, items, shard_size))
-            _commit(store, _written_there(store, units, pairs, survey, engine), tally, split)
+            _commit(survey, _written_there(store, units, pairs, survey, engine), tally, split)
             survey.remove()
     return 0
 
@@ -173,11 +191,13 @@ class _Tally:
 
     total: int
     progress: Progress
-    lacks_lr: Callable[[Examined], bool]
+    lr_now: Callable[[Examined], str]
     done: int = 0
     added: int = 0
     known: int = 0
     without_lr: int = 0
+    other_lr: int = 0
+    other_version: int = 0
     bytes: int = 0
     patches: int = 0
     shards: int = 0
@@ -187,8 +207,11 @@ class _Tally:
     def over(self, examined: Iterable[Examined]) -> Iterator[Examined]:
         for item in examined:
             self.done += 1
-            self.known += item.known
-            self.without_lr += item.known and self.lacks_lr(item)
+            taken = item.known and item.status == STATUS_OK
+            self.known += taken
+            lr = self.lr_now(item) if taken else ""
+            self.without_lr += lr == "none"
+            self.other_lr += lr == "other"
             self.added += bool(item.pictures)
             self.bytes += item.size
             if item.status != STATUS_OK:
@@ -202,6 +225,8 @@ class _Tally:
             refused=self.refused,
             known=self.known,
             without_lr=self.without_lr,
+            other_lr=self.other_lr,
+            other_version=self.other_version,
             ignored=ignored,
             shards=self.shards,
             patches=self.patches,
@@ -226,10 +251,26 @@ def _open_pairs(lr: Mapping[int, str], sources: Sequence[Source]) -> dict[int, P
     return pairs
 
 
-def _lacks_lr(store: Store, known: Examined, pairs: Mapping[int, PairedFolder]) -> bool:
-    """Whether an image that the store took before has no LR image of a scale that is asked for."""
+def _lr_now(store: Store, known: Examined, pairs: Mapping[int, PairedFolder]) -> str:
+    """Whether an image that the store took before has `none` of the LR images asked for, or `other` ones; else ''."""
     image_id = (known.sha256 or "")[:16]
-    return store.cell(image_id) is not None and any(store.cell(image_id, f"lr{scale}") is None for scale in pairs)
+    if store.cell(image_id) is None:
+        return ""
+    there = {scale: store.cell(image_id, f"lr{scale}") for scale in pairs}
+    if None in there.values():
+        return "none"
+    now = {scale: pair.lookup(known.source.name) for scale, pair in pairs.items()}
+    same = all(cell and (lr := now[scale]) and _holds(lr, cell) for scale, cell in there.items())
+    return "" if same else "other"
+
+
+def _holds(source: Source, cell: Cell) -> bool:
+    """Whether a file has the bytes of a cell."""
+    try:
+        data = source.read()
+    except OSError:
+        return False
+    return (len(data), xxhash.xxh3_64_intdigest(data)) == (cell.size, cell.xxh3)
 
 
 def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> Store:
@@ -253,20 +294,60 @@ def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> S
     return opened
 
 
+_Place = tuple[str, str]  # source, name
+_Refusal = tuple[str | None, str]  # SHA-256, reason
+
+
+def _failed(store: Store) -> dict[_Place, list[_Refusal]]:
+    """The refusals that no retry has settled."""
+    failed: dict[_Place, list[_Refusal]] = {}
+    for row in store.images().filter(pc.field("status") != STATUS_OK).to_pylist():
+        failed.setdefault((row["source"], row["name"]), []).append((row["sha256"], row["status"]))
+    return failed
+
+
+def _failed_among(sources: Iterable[Source], store: Store) -> set[_Place]:
+    """Where the sources are that the store has refused. UsageError if two of them cannot be told apart."""
+    failed, found = _failed(store).keys(), set[_Place]()
+    for source in sources:
+        if (place := (source.source, source.name)) in failed:
+            if place in found:
+                twice = f"'{one_line(source.name)}', refused before, is in two folders called '{one_line(place[0])}'"
+                raise UsageError(f"{twice}: retry them one after the other")
+            found.add(place)
+    return found
+
+
 @dataclass(slots=True)
 class _Known:
     """What the store has seen: source files as (source, name, sha256), and the images taken as image_id -> sha256."""
 
-    files: set[tuple[str, str, str | None]]
+    files: set[tuple[str, str, str | None]]  # of a retry: those that were taken
     taken: dict[str, str]
+    failed: dict[_Place, list[_Refusal]] | None  # what a retry looks at again; None: it is none
 
     @classmethod
-    def of(cls, store: Store) -> "_Known":
-        rows = store.images().select(["source", "name", "sha256", "image_id", "status"]).to_pylist()
+    def of(cls, store: Store, only: Set[_Place] | None) -> "_Known":
+        rows = store.images(history=True).select(["source", "name", "sha256", "image_id", "status"]).to_pylist()
+        taken = [row for row in rows if row["status"] == STATUS_OK]
         return cls(
-            {(row["source"], row["name"], row["sha256"]) for row in rows},
-            {row["image_id"]: row["sha256"] for row in rows if row["status"] == STATUS_OK},
+            {(row["source"], row["name"], row["sha256"]) for row in (rows if only is None else taken)},
+            {row["image_id"]: row["sha256"] for row in taken},
+            None if only is None else {place: found for place, found in _failed(store).items() if place in only},
         )
+
+    def new(self, item: Examined) -> Examined:
+        """The item, or, if it shows a photograph that was taken, a refused copy."""
+        self.files.add(item.file)
+        image_id, sha256 = item.image_id, item.sha256
+        if image_id is None or sha256 is None:
+            return item
+        if image_id not in self.taken:
+            self.taken[image_id] = sha256
+            return item
+        if (first := self.taken[image_id]) != sha256:
+            raise DataError(f"two photographs share the image id {image_id}: SHA-256 {first} and {sha256}")
+        return replace(item, status=f"copy of {image_id}", pictures={}, data={})
 
 
 def _only_new(examined: Iterable[Examined], known: _Known) -> Iterator[Examined]:
@@ -275,26 +356,30 @@ def _only_new(examined: Iterable[Examined], known: _Known) -> Iterator[Examined]
     What this run has seen counts as what the store has: an interrupted run, run again, cannot tell the two apart.
     """
     for item in examined:
-        image_id, sha256 = item.image_id, item.sha256
         if item.file in known.files:
             yield replace(item, status=STATUS_OK, pictures={}, data={}, known=True)
-            continue
-        known.files.add(item.file)
-        if image_id is None or sha256 is None:
-            yield item
-        elif image_id not in known.taken:
-            known.taken[image_id] = sha256
-            yield item
-        elif known.taken[image_id] == sha256:
-            yield replace(item, status=f"copy of {image_id}", pictures={}, data={})
         else:
-            first = known.taken[image_id]
-            raise DataError(f"two photographs share the image id {image_id}: SHA-256 {first} and {sha256}")
+            yield known.new(item)
+
+
+def _again(examined: Iterable[Examined], known: _Known, failed: dict[_Place, list[_Refusal]]) -> Iterator[Examined]:
+    """What was refused, each place once: known where it was taken since, or is refused as it was. Adds to `known`."""
+    for item in examined:
+        if (item.known and item.sha256 is None) or (before := failed.pop(item.place, None)) is None:
+            continue  # it was not looked at, or is settled
+        if item.file in known.files:
+            yield replace(item, status=STATUS_OK, pictures={}, data={}, known=True)
+        else:
+            found = known.new(item)
+            yield replace(found, known=before == [(found.sha256, found.status)])
 
 
 def _new(tally: _Tally, examined: Iterable[Examined], known: _Known) -> Iterator[Examined]:
-    """Those that the store does not have yet."""
-    return (item for item in tally.over(_only_new(examined, known)) if not item.known)
+    """Those that the store does not have yet, or of a retry, those that are not what they were."""
+    if known.failed is None:
+        return (item for item in tally.over(_only_new(examined, known)) if not item.known)
+    found = tally.over(_again(examined, known, known.failed))
+    return (item for item in found if not item.known or item.status == STATUS_OK)
 
 
 def _numbered(store: Store, items: Iterable[Examined], shard_size: int) -> Iterator[tuple[int, Examined]]:
@@ -377,8 +462,8 @@ class _Writing:
 
 def _examine(survey: Survey, pairs: Mapping[int, PairedFolder], engine: Engine, part: Part, progress: Progress) -> None:
     """Examine the chunks of this part that are missing."""
-    known = _Known.of(survey.store)
-    job = Examination(Examiner(pairs, frozenset(known.files), survey.store.header.patch))
+    known = _Known.of(survey.store, survey.only)
+    job = Examination(Examiner(pairs, frozenset(known.files), survey.store.header.patch, survey.only))
     todo = [chunk for chunk in survey.missing() if part.has(chunk.number)]
     done, total = 0, sum(len(chunk.sources) for chunk in todo)
     for chunk, examined in run(job, todo, engine):
@@ -394,8 +479,9 @@ def _write_shard(store: Store, unit: int, items: Iterable[Examined]) -> _Shard:
     return _Shard(store.part(path, digest), offsets)
 
 
-def _commit(store: Store, shards: Iterable[tuple[_Unit, _Shard]], tally: _Tally, split: str) -> None:
+def _commit(survey: Survey, shards: Iterable[tuple[_Unit, _Shard]], tally: _Tally, split: str) -> None:
     """Publish the tables of each shard and commit it, in the order of their numbers."""
+    store = survey.store
     for unit, shard in shards:
         taken = [(str(i.image_id), i.pictures["hr"].height, i.pictures["hr"].width) for i in unit.items if i.pictures]
         patches = patch_table(taken, store.header.patch, store.header.step)
@@ -403,6 +489,8 @@ def _commit(store: Store, shards: Iterable[tuple[_Unit, _Shard]], tally: _Tally,
         parts.append(store.write_table("images", unit.number, _image_table(unit.items, split)))
         parts.append(store.write_table("cells", unit.number, _cell_table(unit.items, shard.offsets)))
         parts.append(store.write_table("patches", unit.number, patches))
+        if survey.only is not None:
+            parts.append(store.write_table("retried", unit.number, _retried_table(unit.items)))
         store.commit(INGEST, unit.number, FINGERPRINT, parts)
         tally.patches += patches.num_rows
         tally.shards += 1
@@ -426,8 +514,16 @@ def _image_table(group: Sequence[Examined], split: str) -> pa.Table:
             "split": split,
         }
         for item in group
+        if not item.known
     ]
     return pa.Table.from_pylist(rows, layout.IMAGES)
+
+
+def _retried_table(group: Sequence[Examined]) -> pa.Table:
+    places = [item.place for item in group]
+    return pa.Table.from_pylist(
+        [dict(zip(layout.RETRIED.names, place, strict=True)) for place in places], layout.RETRIED
+    )
 
 
 def _cell_table(group: Sequence[Examined], offsets: Mapping[str, int]) -> pa.Table:

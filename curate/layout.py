@@ -13,6 +13,7 @@ __all__ = [
     "LEAKS",
     "MANIFEST",
     "PATCHES",
+    "RETRIED",
     "scores_schema",
 ]
 
@@ -39,6 +40,12 @@ CELLS = pa.schema(
         pa.field("offset", pa.int64(), False),  # bytes from the start of the shard to the member's content
         pa.field("size", pa.int64(), False),  # bytes of the member's content
         pa.field("xxh3", pa.uint64(), False),  # xxh3-64 of the member's content
+    ]
+)
+RETRIED = pa.schema(  # the sources whose refusals in units before this one are history
+    [
+        pa.field("source", pa.string(), False),  # as in `images`
+        pa.field("name", pa.string(), False),
     ]
 )
 EXAMINED = pa.schema(  # a source, while several workers or runs ingest; its row is at its place in the listing

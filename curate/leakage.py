@@ -39,6 +39,7 @@ class LeakReport:
     tests: int  # images of the test set
     featureless: list[str]  # those of them with little to be recognised by: a copy may not be found
     leaks: pa.Table  # every overlap with this test set, earlier runs' too: `layout.LEAKS` with the image's name
+    why: list[str]  # why findings that were there were not taken
 
 
 def leaks(
@@ -65,11 +66,11 @@ def leaks(
     def after_the_tests(done: int, total: int, note: str = "") -> None:
         progress(len(tests) + done, len(tests) + total, note)
 
-    found, seen = checks.run(store, _Leaks(label, tests), after_the_tests)
-    rows = [store.check_table(found, unit) for unit in store.commits(found.kind)]
+    checked = checks.run(store, _Leaks(label, tests), after_the_tests)
+    rows = [store.check_table(checked.found, unit) for unit in store.commits(checked.found.kind)]
     ours = pa.concat_tables([layout.LEAKS.empty_table(), *rows])
     featureless = [test.name for test in tests if len(test.features.points_N2) < _FEWEST]
-    return LeakReport(seen, len(tests), featureless, store.named(ours))
+    return LeakReport(checked.images, len(tests), featureless, store.named(ours), checked.why)
 
 
 @dataclass(frozen=True, slots=True)

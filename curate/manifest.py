@@ -133,10 +133,12 @@ class Manifest:
         if path is None and not Store.is_store(where):
             raise UsageError(f"the manifest's store is not at '{one_line(where)}' any more; name it with --store PATH")
         store = Store.open(where)
-        if store.digest(reference.shards) != reference.digest:
+        digest = store.digest(reference.shards)
+        if digest != reference.digest:
             raise DataError(
                 f"'{one_line(where)}' is not the store that the manifest was made from, or it was changed since: "
-                f"the digest of its first {reference.shards} shards differs"
+                f"the digest of its first {reference.shards} shards differs, {reference.digest[:8]}... then, "
+                f"{digest[:8]}... now"
             )
         return store
 

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import xxhash
 from PIL import Image
 
-from curate import images, layout, pool, storage, windows
+from curate import images, layout, pool, reuse, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, joined, require_disk, run
 from curate.engine import Part as Share
 from curate.errors import CurateError, DataError, UsageError, one_line
@@ -152,7 +152,7 @@ def pack(
         target = _open_or_create(out, source, manifest)
         stack.enter_context(target.writing(shared=not part.is_whole))
         done = target.commits()
-        _check_plan(out, units, done)
+        _check_plan(target, units, done)
         known = sum(len(unit.jobs) for unit in units if unit.number in done)
         count = _Count(progress, len(jobs), known)
         todo = [unit for unit in units if unit.number not in done and part.has(unit.number)]
@@ -198,8 +198,13 @@ def _open_or_create(out: str | Path, source: Store, manifest: Manifest) -> Store
             if not Store.is_store(path):  # else another run has made it in this moment
                 raise
     opened = Store.open(path)
-    if opened.header.packed != packing:
-        kind = "a store of photographs" if opened.header.packed is None else "packed from another manifest"
+    there = opened.header.packed
+    if there != packing:
+        other = there and reuse.differences(
+            {"store": there.source, "manifest": there.manifest, "scale": there.scale},
+            {"store": packing.source, "manifest": packing.manifest, "scale": packing.scale},
+        )
+        kind = f"packed from other things ({other})" if other else "a store of photographs"
         raise UsageError(f"'{one_line(out)}' is there already and is {kind}; name a new or empty folder")
     return opened
 
@@ -271,12 +276,17 @@ def _area(first_N2: _Ints, end_N2: _Ints) -> int:
     return sum((cell.bottom - cell.top) * (cell.right - cell.left) for cell in _rectangles(first_N2, end_N2))
 
 
-def _check_plan(out: str | Path, units: Sequence[_Unit], done: Mapping[int, CommitRecord]) -> None:
+def _check_plan(target: Store, units: Sequence[_Unit], done: Mapping[int, CommitRecord]) -> None:
     """UsageError if what is there is not as planned."""
-    planned = {unit.number: unit.fingerprint for unit in units}
-    if any(planned.get(number) != record.fingerprint for number, record in done.items()):
-        begun = f"'{one_line(out)}' was begun with shards of another size, or by another version of curate"
-        raise UsageError(f"{begun}: give the same --shard-size, or name a new or empty folder")
+    planned = {unit.number: unit for unit in units}
+    for number, record in done.items():
+        ids: list[str] = target.unit_table("images", number)["image_id"].to_pylist()
+        if record.fingerprint != fingerprint(ids):
+            begun = f"'{one_line(target.path)}' was begun by another version of what packs, not '{_VERSION}'"
+            raise UsageError(f"{begun}: name a new or empty folder")
+        if number not in planned or planned[number].fingerprint != record.fingerprint:
+            begun = f"'{one_line(target.path)}' was begun with shards of another size"
+            raise UsageError(f"{begun}: give the same --shard-size, or name a new or empty folder")
 
 
 def _hr_boxes(job: _Job) -> tuple[_Ints, _Ints]:

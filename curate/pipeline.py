@@ -1,5 +1,6 @@
 """Run: a whole study from one TOML file: ingest, score, select, train, evaluate, in this order, and one result table.
 
+    format = 1                                may be left out
     [ingest]                                  OUT/store                    the photographs are named on the command line
     patch = 96
     step = 48
@@ -27,13 +28,15 @@ the same command goes on with a study that was killed.
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pydantic
 
@@ -43,15 +46,17 @@ from curate.checkpoint import Checkpoint, weights_hash
 from curate.config import TrainConfig
 from curate.duplication import duplicates
 from curate.errors import UsageError, listed, one_line
-from curate.evaluation import averages, evaluate
+from curate.evaluation import averages, evaluate, fingerprint
 from curate.ingestion import ingest
 from curate.leakage import leaks
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
+from curate.schema import FORMAT, STATUS_OK, unread
 from curate.scorers import Scorer
 from curate.scoring import score, score_names
 from curate.selection import Unit, check_names, select
-from curate.sources import benchmark_name, find, hr_folder
+from curate.sources import Source, benchmark_name, find, hr_folder
+from curate.store import Store
 from curate.strategies import Strategy
 from curate.tensors import pick_device
 from curate.training import train
@@ -117,6 +122,7 @@ class Pipeline(pydantic.BaseModel):
 
     model_config = _STRICT
 
+    format: Literal[1] = FORMAT
     ingest: Ingest
     clean: Clean = Clean()
     score: Score
@@ -130,14 +136,18 @@ class Pipeline(pydantic.BaseModel):
         if not file.is_file():
             raise UsageError(f"no pipeline '{one_line(file)}': there is no such file")
         try:
-            made = cls.model_validate(tomllib.loads(file.read_text("utf-8")))
+            content = tomllib.loads(file.read_text("utf-8"))
+            made = cls.model_validate(content)
             made._check()
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"'{one_line(file)}' is not a TOML file: {one_line(error)}") from None
         except pydantic.ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
-            raise UsageError(f"'{one_line(file)}': {where}: {one_line(problem['msg'])}") from None
+            reason = f"{where}: {problem['msg']}"
+            if where == "format" and isinstance(problem["input"], int):
+                reason = unread(problem["input"], content)
+            raise UsageError(f"'{one_line(file)}': {one_line(reason)}") from None
         except UsageError as error:
             raise UsageError(f"'{one_line(file)}': {error}") from None
         return made
@@ -220,7 +230,7 @@ def run(
     plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline.load(pipeline)
     pick_device(device)
     folder = files.local_path(out, "a study")
-    find([str(photo) for photo in photos])
+    sources = find([str(photo) for photo in photos]).sources
     for test in tests:
         find([str(hr_folder(test))])
     places = [benchmark_name(test) for test in tests]
@@ -232,19 +242,21 @@ def run(
         raise UsageError(f"cannot make a study at '{one_line(folder)}': {error.strerror}") from None
     with files.lock(folder):
         files.remove_leftovers(folder)
-        return _done(plan, folder, photos, dict(zip(places, tests, strict=True)), device, progress)
+        return _done(plan, folder, photos, sources, dict(zip(places, tests, strict=True)), device, progress)
 
 
 def _done(
     plan: Pipeline,
     folder: Path,
     photos: Sequence[str | Path],
+    sources: Sequence[Source],
     tests: Mapping[str, str | Path],
     device: str,
     progress: Progress,
 ) -> pa.Table:
     """The steps, one after the other; `tests` are folders by their benchmarks' names."""
     ingest([str(photo) for photo in photos], folder / "store", patch=plan.ingest.patch, step=plan.ingest.step)
+    _refuse_others(Store.open(folder / "store"), sources)
     if plan.clean.duplicates:
         duplicates(folder / "store", progress=_part(progress, 0, 1, "duplicates"))
     for test in tests.values() if plan.clean.leaks else ():
@@ -300,6 +312,19 @@ def _part(progress: Progress, number: int, parts: int, name: str) -> Progress:
     return within
 
 
+def _refuse_others(store: Store, sources: Sequence[Source]) -> None:
+    """UsageError if the study's store has photographs that are not among the named ones: replaced, or of before."""
+    images = store.images().filter(pc.field("status") == STATUS_OK)
+    taken = Counter(zip(images["source"].to_pylist(), images["name"].to_pylist(), strict=True))
+    others = taken - Counter((source.source, source.name) for source in sources)
+    if others:
+        names = listed(one_line(name) for _, name in others)
+        raise UsageError(
+            f"the study at '{one_line(store.path.parent)}' was begun with other photographs: {names} went or were "
+            "replaced; name another folder for this one"
+        )
+
+
 def _selected(chosen: Select, folder: Path) -> Manifest:
     """The manifest of one `[[select]]`, written; the same bytes if it was there already."""
     made = select(
@@ -309,14 +334,14 @@ def _selected(chosen: Select, folder: Path) -> Manifest:
 
 
 def _measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
-    """psnr and ssim on a test folder, kept beside the run under the hash of its weights."""
-    weights = weights_hash(made.state)
+    """psnr and ssim on a test folder, kept beside the run under the hashes of its weights and of the test images."""
+    of = {"weights": weights_hash(made.state), "test": fingerprint(test, made.arch.scale)}
     if record.is_file():
         found: dict[str, Any] = json.loads(record.read_bytes())
-        if found.pop("weights", None) == weights:
+        if {name: found.pop(name, None) for name in of} == of:
             return found
     measured = averages(evaluate(made, test, device=device))
-    files.publish_bytes(record, json.dumps({"weights": weights, **measured}, indent=2).encode())
+    files.publish_bytes(record, json.dumps({**of, **measured}, indent=2).encode())
     return measured
 
 

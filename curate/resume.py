@@ -19,13 +19,13 @@ from torch.optim import Optimizer
 
 from curate import schema, storage
 from curate.errors import DataError, UsageError, one_line
+from curate.reuse import differences
 from curate.schema import TrainingState
 from curate.storage import Place
 
 __all__ = [
     "STATE_FILE",
     "Snapshot",
-    "differences",
     "is_begun",
     "optimizer_tensors",
     "problems",
@@ -52,15 +52,19 @@ class Snapshot:
         storage.publish_bytes(folder / STATE_FILE, save(tensors, {schema.METADATA_KEY: schema.dump(record).decode()}))
 
     @classmethod
-    def load(cls, folder: Place, identity: Mapping[str, Any]) -> "Snapshot | None":
+    def load(
+        cls, folder: Place, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> "Snapshot | None":
         """The state in a run's folder, None where there is none.
+
+        Entries of `defaults` stand for those that the state of an older curate lacks.
 
         Raises UsageError if it is of another run than `identity` says, DataError if it cannot be read.
         """
         if not is_begun(folder):
             return None
         record, tensors = _read(folder / STATE_FILE)
-        if found := differences(record.identity, identity):
+        if found := differences({**(defaults or {}), **record.identity}, identity):
             raise UsageError(
                 f"'{one_line(folder)}' holds a run that began with {found}; name another folder with -o, or delete "
                 f"its {STATE_FILE} to begin again"
@@ -103,12 +107,6 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """ "rate 0.001, not 0.002; ..." for the entries in which two runs differ; empty if they are the same run."""
-    keys = [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
-    return one_line("; ".join(f"{key} {found.get(key)}, not {asked.get(key)}" for key in keys))
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,12 +16,15 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import pydantic
+import pydantic_core
 import xxhash
 
+from curate import __version__
 from curate.errors import DataError, one_line
 
 __all__ = [
@@ -54,6 +57,7 @@ __all__ = [
     "json_schemas",
     "main",
     "parse",
+    "unread",
 ]
 
 FORMAT: Final = 1  # version of every document and table below; a newer one is refused
@@ -173,6 +177,8 @@ class ExportRecord(Document):
     scale: int | None  # null: HR alone
     windows: int
     digest: str  # xxh3-128, hex, of ranks, patches, scores and weights
+    lr: str | None = None  # the same of the hashes of the store's own LR images; null where it has none
+    version: pydantic.PositiveInt = 1  # of the code that cuts the windows
 
 
 class CheckpointRecipe(Document):
@@ -308,12 +314,40 @@ def parse(kind: type[_DocumentT], text: str | bytes, where: object) -> _Document
         place = ".".join(str(part) for part in problem["loc"]) or "the document"
         reason = f"{place}: {problem['msg']}"
         if place == "format" and isinstance(problem["input"], int):
-            reason = f"format {problem['input']} is not one that this version reads (it reads {FORMAT}); update curate"
+            reason = unread(problem["input"], pydantic_core.from_json(text))
         raise DataError(one_line(f"{where} is not a valid {kind.__name__}: {reason}")) from None
     damaged = isinstance(document, Sealed) and document.checksum is not None  # not in the form that `dump` writes
     if damaged or (seal is not None and seal[1].decode() != xxhash.xxh3_64_hexdigest(content)):
         raise DataError(one_line(f"{where} is damaged: it is not what its checksum says"))
     return document
+
+
+def unread(found: int, content: Mapping[str, Any]) -> str:
+    """Why a document of format `found` is refused, and which curate reads it, as far as its content says who wrote it.
+
+    From format 2 on every document says so under `written_by`; of format 1 some do, in places of their own.
+    """
+    reason = f"format {found} is not one that curate {__version__} reads (it reads {FORMAT}); update curate"
+    writers = (_at(content, *path) for path in _WRITERS)
+    newer = (version for writer in writers if (version := _release(writer)) > _release(__version__))
+    if version := max(newer, default=()):
+        reason += f" to {'.'.join(map(str, version))}, which wrote it, or newer"
+    return reason
+
+
+_WRITERS = (("written_by",), ("created_by",), ("versions", "curate"), ("training", "versions", "curate"))
+
+
+def _at(content: Any, *path: str) -> Any:
+    for key in path:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def _release(version: object) -> tuple[int, ...]:
+    """`curate 1.2.3` -> (1, 2, 3), which can be compared; () for what is no version."""
+    match = re.match(r"(?:curate )?(\d{1,9}(?:\.\d{1,9})*)", version) if isinstance(version, str) else None
+    return tuple(map(int, match[1].split("."))) if match else ()
 
 
 def dump(document: Document, indent: int | None = None, *, sealed: bool = True) -> bytes:
@@ -348,7 +382,12 @@ def json_schemas() -> dict[str, str]:
     from curate import layout
 
     tables = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES, "manifest": layout.MANIFEST}
-    tables |= {"duplicates": layout.DUPLICATES, "leaks": layout.LEAKS, "examined": layout.EXAMINED}
+    tables |= {
+        "duplicates": layout.DUPLICATES,
+        "leaks": layout.LEAKS,
+        "examined": layout.EXAMINED,
+        "retried": layout.RETRIED,
+    }
     content: dict[str, Any] = {
         re.sub(r"(?<!^)([A-Z])", r"-\1", model.__name__).lower(): model.model_json_schema() for model in documents
     }

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from curate import images, layout, plugins, pool
+from curate import images, layout, plugins, pool, reuse
 from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, require_disk, run
 from curate.errors import UsageError, listed, one_line
 from curate.means import WindowMeans
@@ -51,6 +51,7 @@ class ScoreReport:
     patches: int  # windows scored by this run
     skipped: int  # units of work (a shard for one scorer) that were there already
     not_finite: int  # scores of this run that are NaN or infinite; a selection leaves them out
+    why: list[str] = field(default_factory=list)  # why scores that are there were not taken, a line a scorer
 
 
 @dataclass(slots=True)
@@ -78,6 +79,12 @@ class _Job:
     def is_done(self, unit: CommitRecord) -> bool:
         record = self.done.get(unit.unit)
         return record is not None and record.fingerprint == self.fingerprint(unit)
+
+    def stale(self, units: Sequence[CommitRecord]) -> str:
+        """That scores are of other shards than these; '' if none are."""
+        number = sum(unit.unit in self.done and not self.is_done(unit) for unit in units)
+        changed = "1 shard is not the one" if number == 1 else f"{number} shards are not those"
+        return f"{self.found.folder}: scored again, {changed} that was scored before" if number else ""
 
 
 def score(
@@ -107,15 +114,17 @@ def score(
         target, settled = _settled(chosen, device, engine)
         records = [_record(scorer, label(given)) for scorer, given in zip(settled, chosen, strict=True)]
         units = store.commits()
+        why = [line for record in records if (line := _new_set(store, record))]
         sets = [store.add_score_set(record) for record in records]
         jobs = {
             found.folder: _Job(scorer, found, store.commits(found.kind))
             for scorer, found in zip(settled, sets, strict=True)
         }
         mine = [unit for unit in units.values() if part.has(unit.unit)]
+        why += [line for job in jobs.values() if (line := job.stale(mine))]
         tally = _run(store, mine, jobs, target, engine, progress)
     names = [name for name, (found, _) in store.score_columns().items() if found in sets]
-    return ScoreReport(names, tally.images, tally.patches, tally.skipped, tally.not_finite)
+    return ScoreReport(names, tally.images, tally.patches, tally.skipped, tally.not_finite, why)
 
 
 def _scorer(given: Scorer | str) -> Scorer:
@@ -155,6 +164,17 @@ def _record(scorer: Scorer, label: str) -> ScorerRecord:
         identity=identity,
         fingerprint=fingerprint,
     )
+
+
+def _new_set(store: Store, record: ScorerRecord) -> str:
+    """Why none of the store's sets of this scorer is taken; '' if this one is there, or none."""
+    others = [found for found in store.score_sets() if found.record.scorer == record.scorer]
+    return reuse.anew(record.label, {found.folder: _entries(found.record) for found in others}, _entries(record))
+
+
+def _entries(record: ScorerRecord) -> dict[str, object]:
+    renamed = {"version": "code version", "means": "code version of means"}
+    return {"columns": record.columns} | {renamed.get(name, name): value for name, value in record.identity.items()}
 
 
 def _digest(content: object) -> str:

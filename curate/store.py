@@ -3,7 +3,7 @@
     store.json                          StoreHeader: format version, grid, what it was packed from
     shards/000007.tar                   {image_id}.png|jpg|...  the source file's bytes, verbatim; {image_id}.lr2.png
                                         {image_id}.{y}_{x}.webp, {image_id}.lr2.{y}_{x}.webp  cells of a packed image
-    tables/images|cells|patches/000007.parquet
+    tables/images|cells|patches/000007.parquet, tables/retried/000007.parquet of a retry (`curate.retries`)
     tables/scores/srcnn@0a1b2c3d/       scorer.json, 000007.parquet
     tables/checks/leaks@0a1b2c3d/       check.json, 000007.parquet
     commits/ingest/000007.json          CommitRecord of a shard and its three tables
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import xxhash
 
-from curate import __version__, files, flags, schema, sql, storage
+from curate import __version__, files, flags, retries, schema, sql, storage
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.records import Records
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
@@ -47,7 +47,7 @@ __all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store", "write_parquet"]
 
 INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
-_TABLES = ("images", "cells", "patches")  # of a shard
+_TABLES = ("images", "cells", "patches", "retried")  # of a shard; the last of those that `--retry-failed` wrote
 _DECODED_PIXELS = 2**25  # kept by `Store.read`, 100 MB
 
 
@@ -275,16 +275,27 @@ class Store:
 
     # ---- tables
 
-    def images(self) -> pa.Table:
-        """One row a source file as it was ingested, refused ones with their reason; columns as `layout.IMAGES`."""
-        return self._table("images")
+    def images(self, *, history: bool = False) -> pa.Table:
+        """One row a source file as it was ingested, refused ones with their reason; columns as `layout.IMAGES`.
+
+        `history`: with the refusals that `curate ingest --retry-failed` has settled since.
+        """
+        import pyarrow as pa
+
+        units = self.commits()
+        retried = [] if history else _retries(units)
+        if not retried:
+            return self._table("images")
+        self._part_paths("images", list(units))  # fetched together, if they are far
+        images = {unit: self.unit_table("images", unit) for unit in units}
+        return pa.concat_tables(retries.shown(images, {unit: self.unit_table("retried", unit) for unit in retried}))
 
     def patches(self) -> pa.Table:
         """One row a window; columns as `layout.PATCHES`."""
         return self._table("patches")
 
     def unit_table(self, name: str, unit: int) -> pa.Table:
-        """The images, cells or patches of one unit."""
+        """The images, cells or patches of one unit; of a retry also what it `retried`."""
         path, expected = self._part_path(name, unit), _layout_of(name)
         table = self._parquet(path)
         if not table.schema.equals(expected):
@@ -465,6 +476,9 @@ class Store:
         shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
         patches = sql.parquet(self._part_paths("patches", list(units)), filename=True)
         images = sql.parquet(self._part_paths("images", list(units)))
+        if retried := _retries(units):
+            both = self._part_paths("images", list(units)), self._part_paths("retried", retried)
+            images = retries.view(*(sql.parquet(paths, filename=True) for paths in both))
         findings: Mapping[str, str | pa.Table] = flags.NO_VIEWS
         if self.check_sets() and len((found := self.findings()).flags):
             findings = {"duplicates": found.duplicates, "leaks": found.leaks, "flags": found.flags}
@@ -513,6 +527,7 @@ class Store:
         """The Parquet files that the views read."""
         units = list(self.commits())
         tables = self._part_paths("images", units) + self._part_paths("patches", units)
+        tables += self._part_paths("retried", _retries(self.commits()))
         return tables + [path for found in self.score_sets() for path in self._committed_files(found)]
 
     def query(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.Table:
@@ -697,6 +712,11 @@ def _row_counts(units: Mapping[int, CommitRecord], name: str = "patches") -> dic
     return {number: Store.rows(unit, name) for number, unit in units.items()}
 
 
+def _retries(units: Mapping[int, CommitRecord]) -> list[int]:
+    """The units that settle refusals of units before them."""
+    return [n for n, unit in units.items() if any(part.path.startswith("tables/retried/") for part in unit.parts)]
+
+
 def _is_leftover(path: Path) -> bool:
     """Whether a run that was killed while it made a store left this."""
     return path.match(f".{_HEADER}.*.tmp")
@@ -712,4 +732,4 @@ def _layout_of(table: str) -> pa.Schema:
     from curate import layout
 
     schemas: Mapping[str, pa.Schema] = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES}
-    return schemas[table]
+    return layout.RETRIED if table == "retried" else schemas[table]

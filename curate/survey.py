@@ -9,7 +9,7 @@ whoever did it.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -47,18 +47,28 @@ class Survey:
     store: Store
     chunks: Sequence[Chunk]
     kind: str  # of its records
+    only: Set[tuple[str, str]] | None = None  # the places (source, name) that are looked at; None: every one
 
     @classmethod
-    def of(cls, store: Store, sources: Sequence[Source], pairs: Mapping[int, PairedFolder]) -> "Survey":
-        """The survey of these sources and their LR images by scale: the same one wherever they are listed so."""
-        digest = hashlib.sha256(_FINGERPRINT.encode())
+    def of(
+        cls,
+        store: Store,
+        sources: Sequence[Source],
+        pairs: Mapping[int, PairedFolder],
+        only: Set[tuple[str, str]] | None = None,
+    ) -> "Survey":
+        """The survey of these sources and their LR images by scale: the same one wherever they are listed so.
+
+        Of a retry it is another one, whatever `only` holds: that gets less while its shards are written.
+        """
+        digest = hashlib.sha256(_FINGERPRINT.encode() + (b"" if only is None else b" retry"))
         for source in sources:
             lrs = [[n, found and found.name] for n in sorted(pairs) for found in [pairs[n].lookup(source.name)]]
             digest.update(json.dumps([source.source, source.name, source.start, source.size, lrs]).encode())
         size = max(CHUNK, -(-len(sources) // _MOST))
         starts = range(0, len(sources), size)
         chunks = [Chunk(number, sources[start : start + size]) for number, start in enumerate(starts)]
-        return cls(store, chunks, f"examined/{digest.hexdigest()[:16]}")
+        return cls(store, chunks, f"examined/{digest.hexdigest()[:16]}", only)
 
     def is_listed(self) -> bool:
         """Whether the store has, or has refused, a file of each source's name."""
@@ -69,7 +79,13 @@ class Survey:
     def missing(self) -> list[Chunk]:
         """The chunks that nobody has examined."""
         done = self.store.commits(self.kind)
-        return [chunk for chunk in self.chunks if chunk.number not in done]
+        return [chunk for chunk in self.chunks if chunk.number not in done or self._passed_over(chunk)]
+
+    def _passed_over(self, chunk: Chunk) -> bool:
+        """Whether a source of an examined chunk that is to be looked at was not: it has been refused since."""
+        return self.only is not None and any(
+            item.known and item.sha256 is None and item.place in self.only for item in self._items(chunk)
+        )
 
     def keep(self, chunk: Chunk, examined: Sequence[Examined]) -> None:
         """Publish and commit what was found out about a chunk."""
@@ -80,10 +96,13 @@ class Survey:
     def examined(self) -> Iterator[Examined]:
         """All sources in order, without their bytes. All chunks must be there."""
         for chunk in self.chunks:
-            rows = self.store.examined_table(self.kind, chunk.number).to_pylist()
-            for source, row in zip(chunk.sources, rows, strict=True):
-                pictures = {picture.pop("role"): Picture(**picture) for picture in row.pop("pictures")}
-                yield Examined(source, **row, pictures=pictures)
+            yield from self._items(chunk)
+
+    def _items(self, chunk: Chunk) -> Iterator[Examined]:
+        rows = self.store.examined_table(self.kind, chunk.number).to_pylist()
+        for source, row in zip(chunk.sources, rows, strict=True):
+            pictures = {picture.pop("role"): Picture(**picture) for picture in row.pop("pictures")}
+            yield Examined(source, **row, pictures=pictures)
 
     def remove(self) -> None:
         """Leave nothing of it in the store."""

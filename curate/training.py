@@ -39,17 +39,19 @@ from curate.config import TrainConfig
 from curate.curves import Curves, draw
 from curate.degrade import Degradation
 from curate.errors import CurateError, DataError, UsageError, one_line
-from curate.evaluation import averages, evaluate
+from curate.evaluation import averages, evaluate, fingerprint
 from curate.loader import Batch, batches
 from curate.manifest import Manifest
 from curate.metrics import rgb_to_y
 from curate.processes import Team
 from curate.progress import Progress, silent
+from curate.reuse import differences
 from curate.storage import Place
 from curate.store import Store
 
 __all__ = ["train"]
 
+_VERSION = 1  # raise it when the same options begin to give other steps
 _HARMLESS = ("log_every", "save_every")  # options that change nothing about what is trained
 _CHARBONNIER = 1e-3  # epsilon, of values in [0, 1] (LapSRN, Lai et al. 2017)
 _PROGRESS_EVERY = 10  # steps
@@ -84,12 +86,14 @@ def train(
     chosen = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     before = Checkpoint.load(init) if isinstance(init, str | Path) else init
     folder = None if out is None else storage.place(out, "a run")
-    run = _Run(network, chosen, config, before)
+    source = store if isinstance(store, Store) else chosen.store(store)
+    measured_on = None if validate is None else fingerprint(validate, network.scale)
+    run = _Run(network, chosen, config, before, source, measured_on)
     there = _models(folder) if folder else {}
-    if folder and (finished := _finished(folder, run.identity)):
+    if folder and (finished := _finished(folder, run)):
         return finished
     team = Team(device)
-    snapshot = resume.Snapshot.load(folder, run.identity) if folder else None
+    snapshot = resume.Snapshot.load(folder, run.identity, run.defaults) if folder else None
     live = _Live.start(run, team, snapshot)
     feed = batches(
         chosen,
@@ -99,7 +103,7 @@ def train(
         seed=config.seed,
         start=live.step,
         share=(team.rank, team.size),
-        store=store if isinstance(store, Store) else chosen.store(store),
+        store=source,
     )
     kept = folder if team.leads else None
     with ExitStack() as stack:
@@ -130,6 +134,8 @@ class _Run:
     manifest: Manifest
     config: TrainConfig
     init: Checkpoint | None
+    store: Store
+    validation: str | None  # fingerprint of the images that it is validated on
     degradation: Degradation = field(init=False)
     steps: int = field(init=False)
 
@@ -141,6 +147,23 @@ class _Run:
     def identity(self) -> dict[str, Any]:
         """What two runs must have in common to be the same run, JSON-able and flat."""
         return _identity(full_spec(self.arch), self.recipe)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What a run of an older curate was, where it does not say so: of its store's LR images nothing is known."""
+        options = _identity("", {"config": TrainConfig(steps=1).recipe()})
+        old = {name: value for name, value in options.items() if name not in ("arch", "manifest", "steps")}
+        return {**old, "code": 1, "lr": self.recipe["lr"]}
+
+    @cached_property
+    def lr(self) -> str | None:
+        """Digest of the store (or of the one it was packed from) if its own LR images are trained on."""
+        role = f"lr{self.arch.scale}"
+        ids = self.manifest.table["image_id"].unique().to_pylist()
+        if not isinstance(self.degradation, degrade.Bicubic) or not any(self.store.cells(i, role) for i in ids):
+            return None
+        recipe = self.manifest.recipe
+        return (recipe.packed_from or recipe.store).digest
 
     @property
     def number(self) -> str:
@@ -157,6 +180,9 @@ class _Run:
             "config": self.config.recipe(),
             "steps": self.steps,
             "init": init,
+            "lr": self.lr,
+            "validation": self.validation,
+            "code": _VERSION,
         }
 
 
@@ -167,6 +193,7 @@ def _identity(arch: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
         "arch": arch,
         "manifest": recipe.get("manifest", {}).get("digest"),
         "init": init and init["weights"],
+        **{name: recipe[name] for name in ("lr", "validation", "code") if name in recipe},
         **{name: value for name, value in options.items() if name not in _HARMLESS},
     }
 
@@ -187,7 +214,7 @@ def _models(folder: Place) -> dict[str, storage.Entry]:
     return {name: entry for name, entry in storage.entries(folder).items() if name.endswith(".safetensors")}
 
 
-def _finished(folder: Place, identity: Mapping[str, Any]) -> Checkpoint | None:
+def _finished(folder: Place, run: _Run) -> Checkpoint | None:
     """The checkpoint of this very run, if it has ended. UsageError where the folder holds another one, or is a file."""
     there = _models(folder)
     if folder.is_file() or there.keys() - {MODEL_FILE, resume.STATE_FILE}:
@@ -198,7 +225,8 @@ def _finished(folder: Place, identity: Mapping[str, Any]) -> Checkpoint | None:
         record = read_recipe(folder)
     except DataError as error:
         raise UsageError(f"{error}; name another folder with -o") from None
-    if found := resume.differences(_identity(record["arch"], record["training"]), identity):
+    recorded = _identity(record["arch"], record["training"])
+    if found := differences({**run.defaults, **recorded}, run.identity):
         raise UsageError(f"'{one_line(folder)}' holds a model trained with {found}; name another folder with -o")
     made = Checkpoint.load(folder)
     if resume.STATE_FILE in there or not (folder / RECIPE_FILE).is_file():  # killed when it was about to end

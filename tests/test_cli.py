@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import synthetic_photo
+from conftest import encoded_png, synthetic_photo
 from PIL import Image
 
 from curate import cli, plugins
@@ -368,6 +368,22 @@ def test_refusals_are_listed_and_counted(run: Run, photo_folder: Path, tmp_path:
     result = run("ingest", photo_folder, tmp_path / "store", "--patch", 48)
     assert result.code == 0 and "12 refused" in result.out
     assert result.err.count("\nrefused") + result.err.startswith("refused") == 10 and "and 2 more" in result.err
+    (photo_folder / "broken00.png").write_bytes(encoded_png(50, 60, 60))
+    again = run("ingest", "--retry-failed", photo_folder, tmp_path / "store")
+    assert again.out.startswith("1 images added (") and again.out.endswith(" 0 already there, 11 refused again\n")
+    counts = run("info", tmp_path / "store", "--format", "json")
+    assert [json.loads(counts.out)[name] for name in ("images", "refused")] == [5, 11]
+
+
+def test_why_something_is_made_anew_is_a_line(run: Run, photo_folder: Path, tmp_path: Path) -> None:
+    run("ingest", photo_folder, tmp_path / "store", "--patch", 48)
+    assert run("score", tmp_path / "store", "entropy").err == ""
+    again = run("score", tmp_path / "store", "entropy:bins=64")
+    assert again.code == 0 and again.err.startswith("entropy:bins=64 is made anew: entropy@")
+    assert again.err.endswith(" has bins 256, not 64\n")
+    run("leaks", tmp_path / "store", photo_folder)
+    (photo_folder / "000.png").unlink()
+    assert "test image 000.png " in run("leaks", tmp_path / "store", photo_folder).err
 
 
 def test_terminal_escapes_in_names_are_shown_not_obeyed(run: Run, photo_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import layout, schema
+from curate import __version__, layout, schema
 from curate.coverage import pixels
 from curate.errors import CurateError, DataError, UsageError
 from curate.manifest import Manifest
@@ -210,7 +210,7 @@ def spoil(work: Path, how: str) -> Path:
         ("odd columns", r"its columns are a\n\x1b[31m"),
         ("no text", "is not a manifest: 'utf-8' codec can't decode"),
         ("no JSON", "is not a valid ManifestRecipe: the document: Invalid JSON"),
-        ("newer", "format 2 is not one that this version reads (it reads 1); update curate"),
+        ("newer", f"format 2 is not one that curate {__version__} reads (it reads 1); update curate"),
         ("unknown key", "colour: Extra inputs are not permitted"),
         ("missing key", "strategy: Field required"),
     ],

@@ -505,7 +505,7 @@ def store_of_photographs(made: Path, folder: Path) -> str:
 
 def other_pack(made: Path, folder: Path) -> str:
     pack(select(made / "store", "random:seed=5", keep=0.02), folder / "out")
-    return "is there already and is packed from another manifest; name a new or empty folder"
+    return "is there already and is packed from other things (manifest "
 
 
 def a_file(made: Path, folder: Path) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from curate import layout, schema
+from curate import __version__, layout, schema
 from curate.errors import DataError
 from curate.schema import (
     FORMAT,
@@ -190,10 +190,33 @@ def test_an_unknown_key_deeper_down_is_refused(name: str, place: tuple[Any, ...]
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_newer_format_is_refused_and_says_so_whatever_else_is_new(name: str) -> None:
     document = DOCUMENTS[name]
-    expected = "format 2 is not one that this version reads (it reads 1); update curate"
+    expected = f"format 2 is not one that curate {__version__} reads (it reads 1); update curate"
     assert refusal(type(document), changed(document, format=2)) == expected
     assert refusal(type(document), changed(document, format=2, colour="red")) == expected
     assert refusal(type(document), '{"format": 2}') == expected
+    newer = f"{expected} to 99.1.0, which wrote it, or newer"
+    assert refusal(type(document), changed(document, format=2, written_by="curate 99.1.0")) == newer
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("store-header", {"created_by": "curate 99.1.0"}),
+        ("manifest-recipe", {"versions": {"curate": "99.1.0", "python": "100.0"}}),
+        ("checkpoint-recipe", {"training": {"versions": {"curate": "99.1.0", "torch": "100.0"}}}),
+    ],
+)
+def test_a_newer_format_says_who_reads_it_where_it_says_who_wrote_it(name: str, values: dict[str, Any]) -> None:
+    text = changed(DOCUMENTS[name], format=2, **values)
+    assert refusal(type(DOCUMENTS[name]), text).endswith("update curate to 99.1.0, which wrote it, or newer")
+
+
+@pytest.mark.parametrize(
+    "writer", [None, 1, [], {}, "", "somebody", "curate 0.0.1", f"curate {__version__}", "0" * 5000]
+)
+def test_a_newer_format_of_an_older_or_unknown_writer_names_none(writer: object) -> None:
+    text = changed(DOCUMENTS["store-header"], format=2, created_by=writer, versions=writer)
+    assert refusal(StoreHeader, text).endswith("(it reads 1); update curate")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -204,6 +227,7 @@ def test_every_field_without_a_default_is_needed(name: str) -> None:
     added = {
         "store-header": {"packed"},
         "scorer-record": {"vector"},
+        "export-record": {"version", "lr"},
         "manifest-recipe": {"unit", "checks", "packed_from"},
         "training-state": {"tensors"},
     }
@@ -337,6 +361,7 @@ def test_the_tables_are_described_column_by_column() -> None:
     described = json.loads(schema.json_schemas()["tables.json"])
     tables = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES, "manifest": layout.MANIFEST}
     tables |= {"duplicates": layout.DUPLICATES, "leaks": layout.LEAKS, "examined": layout.EXAMINED}
+    tables |= {"retried": layout.RETRIED}
     assert described == {
         name: [{"name": field.name, "type": str(field.type), "nullable": field.nullable} for field in table]
         for name, table in tables.items()

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curate import images
+from curate import __version__, images
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
 from curate.layout import CELLS, EXAMINED, IMAGES, PATCHES, scores_schema
@@ -318,7 +318,10 @@ def test_a_record_cannot_lead_out_of_the_store(store: Store, tmp_path: Path, pat
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"format": 2, "codec": "new"}, "format 2 is not one that this version reads (it reads 1); update curate"),
+        (
+            {"format": 2, "codec": "new"},
+            f"format 2 is not one that curate {__version__} reads (it reads 1); update curate",
+        ),
         ({"unit": -1}, "unit: Input should be greater than or equal to 0"),
         ({"parts": [{"path": "shards/000000.tar"}]}, "parts.0.bytes: Field required"),
         ({"note": "mine"}, "note: Extra inputs are not permitted"),

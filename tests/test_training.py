@@ -225,7 +225,8 @@ def test_the_recipe_says_everything(manifest: Manifest, tmp_path: Path) -> None:
     record = read_recipe(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "recipe.json").read_text()) == record
     assert record == {"format": 1, "arch": NET, "weights": weights_hash(made.state), "training": made.recipe}
-    expected = {"manifest", "config", "steps", "init", "last", "best", "device", "versions", "processes"}
+    expected = {"manifest", "config", "steps", "init", "lr", "validation", "code", "last", "best", "device"}
+    expected |= {"versions", "processes"}
     assert made.recipe.keys() == expected
     assert made.recipe["config"] == {**asdict(config), "milestones": []}
     assert made.recipe["manifest"]["patches"] == len(manifest)
