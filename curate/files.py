@@ -5,20 +5,35 @@ folder. A file that exists under its final name is complete.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Concatenate, ParamSpec
 
 import xxhash
 
 from curate.errors import CurateError, DataError, UsageError, one_line
 
-__all__ = ["BusyError", "file_hash", "local_path", "lock", "publish", "publish_bytes", "remove_leftovers"]
+__all__ = [
+    "FAILING",
+    "BusyError",
+    "file_hash",
+    "local_path",
+    "lock",
+    "publish",
+    "publish_bytes",
+    "remove_leftovers",
+]
+
+FAILING = (errno.EDQUOT, errno.EIO, errno.ENOSPC)  # what a full or failing disk says, whatever path was given
 
 _BLOCK = 1 << 20  # bytes read at a time
+
+_P = ParamSpec("_P")
 
 
 class BusyError(CurateError):
@@ -33,11 +48,30 @@ def local_path(path: str | Path, what: str) -> Path:
     return Path(path)
 
 
+def _named(publish: Callable[Concatenate[Path, _P], str]) -> Callable[Concatenate[Path, _P], str]:
+    """What the system says of a file that is published names that file: not its temporary one, and not none."""
+
+    @wraps(publish)
+    def named(path: Path, *args: _P.args, **kwargs: _P.kwargs) -> str:
+        try:
+            return publish(path, *args, **kwargs)
+        except OSError as error:
+            told = error.filename
+            if error.errno is not None and (
+                told is None or str(told).startswith(str(path.with_name(f".{path.name}.")))
+            ):
+                error.filename = str(path)
+            raise
+
+    return named
+
+
+@_named
 def publish(path: Path, write: Callable[[BinaryIO], object]) -> str:
     """Write a file by calling `write` on a temporary one, and give it its name only when it is safely on disk.
 
     Returns the xxh3-128 hash (hex) of what was read back. Folders are made as needed. Raises DataError if the bytes
-    read back are not as many as were written, OSError as the file system does.
+    read back are not as many as were written, OSError as the file system does, with the name of this file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")  # so that no two machines share one
@@ -52,7 +86,8 @@ def publish(path: Path, write: Callable[[BinaryIO], object]) -> str:
             raise DataError(f"wrote {written} bytes of {path.name}, read back {temporary.stat().st_size}")
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that fails at this too: what went wrong first is told
+            temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
     return digest

@@ -125,6 +125,8 @@ class Store:
             if isinstance(folder, Path):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if error.errno in files.FAILING:
+                raise
             raise UsageError(f"cannot make a store at '{one_line(folder)}': {error.strerror}") from None
         header = StoreHeader(patch=patch, step=step, created_by=f"curate {__version__}", packed=packed)
         storage.create_bytes(folder / _HEADER, schema.dump(header, indent=2))

@@ -87,6 +87,8 @@ def train(
     folder = None if out is None else storage.place(out, "a run")
     run = _Run(network, chosen, config, before)
     if folder and (finished := _finished(folder, run.identity)):
+        if (folder / resume.STATE_FILE).is_file():  # it was killed before it could take that away
+            (folder / resume.STATE_FILE).unlink(missing_ok=True)
         return finished
     team = Team(device)
     snapshot = resume.Snapshot.load(folder, run.identity) if folder else None
