@@ -280,7 +280,8 @@ def sql(
     elif out is not None:
         storage.publish(storage.place(out, "an answer"), lambda stream: engine.write(answer, stream, form))
     else:
-        engine.write(answer, sys.stdout.buffer, form)
+        with display.named_output():
+            engine.write(answer, sys.stdout.buffer, form)
 
 
 @app.command()

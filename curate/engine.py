@@ -215,8 +215,8 @@ class _Crew(Generic[_Item, _Result]):
             self.ray.kill(task.worker)
             if task.tries == _TRIES:
                 reason = one_line(str(error).strip().partition("\n")[0])
-                what = f"{self.job.name(task.item)}: the worker at it died {_TRIES} times"
-                raise CurateError(f"{what}; Ray says: {reason}") from None
+                what = f"{self.job.name(task.item)}: the worker at it died {_TRIES} times, perhaps for lack of memory"
+                raise CurateError(f"{what}; the same command goes on; Ray says: {reason}") from None
             return task, None
         self.idle.append(task.worker)
         if isinstance(answer, _Failure):

@@ -52,7 +52,7 @@ def _named(publish: Callable[Concatenate[Path, _P], str]) -> Callable[Concatenat
     """What the system says of a file that is published names that file: not its temporary one, and not none."""
 
     @wraps(publish)
-    def named(path: Path, *args: _P.args, **kwargs: _P.kwargs) -> str:
+    def named(path: Path, /, *args: _P.args, **kwargs: _P.kwargs) -> str:
         try:
             return publish(path, *args, **kwargs)
         except OSError as error:

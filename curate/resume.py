@@ -62,6 +62,8 @@ class Snapshot:
                 # Clones are aligned in memory as fresh tensors are: sums of vectorised products depend on it.
                 tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # it may be whole, and only not be read now
+                raise
             raise DataError(f"'{one_line(file)}' is damaged ({one_line(error)}); delete it to begin again") from None
         record = schema.parse(TrainingState, text, file)
         if found := differences(record.identity, identity):

@@ -419,7 +419,7 @@ class Store:
     def findings(self) -> flags.Findings:
         """What the checks have found: near-duplicates, leaks, and the images that they flag."""
         sets = self.check_sets()
-        if not sets:
+        if not sets or not self.commits():
             return flags.nothing()
         import pyarrow.compute as pc
 

@@ -1,11 +1,15 @@
 """A warm process: it has imported curate, and forks a child for each command, which runs as the program does.
 
     warm = Warm()                                    some seconds, once
-    child = warm.start("info", store, faults=...)    as `curate info STORE`, in a process group of its own
+    child = warm.start("info", store, faults=...)    as `curate info STORE`, in a session of its own
     child.end()                                      Ended: exit code, what it said, which calls it made
 
-A child may be told to fail at its k-th call of a kind (`Fault`), to run with a limit on the size of files, without
-root's right to read and write everything, or with a clock that runs backwards. Calls are counted below one folder.
+A child may meet a `Fault` at its k-th call of a kind: the call fails, or a signal comes, or it hangs. It may run
+without root's right to read and write everything, or with a clock that runs backwards. Calls are counted below one
+folder.
+
+The process lives in a mount namespace of its own where the system lets it, and can have small disks there: `Warm.disk`.
+What lies on these is seen by it alone (`Warm.tree`).
 
 The file is also the program that forks: it reads a request a line and answers each with a line, both JSON.
 """
@@ -13,26 +17,28 @@ The file is also the program that forks: it reads a request a line and answers e
 import contextlib
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["create", "fsync", "rename", "mkdir", "remove", "read", "list"]
+Kind = Literal["create", "fsync", "rename", "mkdir", "remove", "read"]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The `at`-th call of a kind, counted from 0, fails with `errno`; and all later ones too if it `lasts`."""
+    """What happens at the `at`-th call of a kind, counted from 0, instead of the call or before it."""
 
     kind: Kind
     at: int
-    errno: int
-    lasts: bool = False
+    errno: int = 0  # it fails
+    signal: int = 0  # this comes first
+    seconds: float = 0  # it hangs so long
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,13 @@ class Ended:
     code: int  # negative: the signal that killed it
     out: str
     err: str
-    calls: list[tuple[str, str]]  # (kind, path below the folder), in order
+    calls: list[tuple[Kind, str]]  # with the path below the folder, in order
+
+    def line(self) -> str:
+        """The one line that it said of an error; AssertionError if it said more, or anything else."""
+        (said,) = self.err.splitlines()
+        assert said.startswith("curate: ") and said.isprintable() and not self.out, self
+        return said
 
 
 class Child:
@@ -61,20 +73,39 @@ class Child:
         calls = [tuple(json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
         return Ended(code, out, err, calls)
 
+    def left(self) -> list[str]:
+        """The names of the processes that it has left behind in its session."""
+        names = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):  # it has ended
+                state, *numbers = (
+                    (folder / "stat").read_text().rpartition(")")[2].split() if folder.name.isdigit() else "Z"
+                )
+                if state != "Z" and int(numbers[2]) == self.pid:
+                    names.append((folder / "comm").read_text().strip())
+        return names
+
 
 class Warm:
-    """The process that forks. `inside` runs it in a mount namespace of its own (see `tmpfs`)."""
+    """The process that forks."""
 
-    def __init__(self, *, namespace: bool = False) -> None:
-        before = ["unshare", "--user", "--map-root-user", "--mount"] if namespace else []
+    def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")
         self._number = 0
-        command = [*before, sys.executable, __file__]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        apart = ["unshare", "--user", "--map-root-user", "--mount"]
+        may = shutil.which("unshare") and subprocess.run([*apart, "true"], capture_output=True, check=False)
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [*(apart if may and may.returncode == 0 else []), sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        self.ask()
+        place = Path(self._folder.name) / "probe"
+        place.mkdir()
+        self.has_disks = bool(may) and self.disk(place, pages=1)
+        if self.has_disks:
+            self.disk(place, pages=0)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -87,13 +118,13 @@ class Warm:
         self,
         *arguments: object,
         below: Path | None = None,
-        faults: tuple[Fault, ...] = (),
-        file_size: int | None = None,
+        faults: Sequence[Fault] = (),
         unprivileged: bool = False,
-        clock: float | None = None,
+        clock: float = 0,
+        grace: float = 3,
         stdout: str | None = None,
-        env: dict[str, str] | None = None,
     ) -> Child:
+        """Begin a command. Faults are met below a folder; each look at the clock finds it `clock` seconds earlier."""
         self._number += 1
         folder = Path(self._folder.name) / str(self._number)
         folder.mkdir()
@@ -102,33 +133,56 @@ class Warm:
             folder=str(folder),
             below=str(below) if below else None,
             faults=[asdict(fault) for fault in faults],
-            file_size=file_size,
             unprivileged=unprivileged,
             clock=clock,
+            grace=grace,
             stdout=stdout,
-            env=env or {},
         )["pid"]
         return Child(self, pid, folder)
 
     def run(self, *arguments: object, **how: Any) -> Ended:
+        """A command from its start to its end."""
         return self.start(*arguments, **how).end()
 
-    def mount(self, *arguments: str) -> bool:
-        """`mount ARGUMENTS...` in its namespace: whether it could be done."""
-        return bool(self.ask(mount=list(arguments))["code"] == 0)
+    def disk(self, folder: Path, *, pages: int, again: bool = False, options: str = "") -> bool:
+        """Put an empty disk of so many pages of 4 KiB there, or change it, or take it away (0 pages): did it work?"""
+        flags = ["-o", f"{'remount,' if again else ''}size={pages * 4096}{options}"]
+        command = ["mount", "-t", "tmpfs", *flags, "none", str(folder)] if pages else ["umount", str(folder)]
+        return bool(self.ask(command=command)["code"] == 0)
 
-    def tree(self, folder: Path) -> dict[str, str]:
+    def tree(self, folder: Path) -> dict[str, bytes]:
         """Name -> contents of all files below a folder as the process sees it."""
-        return dict(self.ask(tree=str(folder)))
+        return {name: bytes.fromhex(data) for name, data in self.ask(tree=str(folder)).items()}
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a file where the process sees it."""
+        self.ask(write=str(path), data=data.hex())
 
     def close(self) -> None:
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.kill()  # it has nothing to end, and Python's own end takes seconds
         self._process.wait()
         self._folder.cleanup()
 
 
 # --- the program ------------------------------------------------------------------------------------------------------
+
+MODULES = (
+    "curate.cli",
+    "curate.demo",
+    "curate.display",
+    "curate.exporting",
+    "curate.inspection",
+    "curate.pipeline",
+    "curate.reporting",
+    "lmdb",
+    "pyarrow.parquet",
+    "tensorboard.compat.proto.event_pb2",
+    "tensorboard.summary.writer.record_writer",
+    "torch._dynamo",  # an optimiser imports it
+)
 
 
 def serve() -> None:
@@ -145,87 +199,68 @@ def serve() -> None:
             answer: Any = {"pid": pid}
         elif "wait" in request:
             answer = {"code": os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])}
-        elif "mount" in request:
-            answer = {"code": subprocess.run(["mount", *request["mount"]], capture_output=True, check=False).returncode}
-        elif "umount" in request:
-            answer = {"code": subprocess.run(["umount", request["umount"]], check=False).returncode}
-        elif "tree" in request:
+        elif "command" in request:
+            answer = {"code": subprocess.run(request["command"], capture_output=True, check=False).returncode}
+        elif "write" in request:
+            path = Path(request["write"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes.fromhex(request["data"]))
+            answer = {}
+        else:
             root = Path(request["tree"])
             answer = {str(p.relative_to(root)): p.read_bytes().hex() for p in sorted(root.rglob("*")) if p.is_file()}
-        else:
-            answer = {}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-MODULES = [
-    "curate.cli",
-    "curate.demo",
-    "curate.exporting",
-    "curate.inspection",
-    "curate.packing",
-    "curate.pipeline",
-    "curate.reporting",
-    "lmdb",
-    "pyarrow.parquet",
-    "torch.utils.tensorboard.writer",
-    "webdataset",
-]
 
 
 def become(request: dict[str, Any]) -> None:
     """In the child: run the command, and leave as the program does."""
     os.setsid()
     folder = Path(request["folder"])
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    for number, name in ((1, request["stdout"] or str(folder / "out")), (2, str(folder / "err"))):
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT, 0o600)
-        os.dup2(descriptor, number)
-        os.close(descriptor)
     (folder / "out").touch()
-    os.environ.update(request["env"])
-    if request["file_size"] is not None:
-        import resource
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in ((1, request["stdout"] or str(folder / "out")), (2, str(folder / "err"))):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600), number)
     if request["unprivileged"]:
         give_up_rights()
-    if request["clock"] is not None:
+    if request["clock"]:
         turn_back(request["clock"])
     if request["below"]:
         watch(request["below"], [Fault(**fault) for fault in request["faults"]], folder / "calls")
-    from curate import cli
+    from curate import cli, stopping
 
+    stopping._GRACE = request["grace"]
     sys.argv = ["curate", *request["argv"]]
     cli.entry()
 
 
 def watch(below: str, faults: list[Fault], log: Path) -> None:
-    """Note the calls that concern files below a folder, and let some fail."""
+    """Note the calls that concern files below a folder, and bring on what is to happen."""
     counts: dict[str, int] = {}
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     prefix = below.rstrip("/") + "/"
 
     def meet(kind: str, path: object) -> None:
         name = str(Path.cwd() / os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else ""
-        if not (name + "/").startswith(prefix):
+        if not (name + "/").startswith(prefix) or (kind == "mkdir" and os.access(name, os.F_OK)):
             return
         number = counts.get(kind, 0)
         counts[kind] = number + 1
         os.write(descriptor, (json.dumps([kind, name.removeprefix(prefix)]) + "\n").encode())
         for fault in faults:
-            if fault.kind == kind and (number == fault.at or (fault.lasts and number > fault.at)):
-                raise OSError(fault.errno, os.strerror(fault.errno), None if kind == "fsync" else os.fsdecode(path))
+            if (fault.kind, fault.at) == (kind, number):
+                if fault.signal:
+                    os.kill(os.getpid(), fault.signal)
+                time.sleep(fault.seconds)
+                if fault.errno:
+                    raise OSError(fault.errno, os.strerror(fault.errno), *([name] if kind != "fsync" else []))
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            flags = arguments[2] or 0
-            writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            writes = (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             meet("create" if writes else "read", arguments[0])
-        elif event in EVENTS:
-            meet(EVENTS[event], arguments[0])
+        elif event in ("os.rename", "os.mkdir", "os.remove"):
+            meet(event.removeprefix("os."), arguments[0])
 
     sync = os.fsync
 
@@ -236,9 +271,6 @@ def watch(below: str, faults: list[Fault], log: Path) -> None:
 
     os.fsync = fsync
     sys.addaudithook(hook)
-
-
-EVENTS = {"os.rename": "rename", "os.mkdir": "mkdir", "os.remove": "remove", "os.scandir": "list", "os.listdir": "list"}
 
 
 def give_up_rights() -> None:
@@ -256,17 +288,13 @@ def give_up_rights() -> None:
 
 def turn_back(seconds: float) -> None:
     """Every look at the clock finds it so many seconds earlier than the one before."""
-    import time
 
-    now = time.time()
-
-    def back() -> Iterator[float]:
-        moment = now
+    def back(moment: float) -> Iterator[float]:
         while True:
             moment -= seconds
             yield moment
 
-    moments = back()
+    moments = back(time.time())
     time.time = lambda: next(moments)
     time.time_ns = lambda: int(next(moments) * 1e9)
 
