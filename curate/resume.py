@@ -8,6 +8,7 @@ It is there while a run is under way, whole or not at all, and goes when the run
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -51,20 +52,15 @@ class Snapshot:
     def load(cls, folder: Place, identity: Mapping[str, Any]) -> "Snapshot | None":
         """The state in a run's folder, None where there is none.
 
-        Raises UsageError if it is of another run than `identity` says, DataError if it cannot be read.
+        Raises UsageError if it is of another run than `identity` says, DataError if it is damaged, OSError if it
+        cannot be read.
         """
         file = folder / STATE_FILE
         if not file.is_file():
             return None
-        try:
-            with storage.local_copy(file) as copy, safe_open(copy, framework="pt") as content:
-                text = (content.metadata() or {}).get(schema.METADATA_KEY, "")
-                # Clones are aligned in memory as fresh tensors are: sums of vectorised products depend on it.
-                tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # it may be whole, and only not be read now
-                raise
-            raise DataError(f"'{one_line(file)}' is damaged ({one_line(error)}); delete it to begin again") from None
+        with storage.local_copy(file) as copy:
+            copy.open("rb").close()  # of one that may not be read safetensors says that it is not there
+            text, tensors = _content(copy, file)
         record = schema.parse(TrainingState, text, file)
         if found := differences(record.identity, identity):
             raise UsageError(
@@ -72,6 +68,16 @@ class Snapshot:
                 f"its {STATE_FILE} to begin again"
             )
         return cls(record.step, record.best, tensors)
+
+
+def _content(copy: Path, file: Place) -> tuple[str, dict[str, Tensor]]:
+    try:
+        with safe_open(copy, framework="pt") as content:
+            text = (content.metadata() or {}).get(schema.METADATA_KEY, "")
+            # Clones are aligned in memory as fresh tensors are: sums of vectorised products depend on it.
+            return text, {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"'{one_line(file)}' is damaged ({one_line(error)}); delete it to begin again") from None
 
 
 def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from verbs import FAST, VERBS, Work, make, results
+from verbs import FAST, VERBS, Work, every, make, results
 from warm import Ended, Fault, Kind, Warm
 
 KINDS: tuple[Kind, ...] = ("mkdir", "create", "fsync", "rename", "read")
@@ -84,7 +84,7 @@ def test_every_call_that_can_fail(work: Work, out: Path, verb: str) -> None:
     counts = work.calls(verb, out)
     met = Counter[str]()
     for kind in KINDS:
-        for at in range(counts[kind]):
+        for at in every(verb, counts[kind]):
             met[kind] += meet(work, verb, out, [Fault(kind, at, SAYS[kind][at % len(SAYS[kind])])])
     sys.stderr.write(f"{verb}: {met.total()} faults met: {dict(met)} of {dict(counts)}\n")
     assert met.total() >= 4
@@ -209,3 +209,32 @@ def test_a_full_disk_behind_standard_output_is_one_line(work: Work, argv: tuple[
     filled = [argument.format(store=work.folder / "store") for argument in argv]
     ended = work.warm.run(*filled, stdout="/dev/full")
     assert ended.code == 1 and "No space left on device: 'standard output'" in ended.line()
+
+
+def test_a_run_s_state_and_a_manifest_that_may_not_be_read_are_not_called_damaged(work: Work, tmp_path: Path) -> None:
+    train = work.argv("train", tmp_path)
+    assert work.warm.run(*train, below=tmp_path, faults=[Fault("fsync", 4, errno.EIO)]).code == 1
+    state = tmp_path / "run" / "state.safetensors"
+    for path, begins in ((state, "Permission denied"), (work.folder / "half.parquet", "the manifest")):
+        path.chmod(0)
+        ended = work.warm.run(*train, unprivileged=True)
+        path.chmod(0o644)
+        assert ended.code == 1 and str(path) in ended.line() and ended.line().startswith(f"curate: {begins}"), ended
+        assert "damaged" not in ended.line() and "Permission denied" in ended.line()
+
+
+def test_a_finished_run_whose_state_could_not_be_taken_away_loses_it_later(work: Work, tmp_path: Path) -> None:
+    train = work.argv("train", tmp_path)
+    assert work.warm.run(*train, below=tmp_path, faults=[Fault("remove", 0, errno.EIO)]).code == 1
+    assert (tmp_path / "run" / "state.safetensors").exists() and (tmp_path / "run" / "model.safetensors").exists()
+    assert work.warm.run(*train).code == 0
+    assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
+def test_a_store_that_lost_its_records_can_be_asked_what_it_is(work: Work, out: Path) -> None:
+    work.prepare("leaks", out)
+    assert work.warm.run(*work.argv("leaks", out)).code == 0
+    for path in (out / "store" / "commits" / "ingest").iterdir():
+        path.unlink()
+    ended = work.warm.run("info", out / "store")
+    assert ended.code == 0 and "images: 0" in ended.out, ended

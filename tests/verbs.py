@@ -86,6 +86,11 @@ class Work:
         return Counter(kind for kind, _ in ended.calls)
 
 
+def every(verb: str, calls: int) -> range:
+    """The calls at which something is to happen: all, or of verbs that take seconds each time some."""
+    return range(0, calls, 7 if verb in ("report", "run") else 1)
+
+
 def results(tree: dict[str, bytes]) -> dict[str, bytes]:
     """All but TensorBoard's files, whose names and contents have the time in them."""
     return {name: data for name, data in tree.items() if "events.out.tfevents" not in name}
