@@ -73,7 +73,7 @@ def connect(
     folder `spill`, a private one, if there is one.
 
     Raises UsageError if a view cannot be made (two names that differ by case alone, a file that is not Parquet), and
-    for an amount of memory that is none.
+    for an amount of memory that is none; CurateError for a file that is gone.
     """
     connection = duckdb.connect(":memory:")
     try:
