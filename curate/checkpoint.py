@@ -66,14 +66,17 @@ class Checkpoint:
     recipe: dict[str, Any]  # JSON-able: manifest id, steps, seed, versions, ...
 
     def save(self, folder: str | Place) -> None:
-        """Write model.safetensors, then recipe.json, into `folder` (made as needed); each is whole or absent."""
+        """Write recipe.json, then model.safetensors, into `folder` (made as needed); each is whole or absent.
+
+        The model comes last: where it is, the run has ended.
+        """
         from safetensors.torch import save
 
         folder = storage.place(folder, "a checkpoint")
         state = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in self.state.items()}
         record = CheckpointRecipe(arch=full_spec(self.arch), weights=weights_hash(state), training=self.recipe)
-        storage.publish_bytes(folder / MODEL_FILE, save(state, {schema.METADATA_KEY: schema.dump(record).decode()}))
         storage.publish_bytes(folder / RECIPE_FILE, schema.dump(record, indent=2))
+        storage.publish_bytes(folder / MODEL_FILE, save(state, {schema.METADATA_KEY: schema.dump(record).decode()}))
 
     def module(self) -> "nn.Module":
         """The network with these weights, on the CPU, in eval mode. Torch's random generator stays as it was."""

@@ -4,6 +4,7 @@ Nothing heavy is imported here: `curate --help` answers before torch would have 
 """
 
 import atexit
+import errno
 import inspect
 import json
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from curate import stopping
 from curate.config import Option, TrainConfig, options_of, plan
 from curate.errors import CurateError, UsageError, one_line
 
@@ -54,14 +56,14 @@ def entry() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - to the end
     status = [1]
     atexit.register(_leave, status)  # the first one registered is the last one called
+    stopping.listen()
     try:
         main()
         status[0] = 0
     except SystemExit as leaving:
         status[0] = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        raise
-    except KeyboardInterrupt:
-        status[0] = 130
+        if stopping.caught():
+            atexit._run_exitfuncs()  # Python's own end would first wait for what threads are doing
         raise
 
 
@@ -79,11 +81,23 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")  # to look for some takes 20 ms of every command
     try:
         app()
-    except CurateError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        where = f" '{error.filename}'" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}", 1)
+    except BaseException as error:
+        done = isinstance(error, SystemExit) and not error.code  # before it could be stopped
+        if stopping.caught() and not done:
+            _fail(stopping.line(), stopping.code())
+        if isinstance(error, CurateError):
+            _fail(str(error), error.exit_code)
+        if isinstance(error, OSError):
+            _fail(_reason(error), 1)
+        raise
+
+
+def _reason(error: OSError) -> str:
+    """`No space left on device: 'store/shards/000003.tar'`, and how to go on."""
+    name = error.filename if error.filename2 is None else error.filename2
+    where = "" if name is None else f": '{os.fsdecode(name) if isinstance(name, bytes) else name}'"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{error.strerror or error}{where}{'; make room, and the same command goes on' if full else ''}"
 
 
 def _fail(message: str, code: int) -> None:
@@ -284,7 +298,8 @@ def sql(
         storage.remove_leftovers_of(place)
         storage.publish(place, lambda stream: engine.write(answer, stream, form))
     else:
-        engine.write(answer, sys.stdout.buffer, form)
+        with display.named_output():
+            engine.write(answer, sys.stdout.buffer, form)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from curate import pool
+from curate import pool, stopping
 from curate.errors import CurateError, UsageError, one_line
 from curate.storage import Place, is_url
 
@@ -215,8 +215,8 @@ class _Crew(Generic[_Item, _Result]):
             self.ray.kill(task.worker)
             if task.tries == _TRIES:
                 reason = one_line(str(error).strip().partition("\n")[0])
-                what = f"{self.job.name(task.item)}: the worker at it died {_TRIES} times"
-                raise CurateError(f"{what}; Ray says: {reason}") from None
+                what = f"{self.job.name(task.item)}: the worker at it died {_TRIES} times, perhaps for lack of memory"
+                raise CurateError(f"{what}; the same command goes on; Ray says: {reason}") from None
             return task, None
         self.idle.append(task.worker)
         if isinstance(answer, _Failure):
@@ -288,6 +288,11 @@ def _ray() -> Any:
 def _start(ray: Any, engine: Engine) -> None:
     """Join the cluster at RAY_ADDRESS, or start one here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with stopping.kept():
+        _init(ray, engine)
+
+
+def _init(ray: Any, engine: Engine) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := os.environ.get("RAY_ADDRESS"):
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -222,6 +223,8 @@ def _parquet(read: Callable[[Path], _Read], copy: Path, file: Place) -> _Read:
     try:
         return read(copy)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system: Arrow's own have none
+            raise DataError(f"the manifest '{one_line(file)}' cannot be read: {os.strerror(error.errno)}") from None
         raise DataError(f"'{one_line(file)}' is not a manifest: {one_line(error)}") from None
 
 

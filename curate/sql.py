@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import duckdb
 
-from curate.errors import UsageError, listed, one_line
+from curate.errors import CurateError, UsageError, listed, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +58,9 @@ _SETTINGS = {
 }
 
 
+_NOT_THE_QUERY = ("IO Error", "Out of Memory Error")  # how DuckDB begins
+
+
 def identifier(name: str) -> str:
     """`name` quoted as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
@@ -80,7 +83,7 @@ def connect(
     folder `spill`, a private one, if there is one.
 
     Raises UsageError if a view cannot be made (two names that differ by case alone, a file that is not Parquet), and
-    for an amount of memory that is none.
+    for an amount of memory that is none; CurateError for a file that is gone.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -199,9 +202,15 @@ def batches(answer: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
-def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None = None) -> UsageError:
-    """DuckDB's complaint as one line: its first line, and what there is instead, if it or `connection` says so."""
+def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None = None) -> CurateError:
+    """DuckDB's complaint as one line: its first line, and what there is instead, if it or `connection` says so.
+
+    A UsageError, but for what the disk or the memory did.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(lines[0].startswith(kind) or f": {kind}" in lines[0] for kind in _NOT_THE_QUERY):
+        hint = "; allow more memory, or make room where it spills to (TMPDIR)" if "offload" in lines[0] else ""
+        return CurateError(one_line(f"SQL: {lines[0]}{hint}"))
     hints = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate", "LINE"))]
     if connection is not None and lines[0].startswith("Catalog Error: Table with name"):
         hints = [f"there are: {listed(name for (name,) in connection.sql('SHOW TABLES').fetchall())}"]

@@ -130,6 +130,8 @@ class Store:
             if isinstance(folder, Path):
                 files.make_folder(folder)
         except OSError as error:
+            if error.errno in files.FAILING:
+                raise
             raise UsageError(f"cannot make a store at '{one_line(folder)}': {error.strerror}") from None
         header = StoreHeader(patch=patch, step=step, created_by=f"curate {__version__}", packed=packed)
         storage.create_bytes(folder / _HEADER, schema.dump(header, indent=2))
@@ -432,7 +434,7 @@ class Store:
     def findings(self) -> flags.Findings:
         """What the checks have found: near-duplicates, leaks, and the images that they flag."""
         sets = self.check_sets()
-        if not sets:
+        if not sets or not self.commits():
             return flags.nothing()
         import pyarrow as pa
         import pyarrow.compute as pc

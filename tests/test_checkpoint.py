@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from curate import plugins
+from curate import plugins, storage
 from curate.archs.fsrcnn import Fsrcnn
 from curate.archs.srcnn import Srcnn
 from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, check, mend, read_recipe, weights_hash
@@ -81,6 +81,23 @@ def test_saving_over_a_checkpoint_replaces_it(checkpoint: Checkpoint, tmp_path: 
     Checkpoint(Fsrcnn(), Fsrcnn().build().state_dict(), {"steps": 1}).save(tmp_path)
     assert Checkpoint.load(tmp_path).arch == Fsrcnn()
     assert read_recipe(tmp_path)["training"]["steps"] == 1
+
+
+def test_where_the_model_is_the_recipe_is_too(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = storage.publish_bytes
+
+    def full(path: Path, data: bytes) -> str:
+        if path.name == failing:
+            raise OSError(28, "No space left on device", str(path))
+        return publish(path, data)
+
+    monkeypatch.setattr(storage, "publish_bytes", full)
+    for failing, left in ((RECIPE_FILE, set[str]()), (MODEL_FILE, {RECIPE_FILE})):  # noqa: B007 - `full` reads it
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save(tmp_path / "run")
+        assert {path.name for path in (tmp_path / "run").glob("*")} == left
 
 
 def test_tied_weights_are_saved(tmp_path: Path) -> None:

@@ -399,7 +399,8 @@ def test_a_disk_error_is_one_line(run: Run, work: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("curate.files.publish", full)
     result = run("select", work / "store", "des", "-o", tmp_path / "x.parquet")
-    assert (result.code, result.err) == (1, "curate: No space left on device 'store'\n")
+    said = "curate: No space left on device: 'store'; make room, and the same command goes on\n"
+    assert (result.code, result.err) == (1, said)
 
 
 def test_sizes_and_pairs_are_parsed() -> None:

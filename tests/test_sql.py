@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate import files, sql
-from curate.errors import UsageError
+from curate.errors import CurateError, UsageError
 from curate.selection import select
 from curate.store import Store
 
@@ -387,7 +387,6 @@ def test_views_that_cannot_be_made_are_refused_in_one_line(place: Path) -> None:
     half = sql.parquet([place / "half.parquet"])
     for views, part in [
         ({"half": half, "HALF": half}, 'View with name "HALF" already exists'),
-        ({"gone": sql.parquet([place / "gone.parquet"])}, "gone.parquet"),
         ({"text": sql.parquet([place / "secret.csv"])}, "secret.csv"),
     ]:
         with pytest.raises(UsageError, match=r"^SQL: ") as refused:
@@ -675,3 +674,14 @@ def test_a_question_is_answered_without_numpy_and_arrow(write_store: Callable[..
     done = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1 + 12
+
+
+def test_what_the_disk_does_is_no_mistake_of_the_query(tmp_path: Path) -> None:
+    with pytest.raises(CurateError, match="SQL: IO Error: No files found") as gone:
+        sql.connect({"a": sql.parquet([tmp_path / "vanished.parquet"])}, [])
+    full = sql.query_error(duckdb.OutOfMemoryException("Out of Memory Error: failed to offload data block\nmore"))
+    through_arrow = sql.query_error(OSError("Invalid: IO Error: Could not read"))
+    assert str(full).endswith("data block; allow more memory, or make room where it spills to (TMPDIR)")
+    for error in (gone.value, full, through_arrow):
+        assert error.exit_code == 1 and str(error).isprintable()
+    assert sql.query_error(duckdb.BinderException("Binder Error: no such column")).exit_code == 2
