@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from curate import plugins, schema, storage
+from curate import matlab, plugins, schema, storage
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.schema import CheckpointRecipe
 from curate.storage import Place, RemotePath
@@ -247,23 +247,16 @@ def _read_safetensors(file: Place) -> "dict[str, Tensor]":
 
 
 def _read_matlab(file: Place) -> "dict[str, Tensor]":
-    import numpy as np
     import torch
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
-    content = io.BytesIO(file.read_bytes())
     try:
-        data = loadmat(content)
-    except NotImplementedError:
-        raise DataError(f"{_quoted(file)} is a MATLAB v7.3 file: save it with -v7 or older") from None
-    except (MatReadError, *_PARSER_ERRORS):
-        raise _unreadable(file, "MATLAB file") from None
-    numbers = {key: value for key, value in data.items() if isinstance(value, np.ndarray) and value.dtype.kind in "fiu"}
-    return _named_tensors(file, {key: torch.from_numpy(value.astype(np.float64)) for key, value in numbers.items()})
+        arrays = matlab.read(file.read_bytes())
+    except DataError as error:
+        raise DataError(f"{_quoted(file)} {error}") from None
+    return _named_tensors(file, {key: torch.from_numpy(value) for key, value in arrays.items()})
 
 
-# What the parsers of torch, safetensors and scipy raise on bytes that they do not expect: seen on 15,000 damaged files.
+# What the parsers of torch and safetensors raise on bytes that they do not expect: seen on 15,000 damaged files.
 _PARSER_ERRORS = (
     AssertionError,
     AttributeError,
