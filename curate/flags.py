@@ -5,15 +5,15 @@ and the others are flagged; every image that overlaps a test image is flagged. A
 selection leaves flagged images out unless it is told otherwise. Nothing is deleted.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from curate import schema
-from curate.errors import one_line
+from curate.errors import DataError, one_line
 
-__all__ = ["Findings", "findings", "kept", "nothing"]
+__all__ = ["Findings", "findings", "kept", "nothing", "require"]
 
 _FLAGS = pa.schema([pa.field("image_id", pa.string(), False), pa.field("reason", pa.string(), False)])
 _PAIRS = pa.schema(
@@ -50,9 +50,13 @@ def findings(images: pa.Table, cells: pa.Table, duplicates: pa.Table, leaks: pa.
     `duplicates` are pairs (`schema.DUPLICATES`, each with a twin), `leaks` as `schema.LEAKS`; `images` and `cells` are
     the store's rows of the images in them.
     """
-    rows = {row["image_id"]: row for row in images.to_pylist()}
+    rows = {
+        row["image_id"]: row for row in images.to_pylist() if row["height"] is not None and row["width"] is not None
+    }
     sizes = dict(zip(*cells.group_by("image_id").aggregate([("size", "sum")]).to_pydict().values(), strict=True))
     pairs = duplicates.to_pylist()
+    concerned = [row[name] for row in pairs for name in ("image_id", "twin")]
+    require(concerned + leaks["image_id"].to_pylist(), rows.keys() & sizes.keys())
 
     def worth(image_id: str) -> tuple[int, int]:
         return rows[image_id]["height"] * rows[image_id]["width"], sizes[image_id]
@@ -77,6 +81,13 @@ def findings(images: pa.Table, cells: pa.Table, duplicates: pa.Table, leaks: pa.
         pa.Table.from_pylist(overlaps, _LEAKS),
         pa.Table.from_pylist(flags, _FLAGS),
     )
+
+
+def require(found: Iterable[str], there: Container[str]) -> None:
+    """DataError if a check has found something of an image that is not there."""
+    absent = next((image_id for image_id in found if image_id not in there), None)
+    if absent is not None:
+        raise DataError(f"the store is damaged: its checks name image '{one_line(absent)}', which it does not have")
 
 
 def kept(pairs: Iterable[tuple[str, str]], worth: Callable[[str], tuple[int, int]]) -> dict[str, str]:

@@ -7,7 +7,6 @@ Any Parquet reader opens it (columns: `schema.MANIFEST`). The file's metadata ho
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -46,7 +45,7 @@ class Manifest:
         file = _existing(path)
         with storage.local_copy(file) as copy:
             recipe = _recipe(_parquet(pq.read_schema, copy, file), file)
-            table = _parquet(partial(pq.read_table, page_checksum_verification=True), copy, file)
+            table = _parquet(_read_whole, copy, file)
         return cls(table.replace_schema_metadata(None).sort_by("rank"), recipe, file)
 
     @classmethod
@@ -164,6 +163,14 @@ def _existing(path: str | Place) -> Place:
         found = "a folder" if file.is_dir() else "nothing"
         raise UsageError(f"'{one_line(path)}' is not a manifest: found {found}; 'curate select' writes one")
     return file
+
+
+def _read_whole(copy: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(copy, page_checksum_verification=True)
+    table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
+    return table
 
 
 def _parquet(read: Callable[[Path], _Read], copy: Path, file: Place) -> _Read:

@@ -129,7 +129,8 @@ def _array(matrix: memoryview, order: str) -> tuple[str, npt.NDArray[np.float64]
         raise DataError(f"is damaged: an array of {shown}")
     if math.prod(dimensions) * numbers.itemsize != len(content) or math.prod(d or 1 for d in dimensions) > _MAX_BYTES:
         raise DataError(f"is damaged: an array of {shown} in {len(content)} bytes")
-    values = np.frombuffer(content, numbers).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN that signals
+        values = np.frombuffer(content, numbers).astype(np.float64)
     return bytes(name).decode("latin-1"), values.reshape(dimensions, order="F")
 
 

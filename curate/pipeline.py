@@ -292,13 +292,23 @@ def _selected(chosen: Select, folder: Path) -> Manifest:
 def _measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
     """psnr and ssim on a test folder, kept beside the run under the hash of its weights."""
     weights = weights_hash(made.state)
-    if record.is_file():
-        found: dict[str, Any] = json.loads(record.read_bytes())
-        if found.pop("weights", None) == weights:
-            return found
+    if record.is_file() and (kept := _kept(record.read_bytes(), weights)):
+        return kept
     measured = averages(evaluate(made, test, device=device))
     files.publish_bytes(record, json.dumps({"weights": weights, **measured}, indent=2).encode())
     return measured
+
+
+def _kept(record: bytes, weights: str) -> dict[str, float] | None:
+    """What was measured of these weights; None of others, or of a record that is damaged: it is measured again."""
+    try:
+        found = json.loads(record)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.pop("weights", None) != weights:
+        return None
+    whole = found.keys() == {"psnr", "ssim"} and all(isinstance(value, float) for value in found.values())
+    return found if whole else None
 
 
 def _groups(table: pa.Table) -> dict[str, dict[str, list[float]]]:

@@ -6,6 +6,7 @@
 It is there while a run is under way, whole or not at all, and goes when the run has ended.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from curate import schema, storage
 from curate.errors import DataError, UsageError, one_line
 from curate.schema import TrainingState
 from curate.storage import Place
+from curate.tensors import content_hash
 
 __all__ = [
     "STATE_FILE",
@@ -44,7 +46,8 @@ class Snapshot:
     def save(self, folder: Place, identity: Mapping[str, Any]) -> None:
         """Write it into the run's folder, in place of the one before. `identity` says which run it is of."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        record = TrainingState(identity=dict(identity), step=self.step, best=self.best)
+        record = TrainingState(identity=dict(identity), step=self.step, best=self.best, digest="")
+        record = record.model_copy(update={"digest": _digest(record, tensors)})
         storage.publish_bytes(folder / STATE_FILE, save(tensors, {schema.METADATA_KEY: schema.dump(record).decode()}))
 
     @classmethod
@@ -63,13 +66,24 @@ class Snapshot:
                 tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise DataError(f"'{one_line(file)}' is damaged ({one_line(error)}); delete it to begin again") from None
-        record = schema.parse(TrainingState, text, file)
+        try:
+            record = schema.parse(TrainingState, text, file)
+        except DataError as error:
+            raise DataError(f"{error}; delete it to begin again") from None
+        if _digest(record, tensors) != record.digest:
+            raise DataError(f"'{one_line(file)}' is damaged: it is not what was saved; delete it to begin again")
         if found := differences(record.identity, identity):
             raise UsageError(
                 f"'{one_line(folder)}' holds a run that began with {found}; name another folder with -o, or delete "
                 f"its {STATE_FILE} to begin again"
             )
         return cls(record.step, record.best, tensors)
+
+
+def _digest(record: TrainingState, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of all that a state holds but this."""
+    rest = schema.dump(record.model_copy(update={"digest": ""}))
+    return hashlib.sha256(content_hash(tensors).encode() + rest).hexdigest()
 
 
 def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

@@ -282,6 +282,7 @@ class TrainingState(Document):
     identity: dict[str, Any]  # arch, manifest, start and options: what a run that goes on must have in common with it
     step: pydantic.PositiveInt  # steps done
     best: dict[str, Any] | None  # step, psnr and ssim of the best validation so far
+    digest: str  # SHA-256 of the tensors and of the rest of this document, checked when a run goes on
 
 
 class ReportedWindow(pydantic.BaseModel):

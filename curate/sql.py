@@ -22,6 +22,7 @@ __all__ = [
     "FORMATS",
     "Format",
     "batches",
+    "cast",
     "check",
     "connect",
     "head",
@@ -49,8 +50,15 @@ _SETTINGS = {
 
 
 def identifier(name: str) -> str:
-    """`name` quoted as an SQL identifier."""
+    """`name` quoted as an SQL identifier. UsageError for one that is not UTF-8, as a file's name may be."""
+    _check_utf8(name)
     return '"' + name.replace('"', '""') + '"'
+
+
+def cast(field: pa.Field) -> str:
+    """An expression for the column of a field, as text or an integer of 32 bits; for a view."""
+    kind = {"string": "VARCHAR", "int32": "INTEGER"}[str(field.type)]
+    return f"CAST({identifier(field.name)} AS {kind}) AS {identifier(field.name)}"
 
 
 def parquet(files: Sequence[Path], columns: str = "*", **options: bool) -> str:
@@ -92,8 +100,16 @@ def connect(
 
 
 def text(value: str) -> str:
-    """`value` quoted as an SQL string."""
+    """`value` quoted as an SQL string. UsageError for one that is not UTF-8."""
+    _check_utf8(value)
     return "'" + value.replace("'", "''") + "'"
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"SQL takes UTF-8 alone, found '{one_line(text)}'") from None
 
 
 def _literal(file: Path) -> str:
@@ -103,6 +119,7 @@ def _literal(file: Path) -> str:
 
 def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """UsageError if a SELECT holds anything that writes, or calls a table function that is not for queries here."""
+    _check_utf8(query)
     ((parsed,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
     tree = json.loads(parsed)
     if tree["error"]:
@@ -132,6 +149,7 @@ def reader(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchR
 
     Raises UsageError with DuckDB's own first line for a query it refuses, at once or while the answer is read.
     """
+    _check_utf8(query)
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:

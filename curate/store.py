@@ -285,11 +285,7 @@ class Store:
 
     def unit_table(self, name: str, unit: int) -> pa.Table:
         """The images, cells or patches of one unit."""
-        path, expected = self._part_path(name, unit), _TABLES[name]
-        table = self._parquet(path)
-        if not table.schema.equals(expected):
-            raise DataError(f"'{one_line(path)}' has columns {table.schema.names}, expected {expected.names}")
-        return table
+        return self._parquet(self._part_path(name, unit), _TABLES[name])
 
     def _table(self, name: str) -> pa.Table:
         units = list(self.commits())
@@ -319,13 +315,18 @@ class Store:
         return copy is not None and copy.exists()
 
     @staticmethod
-    def _parquet(path: Path) -> pa.Table:
+    def _parquet(path: Path, expected: pa.Schema) -> pa.Table:
         import pyarrow.parquet as pq
 
         try:
-            return pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
+            table = pq.read_table(path)
+            table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
+        if not table.schema.equals(expected):
+            found, wanted = (", ".join(f"{f.name} {f.type}" for f in fields) for fields in (table.schema, expected))
+            raise DataError(one_line(f"'{path}' has columns {found}; it should have {wanted}"))
+        return table
 
     @staticmethod
     def rows(unit: CommitRecord, name: str) -> int:
@@ -363,7 +364,21 @@ class Store:
 
     def score_table(self, found: ScoreSet, unit: int) -> pa.Table:
         """The scores of one unit: patch_id and the scorer's columns."""
-        return self._parquet(self._part_path(found.kind, unit))
+        path, columns = self._part_path(found.kind, unit), tuple(found.record.columns)
+        if not found.record.vector:
+            return self._parquet(path, schema.scores_schema(columns))
+        return self._parquet(path, schema.scores_schema(columns, self._vector_length(path)))
+
+    @staticmethod
+    def _vector_length(path: Path) -> int:
+        """Of the lists in the last column of a Parquet file; 0 if it has none."""
+        import pyarrow.parquet as pq
+
+        try:
+            kind = pq.read_schema(path).types[-1]
+        except (pa.ArrowException, OSError, UnicodeDecodeError, IndexError) as error:
+            raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
+        return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
 
     def score_columns(self) -> dict[str, tuple[ScoreSet, str]]:
         """SQL column -> (its score set, the column in its tables).
@@ -400,11 +415,12 @@ class Store:
 
     def check_table(self, found: CheckSet, unit: int) -> pa.Table:
         """The findings of one unit: columns as `schema.DUPLICATES` or `schema.LEAKS`."""
-        return self._parquet(self._part_path(found.kind, unit))
+        expected = schema.LEAKS if found.record.check == "leaks" else schema.DUPLICATES
+        return self._parquet(self._part_path(found.kind, unit), expected)
 
     def examined_table(self, kind: str, unit: int) -> pa.Table:
         """What an ingest by several has found out about some sources: columns as `schema.EXAMINED`."""
-        return self._parquet(self._part_path(kind, unit))
+        return self._parquet(self._part_path(kind, unit), schema.EXAMINED)
 
     def named(self, rows: pa.Table) -> pa.Table:
         """A table of images (image_id, ...) with the column `name` after its first."""
@@ -412,6 +428,7 @@ class Store:
 
         taken = self.images().filter(pc.field("image_id").is_valid())
         names = dict(zip(taken["image_id"].to_pylist(), taken["name"].to_pylist(), strict=True))
+        flags.require(rows["image_id"].to_pylist(), names)
         return rows.add_column(1, "name", pa.array([names[key] for key in rows["image_id"].to_pylist()], pa.string()))
 
     def findings(self) -> flags.Findings:
@@ -455,10 +472,12 @@ class Store:
         units = self.commits()
         if not units:
             raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
+        # Python code counts on the types; where they are these, a cast costs nothing.
+        casts = {name: ", ".join(map(sql.cast, _TABLES[name])) for name in ("images", "patches")}
         shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
         patches = sql.parquet(self._part_paths("patches", list(units)), filename=True)
         found = self.findings()
-        images = sql.parquet(self._part_paths("images", list(units)))
+        images = sql.parquet(self._part_paths("images", list(units)), casts["images"])
         if found.flags.num_rows:
             reason = f"CASE WHEN status = '{STATUS_OK}' THEN coalesce(flags.reason, status) ELSE status END"
             joined = f"({images}) ingested LEFT JOIN flags USING (image_id)"
@@ -468,7 +487,7 @@ class Store:
             "leaks": found.leaks,
             "flags": found.flags,
             "images": images,
-            "patches": f"SELECT * EXCLUDE (filename), {shard} FROM ({patches})",
+            "patches": f"SELECT {casts['patches']}, {shard} FROM ({patches})",
             "scores": self._scores_view(units),
         }
 
@@ -549,15 +568,23 @@ class Store:
 
     def shape(self, image_id: str) -> tuple[int, int]:
         """Height and width of a photograph, px, also where only parts of it are stored. DataError if it is absent."""
+        from curate import images
+
         if self._shapes is None:
             import pyarrow.compute as pc
 
-            columns = self.images().filter(pc.field("status") == STATUS_OK)
+            known = pc.field("height").is_valid() & pc.field("width").is_valid()
+            columns = self.images().filter((pc.field("status") == STATUS_OK) & known)
             sizes = zip(columns["height"].to_pylist(), columns["width"].to_pylist(), strict=True)
             self._shapes = dict(zip(columns["image_id"].to_pylist(), sizes, strict=True))
         if image_id not in self._shapes:
             raise self._absent(image_id, "hr")
-        return self._shapes[image_id]
+        height, width = self._shapes[image_id]
+        if min(height, width) < 1 or height * width > images.MAX_PIXELS:
+            raise DataError(
+                f"the store '{one_line(self.path)}' is damaged: image '{one_line(image_id)}' of {height}x{width}"
+            )
+        return height, width
 
     def is_whole(self, image_id: str, role: str = "hr") -> bool:
         """Whether all of an image, which is there, is in one file, and not parts of it in packed cells."""
@@ -591,8 +618,14 @@ class Store:
         cells = self._present(image_id, role)
         if self.is_whole(image_id, role):
             return self.decode(image_id, role, cells[0])
+        from curate import images
+
         ends = [(cell.y + cell.height, cell.x + cell.width) for cell in cells]
         height, width = self.shape(image_id) if role == "hr" else map(max, zip(*ends, strict=True))
+        if min(min(cell.y, cell.x) for cell in cells) < 0 or any(y > height or x > width for y, x in ends):
+            raise self._misplaced(image_id, role)
+        if height * width > images.MAX_PIXELS:
+            raise self._misplaced(image_id, role)
         canvas = np.zeros((height, width, 3), np.uint8)
         for cell, (bottom, right) in zip(cells, ends, strict=True):
             canvas[cell.y : bottom, cell.x : right] = self.decode(image_id, role, cell)
@@ -602,7 +635,10 @@ class Store:
         """The pixels of one of the `cells`, uint8 RGB; several threads may do so. DataError if it is cut or changed."""
         from curate import images
 
-        return images.decode(self._bytes(image_id, role, cell))
+        pixels = images.decode(self._bytes(image_id, role, cell))
+        if pixels.shape[:2] != (cell.height, cell.width):
+            raise self._misplaced(image_id, role)
+        return pixels
 
     def read(self, image_id: str, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
         """The pixels of a window: uint8 RGB, (height, width, 3); only the cells under it are read.
@@ -613,7 +649,7 @@ class Store:
         rows, columns = self.shape(image_id)
         window = f"window y={y} x={x} {height}x{width}"
         if min(y, x) < 0 or min(height, width) < 1 or y + height > rows or x + width > columns:
-            raise UsageError(f"{window} is not inside image '{image_id}' of {rows}x{columns}")
+            raise UsageError(f"{window} is not inside image '{one_line(image_id)}' of {rows}x{columns}")
         pixels, missing = np.empty((height, width, 3), np.uint8), height * width
         for cell in cells:
             top, bottom = max(y, cell.y), min(y + height, cell.y + cell.height)
@@ -625,7 +661,7 @@ class Store:
                 missing -= (bottom - top) * (right - left)
         if missing:
             packed = f"the packed store '{one_line(self.path)}' lacks {missing} of its pixels"
-            raise UsageError(f"{window} of image '{image_id}' was not packed: {packed}")
+            raise UsageError(f"{window} of image '{one_line(image_id)}' was not packed: {packed}")
         return pixels
 
     def _present(self, image_id: str, role: str) -> list[Cell]:
@@ -636,15 +672,23 @@ class Store:
     def _absent(self, image_id: str, role: str) -> DataError:
         return DataError(f"the store '{one_line(self.path)}' has no {role} of image '{one_line(image_id)}'")
 
+    def _misplaced(self, image_id: str, role: str) -> DataError:
+        shown = one_line(self.path)
+        return DataError(
+            f"the store '{shown}' is damaged: the cells of image '{one_line(image_id)}' ({role}) do not fit"
+        )
+
     def _bytes(self, image_id: str, role: str, cell: Cell) -> bytes:
         path = self.shard_path(cell.shard)
+        if min(cell.offset, cell.size) < 0:
+            raise DataError(f"image '{one_line(image_id)}' ({role}) in '{one_line(path)}' cannot lie before its start")
         try:
             data = storage.member(path, cell.offset, cell.size, cell.xxh3)
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
             raise DataError(f"image '{one_line(image_id)}' ({role}) in '{one_line(path)}' {problem}") from None
         if len(data) != cell.size or xxhash.xxh3_64_intdigest(data) != cell.xxh3:
-            raise DataError(f"image '{image_id}' ({role}) in '{one_line(path)}' is damaged: its hash differs")
+            raise DataError(f"image '{one_line(image_id)}' ({role}) in '{one_line(path)}' is damaged: its hash differs")
         return data
 
     def _decoded_cell(self, image_id: str, cell: Cell) -> npt.NDArray[np.uint8]:

@@ -66,7 +66,12 @@ def element(kind: int, content: bytes, order: str = "<") -> bytes:
 
 def file_of(*elements: bytes, order: str = "<") -> bytes:
     """A .mat file by hand: of byte orders and elements that scipy does not write."""
-    return b"MATLAB 5.0".ljust(124) + struct.pack(f"{order}H", 0x0100) + (b"IM" if order == "<" else b"MI") + b"".join(elements)
+    return (
+        b"MATLAB 5.0".ljust(124)
+        + struct.pack(f"{order}H", 0x0100)
+        + (b"IM" if order == "<" else b"MI")
+        + b"".join(elements)
+    )
 
 
 def matrix(dimensions: tuple[int, ...], values: bytes, kind: int = 9, order: str = "<", flags: int = 6) -> bytes:
