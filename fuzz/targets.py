@@ -98,7 +98,7 @@ def _document(path: str, use: Callable[[Path], int] = _used) -> Callable[[Worksh
     """A JSON document of a store; `*` stands for the folder of a scorer or check."""
 
     def make(shop: Workshop) -> Target:
-        store = shop.copy("documents") / "store"
+        store = shop.copy() / "store"
         (file,) = list(store.glob(path))[:1]
 
         def act(data: bytes) -> int:
@@ -112,7 +112,7 @@ def _document(path: str, use: Callable[[Path], int] = _used) -> Callable[[Worksh
 
 def _folded(shop: Workshop) -> Target:
     """The records of a hundred units in one file."""
-    folder = shop.copy("folded") / "store"
+    folder = shop.copy() / "store"
     records = folder / "commits" / "ingest"
     first = schema.parse(CommitRecord, (records / "000000.json").read_bytes(), "it")
     (records / "000000.json").unlink()
@@ -121,7 +121,7 @@ def _folded(shop: Workshop) -> Target:
     def act(data: bytes) -> int:
         (records / "000000-000099.jsonl").write_bytes(data)
         store = Store.open(folder)
-        return answered(store.commits, store.digest, store.patches, partial(info, folder))
+        return answered(store.commits, store.digest)
 
     def mutate(data: bytes, rng: Random) -> bytes:
         parts = data.split(b"\n")
@@ -136,7 +136,7 @@ def _part(table: str) -> Callable[[Workshop], Target]:
     """A Parquet file of a store, with a commit record that vouches for it: the store is somebody else's."""
 
     def make(shop: Workshop) -> Target:
-        store = shop.copy("part") / "store"
+        store = shop.copy() / "store"
         (file,) = list((store / "tables").glob(f"{table}/000000.parquet"))
         kind = file.parent.relative_to(store / "tables").as_posix()
         folder = "ingest" if kind in ("images", "cells", "patches") else kind
@@ -170,7 +170,7 @@ def _parquet(whole: bytes) -> Mutation:
 
 def _shard(shop: Workshop) -> Target:
     """The pixels: no record vouches for their bytes but their hashes."""
-    store = shop.copy("shard") / "store"
+    store = shop.copy() / "store"
     file = store / "shards" / "000000.tar"
 
     def act(data: bytes) -> int:
@@ -184,7 +184,7 @@ def _shard(shop: Workshop) -> Target:
 
 
 def _manifest(shop: Workshop) -> Target:
-    made = shop.copy("manifest")
+    made = shop.copy()
     file, whole = made / "all.parquet", made / "whole.parquet"
     shutil.copy(file, whole)
 
@@ -230,7 +230,7 @@ def _first_batches(file: Path) -> None:
 
 def _manifest_used(shop: Workshop) -> Target:
     """The verbs that cut pixels under a manifest, or draw it."""
-    made = shop.copy("used")
+    made = shop.copy()
     file, out = made / "all.parquet", made / "out"
 
     def act(data: bytes) -> int:
@@ -303,7 +303,7 @@ def _safetensors(data: bytes, rng: Random) -> bytes:
 
 def _training_state(shop: Workshop) -> Target:
     """What a killed run left."""
-    made = shop.copy("training")
+    made = shop.copy()
     options: dict[str, Any] = {"steps": 11, "crop": 24, "batch_size": 2, "save_every": 1, "ema": 0.5}
     run = made / "run"
 
@@ -325,7 +325,7 @@ def _training_state(shop: Workshop) -> Target:
 
 
 def _export_record(shop: Workshop) -> Target:
-    made = shop.copy("export")
+    made = shop.copy()
     export(made / "all.parquet", made / "out", to="folder")
     file = made / "out" / "export.json"
 

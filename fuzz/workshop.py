@@ -4,6 +4,7 @@ import gzip
 import io
 import shutil
 import tarfile
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,9 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def copy(self, name: str) -> Path:
+    def copy(self) -> Path:
         """A folder that a target may spoil, with the store and the manifest that belongs to it."""
-        shutil.copytree(self.made, self.folder / name)
-        return self.folder / name
+        return Path(shutil.copytree(self.made, tempfile.mkdtemp(dir=self.folder), dirs_exist_ok=True))
 
     @cached_property
     def made(self) -> Path:
