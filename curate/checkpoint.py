@@ -19,6 +19,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_di
 _MAX_WRAPPERS = 8  # one inside the other; a pickle may hold itself
 _PREFIXES = ("module.", "netG.")  # before every name: DataParallel's, and GAN trainers'
 _MAX_NAMED = 3  # weights named in a message
+_MAX_RATIO = 4  # of what a zip file unpacks to, to its own size; of float weights 1.1 at most
 _MAX_TIMES, _MAX_MORE = 4, 1000  # how many more weights a network may have than its file, to be built for a comparison
 
 
@@ -216,11 +218,12 @@ def _inferred_arch(file: Place, tensors: "dict[str, Tensor]") -> "Arch":
 def _read_pickle(file: Place) -> "dict[str, Tensor]":
     import torch
 
-    content = io.BytesIO(file.read_bytes())
+    content = file.read_bytes()
+    _check_zip(file, content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle's versions, and whatever else damage looks like
-            data = torch.load(content, map_location="cpu", weights_only=True)
+            data = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted is None:
@@ -230,6 +233,19 @@ def _read_pickle(file: Place) -> "dict[str, Tensor]":
     except _PARSER_ERRORS:
         raise _unreadable(file, "torch checkpoint") from None
     return _named_tensors(file, _unwrapped(data))
+
+
+def _check_zip(file: Place, content: bytes) -> None:
+    """DataError for a zip file whose members are to take far more memory than it: torch compresses nothing."""
+    if not content.startswith(b"PK"):
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as members:
+            size = sum(member.file_size for member in members.infolist())
+    except (zipfile.BadZipFile, *_PARSER_ERRORS):
+        raise _unreadable(file, "torch checkpoint") from None
+    if size > _MAX_RATIO * len(content):
+        raise DataError(f"{_quoted(file)} has {len(content)} bytes and would unpack to {size}: it holds no weights")
 
 
 def _read_safetensors(file: Place) -> "dict[str, Tensor]":
