@@ -177,7 +177,7 @@ def _parquet(read: Callable[[Path], _Read], copy: Path, file: Place) -> _Read:
     """What `read` gives of a Parquet file, of which `copy` is here. DataError if it is none, or damaged."""
     try:
         return read(copy)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise DataError(f"'{one_line(file)}' is not a manifest: {one_line(error)}") from None
 
 

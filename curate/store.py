@@ -321,7 +321,7 @@ class Store:
         try:
             table = pq.read_table(path)
             table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
         if not table.schema.equals(expected):
             found, wanted = (", ".join(f"{f.name} {f.type}" for f in fields) for fields in (table.schema, expected))
@@ -376,7 +376,7 @@ class Store:
 
         try:
             kind = pq.read_schema(path).types[-1]
-        except (pa.ArrowException, OSError, UnicodeDecodeError, IndexError) as error:
+        except (pa.ArrowException, OSError, UnicodeError, IndexError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
         return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
 

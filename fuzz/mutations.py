@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["BIG", "edit", "rejson", "retable", "retext"]
+__all__ = ["BIG", "edit", "parquet", "rejson", "retable", "retext"]
 
 INTEGERS = (
     0,
@@ -238,17 +238,22 @@ def retable(table: pa.Table, rng: Random) -> bytes:
     """Parquet of the table with a few things changed: mostly values, so that it still has the schema."""
     for _ in range(rng.randint(1, 3)):
         table = rng.choice(_TABLE_CHANGES)(table, rng)
-    output = io.BytesIO()
-    pq.write_table(
+    return parquet(
         table,
-        output,
+        row_group_size=rng.choice((None, 1, 3)),
         compression=rng.choice(("zstd", "snappy", "none", "gzip")),
         use_dictionary=bool(rng.randrange(2)),
-        row_group_size=rng.choice((None, 1, 3)),
         data_page_version=rng.choice(("1.0", "2.0")),
         write_statistics=bool(rng.randrange(2)),
-        store_schema=bool(rng.randrange(2)),
     )
+
+
+def parquet(table: pa.Table, row_group_size: int | None = None, **options: Any) -> bytes:
+    """The table with its metadata, but without Arrow's own copy of the schema, as curate writes manifests."""
+    output = io.BytesIO()
+    with pq.ParquetWriter(output, table.schema, store_schema=False, **options) as writer:
+        writer.write_table(table, row_group_size)
+        writer.add_key_value_metadata({name.decode(): value for name, value in (table.schema.metadata or {}).items()})
     return output.getvalue()
 
 

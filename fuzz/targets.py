@@ -214,9 +214,7 @@ def _manifest_mutation(table: pa.Table, whole: bytes) -> Mutation:
         metadata = dict(table.schema.metadata or {})
         key = schema.METADATA_KEY.encode()
         metadata[key] = mutations.rejson(metadata[key], rng).replace(b"\0", b"")
-        output = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(metadata), output, store_schema=False)
-        return output.getvalue()
+        return mutations.parquet(table.replace_schema_metadata(metadata))
 
     return mutate
 

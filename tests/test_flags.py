@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from curate import schema
+from curate.errors import DataError
 from curate.flags import findings, kept, nothing
 
 WORTH = {"a": (100, 5), "b": (100, 7), "c": (400, 1), "d": (100, 7), "e": (9, 9)}
@@ -65,3 +66,14 @@ def test_no_check_has_found_nothing() -> None:
     found = nothing()
     assert found.flags.num_rows == found.leaks.num_rows == found.duplicates.num_rows == 0
     assert found.leaks.column_names[:2] == ["image_id", "name"]
+
+
+@pytest.mark.parametrize(("of_image", "of_cell"), [("c", "a"), ("a", "c")])
+def test_a_check_may_not_name_an_image_that_is_not_there(of_image: str, of_cell: str) -> None:
+    images = pa.Table.from_pylist([image(of_image, "one.png", 10)], schema.IMAGES)
+    place = {"y": 0, "x": 0, "height": 9, "width": 9, "role": "hr", "offset": 0, "size": 1, "xxh3": 1}
+    cells = pa.Table.from_pylist([{"image_id": of_cell, **place}], schema.CELLS)
+    pair = {"image_id": "a", "phash": 1, "twin": "a", "distance": 0, "correlation": 1.0}
+    pairs = pa.Table.from_pylist([pair], schema.DUPLICATES)
+    with pytest.raises(DataError, match="its checks name image 'a', which it does not have"):
+        findings(images, cells, pairs, schema.LEAKS.empty_table())

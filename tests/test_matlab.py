@@ -150,3 +150,7 @@ def test_any_damage_is_a_data_error() -> None:
         except DataError:
             continue
         assert all(values.dtype == np.float64 for values in found.values())
+
+
+def test_a_signalling_nan_is_a_nan() -> None:
+    assert np.isnan(matlab.read(file_of(matrix((1, 1), b"\x01\0\xa0\x7f", kind=7)))["w"]).all()

@@ -235,3 +235,24 @@ def test_the_number_of_threads_that_decode_does_not_matter(manifest: Manifest, m
         monkeypatch.setattr("curate.pool.workers", lambda number=workers: number)
         made.append(weights_hash(train(NET, manifest, CONFIG).state))
     assert made[0] == made[1]
+
+
+def test_a_state_in_which_a_bit_has_changed_is_damaged(
+    manifest: Manifest, tmp_path: Path, kill_in_step: Callable[[int], None]
+) -> None:
+    kill_in_step(5)
+    with pytest.raises(Killed):
+        train(NET, manifest, CONFIG, tmp_path)
+    whole = (tmp_path / STATE_FILE).read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    step = whole.index(b'\\"step\\": 3')
+    for data in (
+        whole[:end] + bytes([whole[end] ^ 1]) + whole[end + 1 :],
+        whole[: step + 10] + b"4" + whole[step + 11 :],
+    ):
+        assert len(data) == len(whole) and data != whole
+        (tmp_path / STATE_FILE).write_bytes(data)
+        with pytest.raises(DataError, match="it is not what was saved; delete it to begin again"):
+            train(NET, manifest, CONFIG, tmp_path)
+    (tmp_path / STATE_FILE).write_bytes(whole)
+    train(NET, manifest, CONFIG, tmp_path)

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -634,3 +635,16 @@ def test_an_error_of_the_output_is_not_taken_for_one_of_the_query() -> None:
     for form in FORMATS:
         with pytest.raises(OSError, match="No space left"):
             sql.write(sql.reader(sql.connect({}, []), "select 1 as a"), Full(), form)
+
+
+def test_text_that_is_not_utf8_is_refused(place: Path, tmp_path: Path) -> None:
+    """As a name of a file of another encoding is, or an argument."""
+    store = Store.open(place / "store")
+    for query in ("select '\udce9'", 'select 1 as "\udce9"'):
+        with pytest.raises(UsageError, match=r"SQL takes UTF-8 alone, found .*udce9"):
+            store.query(query)
+    with pytest.raises(UsageError, match="SQL takes UTF-8 alone"):
+        select(store, "random", where="name = '\udce9'")
+    shutil.copytree(place / "store", tmp_path / "\udce9")
+    with pytest.raises(UsageError, match="SQL takes UTF-8 alone"):
+        Store.open(tmp_path / "\udce9").query("select 1")
