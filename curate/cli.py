@@ -650,13 +650,13 @@ def _part(text: str | None) -> "Part":
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
+    if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", text):
         raise UsageError(f"--milestones should be steps such as 250000,400000, found '{one_line(text)}'")
     return tuple(int(number) for number in text.split(","))
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]?)B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) *([KMG]?)B?", text.strip(), re.IGNORECASE)
     if not match:
         raise UsageError(f"--shard-size should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
     return int(float(match[1]) * _UNITS[match[2].upper()])

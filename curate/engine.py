@@ -11,6 +11,7 @@ A worker that dies costs the unit that it was at: another one takes its place, a
 import importlib
 import logging
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -75,8 +76,8 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> "Part":
         """`1/4` is the first of four. UsageError for what is none."""
-        index, slash, number = text.partition("/")
-        if not (slash and index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
+        index, _, number = text.partition("/")
+        if not re.fullmatch(r"\d{1,9}/\d{1,9}", text) or not 1 <= int(index) <= int(number):
             raise UsageError(f"a part should be 1/4, 2/4, ... 4/4, found '{one_line(text)}'")
         return cls(int(index) - 1, int(number))
 

@@ -283,7 +283,9 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 # --- TIFF, and EXIF, which is one -------------------------------------------------------------------------------------
 
-_BITS_PER_SAMPLE, _COMPRESSION, _ORIENTATION, _SAMPLE_FORMAT = 258, 259, 274, 339
+_WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _COMPRESSION, _ORIENTATION, _SAMPLE_FORMAT = 256, 257, 258, 259, 274, 339
+_STRIP_OFFSETS, _SAMPLES, _STRIP_ROWS, _PLANES = 273, 277, 278, 284
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS = 322, 323, 324
 _TIFF_SCALARS = frozenset((256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323, 531))  # size, colours, strips, tiles
 _TIFF_LISTS = frozenset((258, 273, 279, 320, 324, 325, 338, 339, 347, 529, 530, 532))  # bits, offsets, palette, tables
 _TIFF_PIXELS = _TIFF_SCALARS | _TIFF_LISTS
@@ -312,6 +314,7 @@ def _open_tiff(data: bytes) -> _Opened:
     if (compression := _tiff_integer(entries, _COMPRESSION, order)) not in _TIFF_COMPRESSIONS:
         raise ImageRefused(f"TIFF compression {compression}")
     _check_tiff_values(data, entries, order)
+    _check_tiff_parts(entries, order)
     kept = [entry.raw for tag, entry in sorted(entries.items()) if tag in _TIFF_PIXELS]
     directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
     # Written over the old one: nothing moves, and the file gets no longer, so that missing pixels stay missing.
@@ -346,6 +349,25 @@ def _check_tiff_values(data: bytes, entries: dict[int, _Entry], order: str) -> N
         if size > 4:
             total = _inside(total + size, data, "the TIFF directory")
             _inside(_unpack(f"{order}I", entry.value, 0)[0] + size, data, f"TIFF tag {tag}")
+
+
+def _check_tiff_parts(entries: dict[int, _Entry], order: str) -> None:
+    """Refuse fewer strips or tiles than the image is made of: Pillow would leave the rest black."""
+
+    def value(tag: int, default: int = 1) -> int:
+        return _tiff_integer(entries, tag, order) if tag in entries else default
+
+    width, height = value(_WIDTH), value(_HEIGHT)
+    if _TILE_OFFSETS in entries:
+        offsets = entries[_TILE_OFFSETS].num_values
+        parts = -(-width // max(1, value(_TILE_WIDTH))) * -(-height // max(1, value(_TILE_HEIGHT)))
+    else:
+        offsets = entries[_STRIP_OFFSETS].num_values if _STRIP_OFFSETS in entries else 0
+        parts = -(-height // max(1, value(_STRIP_ROWS, height)))
+    if value(_PLANES) == 2:
+        parts *= value(_SAMPLES)
+    if offsets < parts:
+        raise ImageRefused(f"truncated: {offsets} of {parts} strips or tiles")
 
 
 def _refuse_samples(image: TiffImageFile) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
@@ -52,7 +51,7 @@ class Manifest:
         file = _existing(path)
         with storage.local_copy(file) as copy:
             recipe = _recipe(_parquet(pq.read_schema, copy, file), file)
-            table = _parquet(partial(pq.read_table, page_checksum_verification=True), copy, file)
+            table = _parquet(_read_whole, copy, file)
         return cls(table.replace_schema_metadata(None).sort_by("rank"), recipe, file)
 
     @classmethod
@@ -216,13 +215,21 @@ def _existing(path: str | Place) -> Place:
     return file
 
 
+def _read_whole(copy: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(copy, page_checksum_verification=True)
+    table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
+    return table
+
+
 def _parquet(read: Callable[[Path], _Read], copy: Path, file: Place) -> _Read:
     """What `read` gives of a Parquet file, of which `copy` is here. DataError if it is none, or damaged."""
     import pyarrow as pa
 
     try:
         return read(copy)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system: Arrow's own have none
             raise DataError(f"the manifest '{one_line(file)}' cannot be read: {os.strerror(error.errno)}") from None
         raise DataError(f"'{one_line(file)}' is not a manifest: {one_line(error)}") from None

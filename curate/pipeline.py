@@ -336,13 +336,23 @@ def _selected(chosen: Select, folder: Path) -> Manifest:
 def _measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
     """psnr and ssim on a test folder, kept beside the run under the hashes of its weights and of the test images."""
     of = {"weights": weights_hash(made.state), "test": fingerprint(test, made.arch.scale)}
-    if record.is_file():
-        found: dict[str, Any] = json.loads(record.read_bytes())
-        if {name: found.pop(name, None) for name in of} == of:
-            return found
+    if record.is_file() and (kept := _kept(record.read_bytes(), of)):
+        return kept
     measured = averages(evaluate(made, test, device=device))
     files.publish_bytes(record, json.dumps({**of, **measured}, indent=2).encode())
     return measured
+
+
+def _kept(record: bytes, of: Mapping[str, str]) -> dict[str, float] | None:
+    """What was measured of these weights and images; None of others, or of a damaged record: it is made again."""
+    try:
+        found = json.loads(record)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or {name: found.pop(name, None) for name in of} != of:
+        return None
+    whole = found.keys() == {"psnr", "ssim"} and all(isinstance(value, float) for value in found.values())
+    return found if whole else None
 
 
 def _groups(table: pa.Table) -> dict[str, dict[str, list[float]]]:

@@ -80,6 +80,10 @@ def parse(kind: Kind, spec: str, **more: Any) -> Any:
 
 def given_in(spec: str) -> dict[str, str]:
     """The options that a spec sets itself, as text. UsageError for one that is not option=value, or comes twice."""
+    try:
+        spec.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are not UTF-8
+        raise UsageError(f"'{one_line(spec)}' is not a spec: it should be UTF-8") from None
     given: dict[str, str] = {}
     for item in _ITEM.findall(spec.partition(":")[2]):
         key, equals, value = (part.strip() for part in item.partition("="))

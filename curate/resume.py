@@ -93,7 +93,10 @@ def _read(file: Place) -> tuple[TrainingState, dict[str, Tensor]]:
     with storage.local_copy(file) as copy:
         copy.open("rb").close()  # of one that may not be read safetensors says that it is not there
         text, tensors = _content(copy, file)
-    record = schema.parse(TrainingState, text, file)
+    try:
+        record = schema.parse(TrainingState, text, file)
+    except DataError as error:
+        raise DataError(f"{error}; delete it to begin again") from None
     if record.tensors is not None and record.tensors != _hash(tensors):
         raise DataError(f"'{one_line(file)}' is damaged (its tensors have changed); delete it to begin again")
     return record, tensors

@@ -27,6 +27,7 @@ __all__ = [
     "FORMATS",
     "Format",
     "batches",
+    "casts",
     "check",
     "connect",
     "head",
@@ -62,8 +63,14 @@ _NOT_THE_QUERY = ("IO Error", "Out of Memory Error")  # how DuckDB begins
 
 
 def identifier(name: str) -> str:
-    """`name` quoted as an SQL identifier."""
+    """`name` quoted as an SQL identifier. UsageError for one that is not UTF-8, as a file's name may be."""
+    _check_utf8(name)
     return '"' + name.replace('"', '""') + '"'
+
+
+def casts(columns: Mapping[str, str]) -> str:
+    """Expressions for columns (name -> SQL type), for a view. Where they have these types, it costs nothing."""
+    return ", ".join(f"CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in columns.items())
 
 
 def parquet(files: Sequence[Path], columns: str = "*", **options: bool) -> str:
@@ -105,8 +112,16 @@ def connect(
 
 
 def text(value: str) -> str:
-    """`value` quoted as an SQL string."""
+    """`value` quoted as an SQL string. UsageError for one that is not UTF-8."""
+    _check_utf8(value)
     return "'" + value.replace("'", "''") + "'"
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"SQL takes UTF-8 alone, found '{one_line(text)}'") from None
 
 
 def _literal(file: Path) -> str:
@@ -116,6 +131,7 @@ def _literal(file: Path) -> str:
 
 def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """UsageError if a SELECT holds anything that writes, or calls a table function that is not for queries here."""
+    _check_utf8(query)
     ((parsed,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
     tree = json.loads(parsed)
     if tree["error"]:
@@ -171,6 +187,7 @@ def head(
 
 def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
     """One SELECT, checked and not run yet."""
+    _check_utf8(query)
     statements = connection.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         found = ", ".join(statement.type.name for statement in statements) or "nothing"

@@ -430,7 +430,8 @@ def member(shard: Place, offset: int, size: int, xxh3: int) -> bytes:
     """
     if isinstance(shard, Path):
         with shard.open("rb") as file:
-            return os.pread(file.fileno(), size, offset)
+            there = os.fstat(file.fileno()).st_size  # pread would make room for whatever is asked for
+            return os.pread(file.fileno(), min(size, there), offset)
     name = f"{xxh3:016x}"
     key = f"pixels/{name[:2]}/{name}-{size}"
     if (kept := cache.find(key)) is not None:

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import resource
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import Tensor
 from curate import plugins, storage
 from curate.archs.fsrcnn import Fsrcnn
 from curate.archs.srcnn import Srcnn
-from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, check, mend, read_recipe, weights_hash
+from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, _expected, check, mend, read_recipe, weights_hash
 from curate.errors import CurateError, DataError, UsageError
 from curate.metrics import psnr, quantise, rgb_to_y
 from curate.resize import downscale, upscale
@@ -484,3 +486,66 @@ def test_what_is_not_curate_s_cannot_be_checked(checkpoint: Checkpoint, tmp_path
     safetensors.torch.save_file(checkpoint.state, tmp_path / "x.safetensors")
     with pytest.raises(UsageError, match="nothing says what it should be"):
         check(tmp_path / "x.safetensors")
+
+
+# Files that claim more than they hold
+
+
+class _Repeated:
+    """Pickled as a tensor of any shape over the one number that there is."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def __reduce__(self) -> Any:
+        strides = (0,) * len(self.shape)
+        return torch._utils._rebuild_tensor_v2, (torch.ones(1).storage(), 0, self.shape, strides, False, OrderedDict())
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("shape", [(81, 64), (2**40, 64), (2, 3)])
+def test_one_number_is_not_many_weights(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.save({"weights_conv1": _Repeated(shape)}, tmp_path / "net.pth")
+    assert "holds more than weights by name: weights_conv1" in one_line_error(DataError, tmp_path / "net.pth", "srcnn")
+
+
+def test_a_zip_bomb_is_not_unpacked(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    torch.save(checkpoint.state, tmp_path / "net.pth")
+    with zipfile.ZipFile(tmp_path / "net.pth") as plain, zipfile.ZipFile(tmp_path / "a.pth", "w") as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
+        (tmp_path / "b.pth").write_bytes((tmp_path / "net.pth").read_bytes())
+    assert Checkpoint.load(tmp_path / "a.pth", "srcnn:scale=3").state.keys() == checkpoint.state.keys()
+    with zipfile.ZipFile(tmp_path / "b.pth", "a", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("archive/data/99", bytes(2**24))
+    assert "would unpack to" in one_line_error(DataError, tmp_path / "b.pth", "srcnn:scale=3")
+
+
+HUGE = [
+    "edsr:scale=2,features=64,blocks=1000000000,res_scale=1.0",
+    "edsr:scale=2,features=1000000,blocks=16,res_scale=1.0",
+    "edsr:scale=2,features=1000000000000000,blocks=16,res_scale=1.0",
+    "rcan:scale=2,groups=100000,blocks=100000,reduction=16,features=64",
+    "fsrcnn:scale=2,d=99999999999,s=12,m=4",
+    "fsrcnn:scale=2,d=56,s=12,m=2000000000",
+]
+
+
+@pytest.mark.parametrize("spec", HUGE)
+def test_a_network_of_any_size_that_a_file_claims_is_not_built(spec: str, tmp_path: Path) -> None:
+    weights = {"weight": torch.ones(3)}
+    record = {"format": 1, "arch": spec, "weights": weights_hash(weights), "training": {}}
+    safetensors.torch.save_file(weights, tmp_path / "net.safetensors", {"curate": json.dumps(record)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "does not fit" in one_line_error(DataError, tmp_path / "net.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+
+
+@pytest.mark.parametrize("name", plugins.names("archs"))
+def test_what_is_expected_of_a_file_is_the_state_of_the_network(name: str, tmp_path: Path) -> None:
+    arch = plugins.parse("archs", name)
+    state = arch.build().state_dict()
+    expected = _expected(tmp_path, state, arch)
+    assert list(expected) == list(state)
+    assert all(expected[key].shape == tensor.shape for key, tensor in state.items())
+    assert all(expected[key].dtype == tensor.dtype for key, tensor in state.items())

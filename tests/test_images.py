@@ -609,3 +609,17 @@ def test_encode_png_of_a_view(photo: Pixels) -> None:
 def test_suffixes_are_lower_case_endings() -> None:
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in SUFFIXES)
     assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".gif"} <= SUFFIXES
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_that_lacks_strips_is_truncated(photo: Pixels, compression: str | None) -> None:
+    """Pillow leaves what no strip holds black."""
+    data = bytearray(saved(photo, "TIFF", compression=compression))
+    at = struct.unpack_from("<I", data, 4)[0]
+    places = range(at + 2, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], 12)
+    (height,) = (place for place in places if struct.unpack_from("<H", data, place)[0] == 257)
+    (rows,) = (place for place in places if struct.unpack_from("<H", data, place)[0] == 278)
+    struct.pack_into("<HII", data, rows + 2, 4, 1, len(photo))
+    np.testing.assert_array_equal(decode(bytes(data)), photo)
+    struct.pack_into("<HII", data, height + 2, 4, 1, 5 * len(photo))
+    assert refusal(bytes(data)) == "truncated: 1 of 5 strips or tiles"

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import weakref
@@ -685,3 +686,16 @@ def test_what_the_disk_does_is_no_mistake_of_the_query(tmp_path: Path) -> None:
     for error in (gone.value, full, through_arrow):
         assert error.exit_code == 1 and str(error).isprintable()
     assert sql.query_error(duckdb.BinderException("Binder Error: no such column")).exit_code == 2
+
+
+def test_text_that_is_not_utf8_is_refused(place: Path, tmp_path: Path) -> None:
+    """As a name of a file of another encoding is, or an argument."""
+    store = Store.open(place / "store")
+    for query in ("select '\udce9'", 'select 1 as "\udce9"'):
+        with pytest.raises(UsageError, match=r"SQL takes UTF-8 alone, found .*udce9"):
+            store.query(query)
+    with pytest.raises(UsageError, match="SQL takes UTF-8 alone"):
+        select(store, "random", where="name = '\udce9'")
+    shutil.copytree(place / "store", tmp_path / "\udce9")
+    with pytest.raises(UsageError, match="SQL takes UTF-8 alone"):
+        Store.open(tmp_path / "\udce9").query("select 1")
