@@ -211,9 +211,9 @@ class Store:
             folder = self.path.joinpath(top, *kind.split("/"))
             storage.remove(folder / name for name in storage.entries(folder))
             if isinstance(folder, Path):
-                with contextlib.suppress(OSError):  # there is none, or there are others beside it
-                    folder.rmdir()
-                    folder.parent.rmdir()
+                for empty in (folder, folder.parent):
+                    with contextlib.suppress(OSError):  # there is none, or there are others beside it
+                        empty.rmdir()
 
     def digest(self, shards: int | None = None) -> str:
         """SHA-256 (hex) over the records of the first `shards` units (all by default): what was ingested, exactly."""
