@@ -283,7 +283,7 @@ class ExportRecord(Document):
     digest: str  # xxh3-128, hex, of ranks, patches, scores and weights
 
 
-class CheckpointRecipe(Document):
+class CheckpointRecipe(Sealed):
     """All that made a checkpoint."""
 
     arch: str  # spec with every option, defaults too: `fsrcnn:scale=2,d=56,s=12,m=4`
