@@ -148,12 +148,15 @@ def check(path: str | Place) -> tuple[list[Place], list[tuple[Place, str]]]:
 
 
 def mend(path: str | Place) -> list[Place]:
-    """Write recipe.json again where it is damaged beside weights that are whole; returns what was written."""
+    """Write recipe.json again where it is damaged and the weights are whole; returns the files written.
+
+    Not where it differs from an older file's recipe, which has no checksum: one of the two has changed.
+    """
     written = []
     for file, _ in check(path)[1]:
-        model = file.parent / MODEL_FILE
-        if file.name == RECIPE_FILE and (record := _record(model)) is not None:
-            storage.publish_bytes(file, schema.dump(record, indent=2))
+        text = _text(file.parent / MODEL_FILE) if file.name == RECIPE_FILE else None
+        if text is not None and schema.is_sealed(text.encode()):
+            storage.publish_bytes(file, schema.dump(schema.parse(CheckpointRecipe, text, file), indent=2))
             written.append(file)
     return written
 
@@ -234,8 +237,13 @@ def _with_rest(spec: str, options: Mapping[str, Any]) -> "Arch":
 
 def _record(file: Place) -> CheckpointRecipe | None:
     """What curate wrote into the header of a safetensors file; None in a file of others."""
-    text = _header(file).get("__metadata__", {}).get(schema.METADATA_KEY)
+    text = _text(file)
     return None if text is None else schema.parse(CheckpointRecipe, text, _quoted(file))
+
+
+def _text(file: Place) -> str | None:
+    text: str | None = _header(file).get("__metadata__", {}).get(schema.METADATA_KEY)
+    return text
 
 
 def _header(file: Place) -> dict[str, Any]:

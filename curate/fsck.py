@@ -10,6 +10,7 @@ cells for the members of a shard (xxh3-64), an image's id for its file (SHA-256)
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -249,25 +250,36 @@ def _check_units(found: Look) -> None:
 
 def _check_fingerprints(found: Look) -> None:
     """Scores and findings are of the shards as they are now."""
-    units, parts, of_check = found.units, list[str](), dict[int, list[str]]()
-    for unit, committed in units.items():
-        parts += [part.xxh3 for part in committed.record.parts]
-        of_check[unit] = list(parts)
-        unsealed = not schema.is_sealed(committed.data)
-        if unsealed and found.is_of_photographs and committed.record.fingerprint not in _INGESTS:
-            name = storage.relative_name(committed.where, found.path)
-            found.add("damaged", name, f"the record of unit {unit} has a fingerprint that is none", INGEST, unit)
-    for work, record in found.sets.items():
-        for unit, committed in found.commits.get(work, {}).items():
-            path = committed.record.parts[0].path
-            if unit not in units:
-                continue  # told as a missing record
-            if _kind(work) == "checks":
-                expected = checks.digest([record.fingerprint, *of_check[unit]])
-            else:
-                expected = checks.digest([record.fingerprint, *(part.xxh3 for part in units[unit].record.parts)])
-            if committed.record.fingerprint != expected and found.is_of_photographs:
+    if not found.is_of_photographs:
+        return  # what a packed store's were made from is elsewhere
+    growing = {work: hashlib.sha256(json.dumps([record.fingerprint])[:-1].encode()) for work, record in _checks(found)}
+    for unit, committed in found.units.items():
+        mark, hashes = committed.record.fingerprint, [part.xxh3 for part in committed.record.parts]
+        if mark not in _INGESTS and not schema.is_sealed(committed.data):
+            where = storage.relative_name(committed.where, found.path)
+            found.add("damaged", where, f"the record of unit {unit} has a fingerprint that is none", INGEST, unit)
+        expected = {
+            work: checks.digest([record.fingerprint, *hashes])
+            for work, record in found.sets.items()
+            if work not in growing
+        }
+        for (
+            work,
+            digest,
+        ) in growing.items():  # `checks.digest` of all hashes up to here, without going through them again
+            digest.update("".join(f", {json.dumps(text)}" for text in hashes).encode())
+            whole = digest.copy()
+            whole.update(b"]")
+            expected[work] = whole.hexdigest()[:16]
+        for work, fingerprint in expected.items():
+            made = found.commits.get(work, {}).get(unit)
+            if made is not None and made.record.fingerprint != fingerprint:
+                path = made.record.parts[0].path
                 found.add("stale", path, "it was made from other bytes of the shard than are there", work, unit)
+
+
+def _checks(found: Look) -> list[tuple[str, ScorerRecord | CheckRecord]]:
+    return [(work, record) for work, record in found.sets.items() if _kind(work) == "checks"]
 
 
 def _kind(work: str) -> str:

@@ -284,7 +284,7 @@ def test_every_flipped_bit_of_a_state_is_found_and_never_gone_on_with(
     data = (tmp_path / STATE_FILE).read_bytes()
     assert problems(tmp_path) == [] and check(tmp_path) == ([tmp_path / STATE_FILE], [])
     header = 8 * (8 + int.from_bytes(data[:8], "little"))
-    for bit in [*range(64, header, header // 40), *range(header, 8 * len(data), len(data) // 5)]:
+    for bit in [*range(64, header, header // 12), *range(header, 8 * len(data), 2 * len(data))]:
         changed = bytearray(data)
         changed[bit // 8] ^= 1 << bit % 8
         (tmp_path / STATE_FILE).write_bytes(changed)
