@@ -182,7 +182,7 @@ def test_asking_for_another_arch_than_the_file_has_is_refused(checkpoint: Checkp
     [
         (
             '{"format": 2, "arch": "srcnn", "weights": "", "training": {}}',
-            "format 2 is not one that this version reads",
+            "format 2 is not one that curate",
         ),
         ('{"format": 1, "arch": "srcnn", "weights": ""}', "training: Field required"),
         ('{"format": 1', "Invalid JSON"),

@@ -141,7 +141,10 @@ def test_a_url_with_credentials_is_refused_and_not_repeated(act: Callable[[str],
         (b'{"format": 1, "patch": 24, "step": 12}', "created_by: Field required"),
         (b'{"format": 1, "patch": 0, "step": 12, "created_by": ""}', "patch: Input should be greater than 0"),
         (b'{"format": 1, "patch": 24, "step": 12, "created_by": "", "more": 1}', "more: Extra inputs"),
-        (b'{"format": 2, "grids": [[24, 12]]}', "format 2 is not one that this version reads (it reads 1); update"),
+        (
+            b'{"format": 2, "grids": [[24, 12]]}',
+            f"format 2 is not one that curate {__version__} reads (it reads 1); update",
+        ),
     ],
 )
 def test_a_damaged_or_newer_header_is_told_in_one_line(store: Store, content: bytes, expected: str) -> None:
