@@ -84,6 +84,8 @@ def main() -> None:
     except OSError as error:
         where = f" '{error.filename}'" if error.filename else ""
         _fail(f"{error.strerror or error}{where}", 1)
+    except MemoryError:
+        _fail("there is not enough memory for this", 1)
 
 
 def _fail(message: str, code: int) -> None:
@@ -250,23 +252,31 @@ def sql(
     manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
     form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
     out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
+    memory: Annotated[str | None, typer.Option(help="At most: 1GB (80 % of the machine's).")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="At most (all).")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds at most (no limit).")] = None,
 ) -> None:
     """Ask the store: read-only SQL (DuckDB) over its tables and over manifests."""
-    from curate import display, storage
+    from curate import display, limits, storage
     from curate import sql as engine
     from curate.manifest import Manifest
     from curate.store import Store
 
-    answer = Store.open(store).stream(query, Manifest.named(manifest or []))
-    if form == "table":
-        rows, more = engine.head(answer, _TABLE_ROWS)
-        display.table(answer.schema.names, rows)
-        if more:
-            display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
-    elif out is not None:
-        storage.publish(storage.place(out, "an answer"), lambda stream: engine.write(answer, stream, form))
-    else:
-        engine.write(answer, sys.stdout.buffer, form)
+    most = None if memory is None else _bytes(memory, "--memory")
+    named = Manifest.named(manifest or [])
+    connection = Store.open(store).connect(named, memory=None if most is None else f"{most}B", threads=threads)
+    limits.memory(most)
+    with limits.time(timeout, connection.interrupt):
+        answer = engine.reader(connection, query)
+        if form == "table":
+            rows, more = engine.head(answer, _TABLE_ROWS)
+            display.table(answer.schema.names, rows)
+            if more:
+                display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
+        elif out is not None:
+            storage.publish(storage.place(out, "an answer"), lambda stream: engine.write(answer, stream, form))
+        else:
+            engine.write(answer, sys.stdout.buffer, form)
 
 
 @app.command()
@@ -571,8 +581,8 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(","))
 
 
-def _bytes(text: str) -> int:
+def _bytes(text: str, option: str = "--shard-size") -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]?)B?", text.strip(), re.IGNORECASE)
     if not match:
-        raise UsageError(f"--shard-size should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
+        raise UsageError(f"{option} should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
     return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -36,6 +36,7 @@ __all__ = [
 Format = Literal["csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
 
+_SHOWN = 200  # characters of a query that is too long to be repeated in a message
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
 _TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
 _SETTINGS = {
@@ -44,6 +45,7 @@ _SETTINGS = {
     "autoload_known_extensions": "false",
     "enable_external_access": "false",
     "python_enable_replacements": "false",
+    "enable_progress_bar": "false",  # DuckDB takes `python -c` and notebooks for somebody who looks on
     "lock_configuration": "true",  # the last
 }
 
@@ -62,15 +64,21 @@ def parquet(files: Sequence[Path], columns: str = "*", **options: bool) -> str:
 
 
 def connect(
-    views: Mapping[str, str | pa.Table], files: Iterable[Path], *, memory: str | None = None, spill: Path | None = None
+    views: Mapping[str, str | pa.Table],
+    files: Iterable[Path],
+    *,
+    memory: str | None = None,
+    threads: int | None = None,
+    spill: Path | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection with `views` (name -> SELECT, or a table in memory) that can reach `files` and nothing else.
 
-    It takes about `memory` (`1GB`; DuckDB's own limit is 80 % of the machine's) and puts what goes beyond it into the
-    folder `spill`, a private one, if there is one.
+    It takes about `memory` (`1GB`; DuckDB's own limit is 80 % of the machine's) and `threads` (all), and puts what goes
+    beyond that memory into the folder `spill`, a private one; without one a query that needs more is refused, and
+    nothing is ever written to a disk.
 
     Raises UsageError if a view cannot be made (two names that differ by case alone, a file that is not Parquet), and
-    for an amount of memory that is none.
+    for an amount of memory or a number of threads that is none.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -81,6 +89,8 @@ def connect(
                 connection.register(name, source)
         if memory is not None:
             connection.execute(f"SET memory_limit={text(memory)}")
+        if threads is not None:
+            connection.execute(f"SET threads={threads}")
     except duckdb.Error as error:
         raise query_error(error) from None
     allowed = ", ".join(text(path) for file in files for path in dict.fromkeys((str(file), _literal(file))))
@@ -104,7 +114,10 @@ def _literal(file: Path) -> str:
 def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """UsageError if a SELECT holds anything that writes, or calls a table function that is not for queries here."""
     ((parsed,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
-    tree = json.loads(parsed)
+    try:
+        tree = json.loads(parsed)
+    except RecursionError:
+        raise UsageError(f"the query is nested too deeply: '{one_line(query[:_SHOWN])} ...'") from None
     if tree["error"]:
         raise UsageError(one_line(f"SQL: {tree['error_message']}: '{query}'"))
     for node in _nodes(tree):
@@ -139,7 +152,7 @@ def reader(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchR
             raise UsageError(f"a query should be one SELECT; found {found}: '{one_line(query)}'")
         check(connection, query)
         answer = connection.sql(query).project("*").to_arrow_reader(_BATCH_ROWS)
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException) as error:  # Arrow's: of types that it does not have
         raise query_error(error, connection) from None
     return pa.RecordBatchReader.from_batches(answer.schema, batches(answer))
 

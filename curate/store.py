@@ -25,7 +25,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,9 @@ from curate.errors import DataError, UsageError, listed, one_line
 from curate.records import Records
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
 from curate.storage import Entry, Place
+
+if TYPE_CHECKING:
+    import duckdb
 
 __all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store"]
 
@@ -515,13 +518,23 @@ class Store:
 
     def stream(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.RecordBatchReader:
         """`query`, as batches: for answers that do not fit into memory. Raises UsageError for a query it refuses."""
+        return sql.reader(self.connect(manifests), query)
+
+    def connect(
+        self,
+        manifests: Mapping[str, Path] | None = None,
+        *,
+        memory: str | None = None,
+        threads: int | None = None,
+    ) -> "duckdb.DuckDBPyConnection":
+        """A connection for one query, within about `memory` (`1GB`) and `threads`; its `interrupt` ends the query."""
         named = dict(manifests or {})
         views = self.views()
         taken = views.keys() & named.keys()
         if taken:
             raise UsageError(f"a manifest cannot be called '{listed(taken)}' in SQL: the store has a view of that name")
         views |= {name: sql.parquet([path]) for name, path in named.items()}
-        return sql.reader(sql.connect(views, [*self.table_files(), *named.values()]), query)
+        return sql.connect(views, [*self.table_files(), *named.values()], memory=memory, threads=threads)
 
     # ---- pixels
 
