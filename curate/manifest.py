@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar
 import pyarrow as pa
 import xxhash
 
-from curate import schema, storage
+from curate import schema, storage, tables
 from curate.errors import DataError, UsageError, one_line
 from curate.schema import ManifestRecipe
 from curate.storage import Place
@@ -46,7 +46,7 @@ class Manifest:
         file = _existing(path)
         with storage.local_copy(file) as copy:
             recipe = _recipe(_parquet(pq.read_schema, copy, file), file)
-            table = _parquet(partial(pq.read_table, page_checksum_verification=True), copy, file)
+            table = _parquet(partial(tables.read, checked=True, page_checksum_verification=True), copy, file)
         return cls(table.replace_schema_metadata(None).sort_by("rank"), recipe, file)
 
     @classmethod

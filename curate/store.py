@@ -32,7 +32,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from curate import __version__, files, flags, schema, sql, storage
+from curate import __version__, files, flags, schema, sql, storage, tables
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.records import Records
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
@@ -46,6 +46,7 @@ __all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store"]
 INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
 _TABLES = {"images": schema.IMAGES, "cells": schema.CELLS, "patches": schema.PATCHES}
+_MAX_PIXELS = 2**29  # of an image: `images.MAX_PIXELS`, without the codecs
 _DECODED_PIXELS = 2**25  # kept by `Store.read`, 100 MB
 
 
@@ -323,10 +324,8 @@ class Store:
 
     @staticmethod
     def _parquet(path: Path) -> pa.Table:
-        import pyarrow.parquet as pq
-
         try:
-            return pq.read_table(path)
+            return tables.read(path)
         except (pa.ArrowException, OSError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
 
@@ -570,7 +569,10 @@ class Store:
             self._shapes = dict(zip(columns["image_id"].to_pylist(), sizes, strict=True))
         if image_id not in self._shapes:
             raise self._absent(image_id, "hr")
-        return self._shapes[image_id]
+        height, width = self._shapes[image_id]
+        if not (height > 0 and width > 0 and height * width <= _MAX_PIXELS):
+            raise DataError(f"image '{one_line(image_id)}' of '{one_line(self.path)}' cannot be {height}x{width} px")
+        return height, width
 
     def is_whole(self, image_id: str, role: str = "hr") -> bool:
         """Whether all of an image, which is there, is in one file, and not parts of it in packed cells."""
