@@ -512,6 +512,7 @@ def run(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the study; made, or gone on with.")],
     photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
     test: Annotated[list[Path] | None, typer.Option(metavar="FOLDER", help="HR images to measure on; several.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Code of yours that it may name.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Do a whole study from one file: ingest, score, select, train, measure, and one result table."""
@@ -519,7 +520,7 @@ def run(
     from curate.pipeline import run as do
 
     with display.progress("run", "steps") as progress:
-        do(pipeline, out, photos, test or [], device=device, progress=progress)
+        do(pipeline, out, photos, test or [], modules=plugin or [], device=device, progress=progress)
     display.answer((out / "result.md").read_text("utf-8"))
     display.answer(f"{one_line(out)}: result.parquet, result.md, result.svg")
 
