@@ -187,6 +187,7 @@ def bomb(work: Path, path: Path, rows: int, text: str = "0" * 16) -> Path:
     with pq.ParquetWriter(path, table.schema, store_schema=False, **options) as writer:
         for _ in range(max(1, rows // 2**20)):
             writer.write_table(table)
+        writer.add_key_value_metadata(metadata)
     return path
 
 
