@@ -89,6 +89,8 @@ def main() -> None:
             _fail(str(error), error.exit_code)
         if isinstance(error, OSError):
             _fail(_reason(error), 1)
+        if isinstance(error, MemoryError):
+            _fail("there is not enough memory for this", 1)
         raise
 
 
@@ -278,26 +280,33 @@ def sql(
     manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
     form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
     out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
+    memory: Annotated[str | None, typer.Option(help="At most: 1GB (80 % of the machine's).")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="At most (all).")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds at most (no limit).")] = None,
 ) -> None:
     """Ask the store: read-only SQL (DuckDB) over its tables and over manifests."""
-    from curate import display, storage
+    from curate import display, limits, storage
     from curate import sql as engine
     from curate.manifest import Manifest
     from curate.store import Store
 
-    asked, named = Store.open(store), Manifest.named(manifest or [])
-    if form == "table":
-        columns, rows, more = asked.head(query, _TABLE_ROWS, named)
-        display.table(columns, rows)
-        if more:
-            display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
-        return
-    answer = asked.stream(query, named)
-    if out is not None:
-        place = storage.place(out, "an answer")
-        storage.remove_leftovers_of(place)
-        storage.publish(place, lambda stream: engine.write(answer, stream, form))
-    else:
+    most = None if memory is None else _bytes(memory, "--memory")
+    named = Manifest.named(manifest or [])
+    connection = Store.open(store).connect(named, memory=None if most is None else f"{most}B", threads=threads)
+    limits.memory(most)
+    with limits.time(timeout, connection.interrupt):
+        if form == "table":
+            columns, rows, more = engine.head(connection, query, _TABLE_ROWS)
+            display.table(columns, rows)
+            if more:
+                display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
+            return
+        answer = engine.reader(connection, query)
+        if out is not None:
+            place = storage.place(out, "an answer")
+            storage.remove_leftovers_of(place)
+            storage.publish(place, lambda stream: engine.write(answer, stream, form))
+            return
         with display.named_output():
             engine.write(answer, sys.stdout.buffer, form)
 
@@ -579,6 +588,7 @@ def run(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the study; made, or gone on with.")],
     photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
     test: Annotated[list[Path] | None, typer.Option(metavar="FOLDER", help="HR images to measure on; several.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Code of yours that it may name.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Do a whole study from one file: ingest, score, select, train, measure, and one result table."""
@@ -586,7 +596,7 @@ def run(
     from curate.pipeline import run as do
 
     with display.progress("run", "steps") as progress:
-        do(pipeline, out, photos, test or [], device=device, progress=progress)
+        do(pipeline, out, photos, test or [], modules=plugin or [], device=device, progress=progress)
     display.answer((out / "result.md").read_text("utf-8"))
     display.answer(f"{one_line(out)}: result.parquet, result.md, result.svg")
 
@@ -655,8 +665,8 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(","))
 
 
-def _bytes(text: str) -> int:
+def _bytes(text: str, option: str = "--shard-size") -> int:
     match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) *([KMG]?)B?", text.strip(), re.IGNORECASE)
     if not match:
-        raise UsageError(f"--shard-size should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
+        raise UsageError(f"{option} should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
     return int(float(match[1]) * _UNITS[match[2].upper()])

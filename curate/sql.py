@@ -42,6 +42,7 @@ __all__ = [
 Format = Literal["csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
 
+_SHOWN = 200  # characters of a query that is too long to be repeated in a message
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
 _TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
 # Values that Python gets from DuckDB as it would by way of Arrow, which takes longer to import than most answers take.
@@ -55,6 +56,7 @@ _SETTINGS = {
     "autoload_known_extensions": "false",
     "enable_external_access": "false",
     "python_enable_replacements": "false",
+    "enable_progress_bar": "false",  # DuckDB takes `python -c` and notebooks for somebody who looks on
     "lock_configuration": "true",  # the last
 }
 
@@ -82,15 +84,21 @@ def parquet(files: Sequence[Path], columns: str = "*", **options: bool) -> str:
 
 
 def connect(
-    views: Mapping[str, str | pa.Table], files: Iterable[Path], *, memory: str | None = None, spill: Path | None = None
+    views: Mapping[str, str | pa.Table],
+    files: Iterable[Path],
+    *,
+    memory: str | None = None,
+    threads: int | None = None,
+    spill: Path | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection with `views` (name -> SELECT, or a table in memory) that can reach `files` and nothing else.
 
-    It takes about `memory` (`1GB`; DuckDB's own limit is 80 % of the machine's) and puts what goes beyond it into the
-    folder `spill`, a private one, if there is one.
+    It takes about `memory` (`1GB`; DuckDB's own limit is 80 % of the machine's) and `threads` (all), and puts what goes
+    beyond that memory into the folder `spill`, a private one; without one a query that needs more is refused, and
+    nothing is ever written to a disk.
 
     Raises UsageError if a view cannot be made (two names that differ by case alone, a file that is not Parquet), and
-    for an amount of memory that is none; CurateError for a file that is gone.
+    for an amount of memory or a number of threads that is none; CurateError for a file that is gone.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -101,6 +109,8 @@ def connect(
                 connection.register(name, source)
         if memory is not None:
             connection.execute(f"SET memory_limit={text(memory)}")
+        if threads is not None:
+            connection.execute(f"SET threads={threads}")
     except duckdb.Error as error:
         raise query_error(error) from None
     allowed = ", ".join(text(path) for file in files for path in dict.fromkeys((str(file), _literal(file))))
@@ -133,7 +143,10 @@ def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """UsageError if a SELECT holds anything that writes, or calls a table function that is not for queries here."""
     _check_utf8(query)
     ((parsed,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
-    tree = json.loads(parsed)
+    try:
+        tree = json.loads(parsed)
+    except RecursionError:
+        raise UsageError(f"the query is nested too deeply: '{one_line(query[:_SHOWN])} ...'") from None
     if tree["error"]:
         raise UsageError(one_line(f"SQL: {tree['error_message']}: '{query}'"))
     for node in _nodes(tree):
@@ -164,7 +177,7 @@ def reader(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchR
     import pyarrow as pa
 
     with _refusing(connection):
-        answer = _answer(connection, query).to_arrow_reader(_BATCH_ROWS)
+        answer = _by_arrow(_answer(connection, query))
     return pa.RecordBatchReader.from_batches(answer.schema, batches(answer))
 
 
@@ -180,7 +193,7 @@ def head(
         if all(str(kind) in _PLAIN for kind in answer.types):
             rows = answer.fetchall()
         else:
-            stream = batches(answer.to_arrow_reader(_BATCH_ROWS))
+            stream = batches(_by_arrow(answer))
             rows = [row for batch in stream for row in zip(*map(_values, batch.columns), strict=True)]
     return answer.columns, rows[:limit], len(rows) > limit
 
@@ -194,6 +207,15 @@ def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBP
         raise UsageError(f"a query should be one SELECT; found {found}: '{one_line(query)}'")
     check(connection, query)
     return connection.sql(query).project("*")
+
+
+def _by_arrow(answer: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    try:
+        return answer.to_arrow_reader(_BATCH_ROWS)
+    except pa.ArrowException as error:  # of types that it does not have
+        raise query_error(error) from None
 
 
 @contextlib.contextmanager

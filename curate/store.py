@@ -338,10 +338,11 @@ class Store:
     @staticmethod
     def _parquet(path: Path, expected: pa.Schema) -> pa.Table:
         import pyarrow as pa
-        import pyarrow.parquet as pq
+
+        from curate import tables
 
         try:
-            table = pq.read_table(path)
+            table = tables.read(path)
             table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
@@ -569,22 +570,23 @@ class Store:
 
     def stream(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.RecordBatchReader:
         """`query`, as batches: for answers that do not fit into memory. Raises UsageError for a query it refuses."""
-        return sql.reader(self._connection(manifests), query)
+        return sql.reader(self.connect(manifests), query)
 
-    def head(
-        self, query: str, limit: int, manifests: Mapping[str, Path] | None = None
-    ) -> tuple[list[str], list[tuple[object, ...]], bool]:
-        """The names of the columns and the first `limit` rows of `query`'s answer, and whether there are more."""
-        return sql.head(self._connection(manifests), query, limit)
-
-    def _connection(self, manifests: Mapping[str, Path] | None) -> duckdb.DuckDBPyConnection:
+    def connect(
+        self,
+        manifests: Mapping[str, Path] | None = None,
+        *,
+        memory: str | None = None,
+        threads: int | None = None,
+    ) -> duckdb.DuckDBPyConnection:
+        """A connection for one query, within about `memory` (`1GB`) and `threads`; its `interrupt` ends the query."""
         named = dict(manifests or {})
         views = self.views()
         taken = views.keys() & named.keys()
         if taken:
             raise UsageError(f"a manifest cannot be called '{listed(taken)}' in SQL: the store has a view of that name")
         views |= {name: sql.parquet([path]) for name, path in named.items()}
-        return sql.connect(views, [*self.table_files(), *named.values()])
+        return sql.connect(views, [*self.table_files(), *named.values()], memory=memory, threads=threads)
 
     # ---- pixels
 

@@ -384,6 +384,27 @@ def test_a_mistake_is_one_line_with_what_there_is(ask: Ask, query: str, parts: l
     assert [part for part in parts if part not in message] == []
 
 
+NESTED = {
+    "queries": ("select * from ", "(select * from ", "range(1)", ")"),
+    "brackets": ("select ", "(", "1", ")"),
+    "signs": ("select ", "- ", "1", ""),
+    "conditions": ("select ", "not ", "true", ""),
+    "lists": ("select ", "[", "1", "]"),
+    "cases": ("select ", "case when true then ", "1", " end"),
+}
+
+
+@pytest.mark.parametrize("depth", [150, 600, 5000])
+@pytest.mark.parametrize("what", NESTED)
+def test_a_deep_query_is_answered_or_refused_in_one_line(ask: Ask, what: str, depth: int) -> None:
+    start, before, inside, after = NESTED[what]
+    try:
+        assert ask(start + before * depth + inside + after * depth).num_rows == 1
+    except UsageError as refused:
+        assert any(part in str(refused) for part in ("depth", "nested too deeply", "Recursion level"))
+        assert str(refused).isprintable()
+
+
 def test_views_that_cannot_be_made_are_refused_in_one_line(place: Path) -> None:
     half = sql.parquet([place / "half.parquet"])
     for views, part in [
