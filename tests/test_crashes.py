@@ -162,7 +162,7 @@ def test_killed_at_every_step_and_run_again(ask: Ask, starts: dict[str, Path], s
     ],
 )
 def test_a_sync_that_is_left_out_is_noticed(ask: Ask, starts: dict[str, Path], blind: str, hows: list[str]) -> None:
-    assert crash(ask, starts, "ingest", hows=hows, most=12, blind=[blind])["wrong"] != []
+    assert crash(ask, starts, "ingest", hows=hows, most=8, blind=[blind])["wrong"] != []
 
 
 # --- two at a time ----------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def meet(ask: Ask, starts: dict[str, Path], name: str, **options: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["ingest, ingest", "score, the other part", "select, select", "pack, pack", *RIVALS])
 def test_two_at_a_time_do_no_harm(ask: Ask, starts: dict[str, Path], name: str) -> None:
-    assert meet(ask, starts, name, most=4)["wrong"] == []
+    assert meet(ask, starts, name, most=2)["wrong"] == []
 
 
 @pytest.mark.slow
