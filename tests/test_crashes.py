@@ -122,6 +122,8 @@ SCENES = {
     "run": ("photos", [["run", "study.toml", "out", "photos", "--test", "bench"]]),
 }
 
+LONG = ("report", "run", "train", "train, other options")  # which only the slow tests take
+
 
 def crash(ask: Ask, starts: dict[str, Path], scene: str, **options: Any) -> Any:
     start, commands = SCENES[scene]
@@ -134,7 +136,7 @@ def told(name: str, found: Mapping[str, Any]) -> None:
     print(name, counts)  # noqa: T201 - with -s: how many kills there were is the result
 
 
-@pytest.mark.parametrize("scene", [name for name in SCENES if name not in ("report", "run")])  # which take longer
+@pytest.mark.parametrize("scene", [name for name in SCENES if name not in LONG])
 def test_killed_at_some_of_its_steps_and_run_again(ask: Ask, starts: dict[str, Path], scene: str) -> None:
     found = crash(ask, starts, scene, hows=("kill", "some"), most=2)
     told(scene, found)
@@ -162,7 +164,7 @@ def test_killed_at_every_step_and_run_again(ask: Ask, starts: dict[str, Path], s
     ],
 )
 def test_a_sync_that_is_left_out_is_noticed(ask: Ask, starts: dict[str, Path], blind: str, hows: list[str]) -> None:
-    assert crash(ask, starts, "ingest", hows=hows, most=12, blind=[blind])["wrong"] != []
+    assert crash(ask, starts, "ingest", hows=hows, most=8, blind=[blind])["wrong"] != []
 
 
 # --- two at a time ----------------------------------------------------------------------------------------------------
@@ -206,9 +208,12 @@ def meet(ask: Ask, starts: dict[str, Path], name: str, **options: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize("name", ["ingest, ingest", "score, the other part", "select, select", "pack, pack", *RIVALS])
+FAST = ["ingest, ingest", "score, the other part", "pack, pack", *(name for name in RIVALS if name not in LONG)]
+
+
+@pytest.mark.parametrize("name", FAST)
 def test_two_at_a_time_do_no_harm(ask: Ask, starts: dict[str, Path], name: str) -> None:
-    assert meet(ask, starts, name, most=4)["wrong"] == []
+    assert meet(ask, starts, name, most=2)["wrong"] == []
 
 
 @pytest.mark.slow
