@@ -287,3 +287,57 @@ def test_a_recipe_imports_nothing_that_the_command_does_not_name(tmp_path: Path,
         plan(tmp_path / "recipe.toml", None, {})
     assert plan(tmp_path / "recipe.toml", f"{evil}:scale=2", {})[0] == f"{evil}:scale=2"
     assert not (tmp_path / "ran").exists()
+
+
+# --- names on a terminal ----------------------------------------------------------------------------------------------
+
+
+def test_names_that_steer_a_terminal_are_shown_and_not_obeyed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every verb that prints names of files, of images, of columns, of test sets."""
+    from curate import cli
+
+    monkeypatch.chdir(tmp_path)
+    photos, tests = (tmp_path / f"{name}{ESCAPES}" for name in ("photos", "tests"))
+    for folder in (photos, tests):
+        folder.mkdir()
+    pixels = Image.fromarray(synthetic_photo(240, 264, 0))
+    pixels.save(photos / f"a{ESCAPES}.png")
+    pixels.resize((200, 180)).save(photos / f"smaller{ESCAPES}.jpg", quality=95)
+    pixels.save(tests / f"t{ESCAPES}.png")
+    (photos / f"bad{ESCAPES}.png").write_bytes(b"")
+    store, chosen, less = (f"{name}{ESCAPES}" for name in ("store", "half.parquet", "less.parquet"))
+    lines: list[tuple[str, ...]] = [
+        ("ingest", str(photos), store, "--patch", "48", "--step", "24"),
+        ("ingest", str(photos), store, "--retry-failed"),
+        ("duplicates", store),
+        ("leaks", store, str(tests)),
+        ("score", store, "sobel"),
+        ("select", store, "des", "--with-flagged", "-o", chosen),
+        ("select", store, "asc", "--with-flagged", "-o", less),
+        ("sql", store, f"select name, status, 'a{ESCAPES}' as \"b{ESCAPES}\" from images"),
+        ("sql", store, f'select * from "no{ESCAPES}"'),
+        ("info", store),
+        ("info", chosen),
+        ("diff", chosen, less),
+        ("pack", chosen, f"packed{ESCAPES}"),
+        ("export", chosen, f"out{ESCAPES}", "--to", "folder"),
+        ("report", chosen, "-o", f"page{ESCAPES}.html"),
+        ("verify", store, chosen, "--deep"),
+        ("repair", store),
+        ("info", f"nothing{ESCAPES}"),
+        ("score", store, f"nothing{ESCAPES}"),
+        ("select", store, "des", "--by", f"nothing{ESCAPES}", "-o", "x.parquet"),
+        ("train", chosen, "--arch", f"nothing{ESCAPES}", "--steps", "1", "-o", "run"),
+    ]
+    shown = 0
+    for line in lines:
+        monkeypatch.setattr(sys, "argv", ["curate", *line])
+        capfd.readouterr()
+        with pytest.raises(SystemExit):
+            cli.main()
+        answer = "".join(capfd.readouterr())
+        assert all(part.isprintable() for part in answer.split("\n")), line
+        shown += "\\x1b[31m" in answer
+    assert shown >= 15  # they were printed, as text
