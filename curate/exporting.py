@@ -443,7 +443,7 @@ def _claimed(out: str | Path, record: ExportRecord) -> Iterator[Path]:
 
 def _described(record: ExportRecord) -> str:
     what = f"x{record.scale}" if record.scale else "HR alone"
-    return f"{record.target}, {what}, {record.windows} windows, {record.digest[:8]}"
+    return one_line(f"{record.target}, {what}, {record.windows} windows, {record.digest[:8]}")
 
 
 def _keep_or_write(path: Path, text: str) -> None:
