@@ -13,8 +13,10 @@ CORPUS ?=
 PHOTOS ?=
 ROWS ?=
 PATCHES ?=
+SECONDS ?= 60
+TARGETS ?=
 
-.PHONY: help demo test test-slow lint bench weights check-fresh clean
+.PHONY: help demo test test-slow lint bench fuzz weights check-fresh clean
 .NOTPARALLEL: # one pip at a time in one environment
 .DEFAULT_GOAL := help
 
@@ -41,6 +43,9 @@ bench: $(VENV)/run.stamp ## measure how fast every step is on this machine: make
 	$(PY) benchmarks/bench.py $(ROWS) $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(PATCHES),--patches $(PATCHES))
 	$(if $(ROWS),,$(PY) benchmarks/training.py)
 
+fuzz: $(VENV)/fuzz.stamp ## inputs made wrong for all that parses: make fuzz SECONDS=60 TARGETS="manifest image_png"
+	$(PY) fuzz/run.py --seconds $(SECONDS) $(TARGETS)
+
 weights: $(VENV)/run.stamp ## train the bundled SRCNN weights again: make weights CORPUS="photos more-photos"
 	@test -n "$(CORPUS)" || { echo "make weights needs CORPUS=folder/of/photographs" >&2; exit 2; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh pipelines/srcnn_weights.sh weights-output $(CORPUS)
@@ -55,7 +60,8 @@ clean: ## remove what make made, except .venv
 # The environments: again only when what they are made from has changed.
 $(VENV)/dev.stamp: EXTRA := [dev]
 $(VENV)/slow.stamp: EXTRA := [dev,browser]
-$(VENV)/run.stamp $(VENV)/dev.stamp $(VENV)/slow.stamp: pyproject.toml constraints.txt
+$(VENV)/fuzz.stamp: EXTRA := [fuzz]
+$(VENV)/run.stamp $(VENV)/dev.stamp $(VENV)/slow.stamp $(VENV)/fuzz.stamp: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "curate needs Python 3.11 or newer; found none. make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "curate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)" >&2; exit 1; }
 	@echo "installing into $(VENV) (a minute or two, once)"

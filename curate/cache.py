@@ -115,11 +115,11 @@ def _trim(root: Path, most: int) -> int:
             if not path.is_dir():
                 entries.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in entries)
-    recent = time.time() - _IN_USE
-    for used, size, path in sorted(entries):
+    now = time.time()
+    for used, size, path in sorted(entries):  # one from the future, of a clock that was wrong, is not in use either
         if total <= most:
             break
-        if used < recent or "tables" not in path.relative_to(root).parts:
+        if abs(now - used) > _IN_USE or "tables" not in path.relative_to(root).parts:
             path.unlink(missing_ok=True)
             total -= size
     return total

@@ -13,18 +13,19 @@ They do not say which network they are for: the caller names the Arch, and the A
 torch is imported only where weights are touched, so that `read_recipe` answers at once.
 """
 
-import hashlib
 import io
 import json
 import pickle
 import re
 import struct
+import warnings
+import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from curate import plugins, schema, storage
+from curate import matlab, plugins, schema, storage
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.schema import CheckpointRecipe
 from curate.storage import Place, RemotePath
@@ -55,6 +56,8 @@ _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_di
 _MAX_WRAPPERS = 8  # one inside the other; a pickle may hold itself
 _PREFIXES = ("module.", "netG.")  # before every name: DataParallel's, and GAN trainers'
 _MAX_NAMED = 3  # weights named in a message
+_MAX_RATIO = 4  # of what a zip file unpacks to, to its own size; of float weights 1.1 at most
+_MAX_TIMES, _MAX_MORE = 4, 1000  # how many more weights a network may have than its file, to be built for a comparison
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +69,17 @@ class Checkpoint:
     recipe: dict[str, Any]  # JSON-able: manifest id, steps, seed, versions, ...
 
     def save(self, folder: str | Place) -> None:
-        """Write model.safetensors, then recipe.json, into `folder` (made as needed); each is whole or absent."""
+        """Write recipe.json, then model.safetensors, into `folder` (made as needed); each is whole or absent.
+
+        The model comes last: where it is, the run has ended.
+        """
         from safetensors.torch import save
 
         folder = storage.place(folder, "a checkpoint")
         state = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in self.state.items()}
         record = CheckpointRecipe(arch=full_spec(self.arch), weights=weights_hash(state), training=self.recipe)
-        storage.publish_bytes(folder / MODEL_FILE, save(state, {schema.METADATA_KEY: schema.dump(record).decode()}))
         storage.publish_bytes(folder / RECIPE_FILE, schema.dump(record, indent=2))
+        storage.publish_bytes(folder / MODEL_FILE, save(state, {schema.METADATA_KEY: schema.dump(record).decode()}))
 
     def module(self) -> "nn.Module":
         """The network with these weights, on the CPU, in eval mode. Torch's random generator stays as it was."""
@@ -142,12 +148,15 @@ def check(path: str | Place) -> tuple[list[Place], list[tuple[Place, str]]]:
 
 
 def mend(path: str | Place) -> list[Place]:
-    """Write recipe.json again where it is damaged beside weights that are whole; returns what was written."""
+    """Write recipe.json again where it is damaged and the weights are whole; returns the files written.
+
+    Not where it differs from an older file's recipe, which has no checksum: one of the two has changed.
+    """
     written = []
     for file, _ in check(path)[1]:
-        model = file.parent / MODEL_FILE
-        if file.name == RECIPE_FILE and (record := _record(model)) is not None:
-            storage.publish_bytes(file, schema.dump(record, indent=2))
+        text = _text(file.parent / MODEL_FILE) if file.name == RECIPE_FILE else None
+        if text is not None and schema.is_sealed(text.encode()):
+            storage.publish_bytes(file, schema.dump(schema.parse(CheckpointRecipe, text, file), indent=2))
             written.append(file)
     return written
 
@@ -180,14 +189,9 @@ def _is_compact(file: Place) -> bool:
 
 def weights_hash(state: "Mapping[str, Tensor]") -> str:
     """sha256 (hex) of names, dtypes, shapes and values, whatever their order, device and memory layout."""
-    import torch
+    from curate.tensors import content_hash
 
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        tensor = state[key].detach().cpu().contiguous()
-        digest.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return content_hash(state)
 
 
 # Of curate's own making
@@ -233,8 +237,13 @@ def _with_rest(spec: str, options: Mapping[str, Any]) -> "Arch":
 
 def _record(file: Place) -> CheckpointRecipe | None:
     """What curate wrote into the header of a safetensors file; None in a file of others."""
-    text = _header(file).get("__metadata__", {}).get(schema.METADATA_KEY)
+    text = _text(file)
     return None if text is None else schema.parse(CheckpointRecipe, text, _quoted(file))
+
+
+def _text(file: Place) -> str | None:
+    text: str | None = _header(file).get("__metadata__", {}).get(schema.METADATA_KEY)
+    return text
 
 
 def _header(file: Place) -> dict[str, Any]:
@@ -295,9 +304,12 @@ def _inferred_arch(file: Place, tensors: "dict[str, Tensor]") -> "Arch":
 def _read_pickle(file: Place) -> "dict[str, Tensor]":
     import torch
 
-    content = io.BytesIO(file.read_bytes())
+    content = file.read_bytes()
+    _check_zip(file, content)
     try:
-        data = torch.load(content, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle's versions, and whatever else damage looks like
+            data = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted is None:
@@ -307,6 +319,19 @@ def _read_pickle(file: Place) -> "dict[str, Tensor]":
     except _PARSER_ERRORS:
         raise _unreadable(file, "torch checkpoint") from None
     return _named_tensors(file, _unwrapped(data))
+
+
+def _check_zip(file: Place, content: bytes) -> None:
+    """DataError for a zip file whose members are to take far more memory than it: torch compresses nothing."""
+    if not content.startswith(b"PK"):
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as members:
+            size = sum(member.file_size for member in members.infolist())
+    except (zipfile.BadZipFile, *_PARSER_ERRORS):
+        raise _unreadable(file, "torch checkpoint") from None
+    if size > _MAX_RATIO * len(content):
+        raise DataError(f"{_quoted(file)} has {len(content)} bytes and would unpack to {size}: it holds no weights")
 
 
 def _read_safetensors(file: Place) -> "dict[str, Tensor]":
@@ -322,23 +347,16 @@ def _read_safetensors(file: Place) -> "dict[str, Tensor]":
 
 
 def _read_matlab(file: Place) -> "dict[str, Tensor]":
-    import numpy as np
     import torch
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
-    content = io.BytesIO(file.read_bytes())
     try:
-        data = loadmat(content)
-    except NotImplementedError:
-        raise DataError(f"{_quoted(file)} is a MATLAB v7.3 file: save it with -v7 or older") from None
-    except (MatReadError, *_PARSER_ERRORS):
-        raise _unreadable(file, "MATLAB file") from None
-    numbers = {key: value for key, value in data.items() if isinstance(value, np.ndarray) and value.dtype.kind in "fiu"}
-    return _named_tensors(file, {key: torch.from_numpy(value.astype(np.float64)) for key, value in numbers.items()})
+        arrays = matlab.read(file.read_bytes())
+    except DataError as error:
+        raise DataError(f"{_quoted(file)} {error}") from None
+    return _named_tensors(file, {key: torch.from_numpy(value) for key, value in arrays.items()})
 
 
-# What the parsers of torch, safetensors and scipy raise on bytes that they do not expect: seen on 15,000 damaged files.
+# What the parsers of torch and safetensors raise on bytes that they do not expect: seen on 15,000 damaged files.
 _PARSER_ERRORS = (
     AssertionError,
     AttributeError,
@@ -384,6 +402,7 @@ def _named_tensors(file: Place, data: object) -> "dict[str, Tensor]":
 
 
 def _is_dense(value: object) -> bool:
+    """Whether it is a plain tensor, all of whose elements were in the file: a stride of 0 would repeat some."""
     import torch
 
     return (
@@ -391,6 +410,7 @@ def _is_dense(value: object) -> bool:
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and not value.is_quantized
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
 
 
@@ -411,7 +431,7 @@ def _model_file(path: str | Place) -> Place:
 
 def _fitting(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[str, Tensor]":
     """`state` in the order and dtypes of `arch`'s network; DataError where names, shapes or values are wrong."""
-    expected = _fresh(arch).state_dict()
+    expected = _expected(file, state, arch)
     shared = [key for key in expected if key in state]
     problems = {
         "missing": [key for key in expected if key not in state],
@@ -429,6 +449,35 @@ def _fitting(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[str
     if bad := [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise DataError(f"{_quoted(file)} has weights that are not finite: {_some(bad)}")
     return state
+
+
+def _expected(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[str, Tensor]":
+    """The state of `arch`'s network, without values.
+
+    A file, or what is inferred from one, may name a network of any size: no memory is taken for it, and nothing is
+    built that has far more weights than the file.
+    """
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    most, registered = _MAX_TIMES * len(state) + _MAX_MORE, 0
+
+    def count(*_: object) -> None:
+        nonlocal registered
+        registered += 1
+        if registered > most:
+            found = f"{len(state)} weights, the network has more than {most}"
+            raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}: it has {found}")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of filling tensors without values
+            return _fresh(arch).state_dict()
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor has
+        raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}: {one_line(error)}") from None
+    finally:
+        hook.remove()
 
 
 def _fresh(arch: "Arch") -> "nn.Module":

@@ -4,6 +4,7 @@ Nothing heavy is imported here: `curate --help` answers before torch would have 
 """
 
 import atexit
+import errno
 import inspect
 import json
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from curate import stopping
 from curate.config import Option, TrainConfig, options_of, plan
 from curate.errors import CurateError, UsageError, one_line
 
@@ -54,14 +56,14 @@ def entry() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - to the end
     status = [1]
     atexit.register(_leave, status)  # the first one registered is the last one called
+    stopping.listen()
     try:
         main()
         status[0] = 0
     except SystemExit as leaving:
         status[0] = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        raise
-    except KeyboardInterrupt:
-        status[0] = 130
+        if stopping.caught():
+            atexit._run_exitfuncs()  # Python's own end would first wait for what threads are doing
         raise
 
 
@@ -79,11 +81,25 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")  # to look for some takes 20 ms of every command
     try:
         app()
-    except CurateError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        where = f" '{error.filename}'" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}", 1)
+    except BaseException as error:
+        done = isinstance(error, SystemExit) and not error.code  # before it could be stopped
+        if stopping.caught() and not done:
+            _fail(stopping.line(), stopping.code())
+        if isinstance(error, CurateError):
+            _fail(str(error), error.exit_code)
+        if isinstance(error, OSError):
+            _fail(_reason(error), 1)
+        if isinstance(error, MemoryError):
+            _fail("there is not enough memory for this", 1)
+        raise
+
+
+def _reason(error: OSError) -> str:
+    """`No space left on device: 'store/shards/000003.tar'`, and how to go on."""
+    name = error.filename if error.filename2 is None else error.filename2
+    where = "" if name is None else f": '{os.fsdecode(name) if isinstance(name, bytes) else name}'"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{error.strerror or error}{where}{'; make room, and the same command goes on' if full else ''}"
 
 
 def _fail(message: str, code: int) -> None:
@@ -264,27 +280,35 @@ def sql(
     manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
     form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
     out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
+    memory: Annotated[str | None, typer.Option(help="At most: 1GB (80 % of the machine's).")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="At most (all).")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds at most (no limit).")] = None,
 ) -> None:
     """Ask the store: read-only SQL (DuckDB) over its tables and over manifests."""
-    from curate import display, storage
+    from curate import display, limits, storage
     from curate import sql as engine
     from curate.manifest import Manifest
     from curate.store import Store
 
-    asked, named = Store.open(store), Manifest.named(manifest or [])
-    if form == "table":
-        columns, rows, more = asked.head(query, _TABLE_ROWS, named)
-        display.table(columns, rows)
-        if more:
-            display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
-        return
-    answer = asked.stream(query, named)
-    if out is not None:
-        place = storage.place(out, "an answer")
-        storage.remove_leftovers_of(place)
-        storage.publish(place, lambda stream: engine.write(answer, stream, form))
-    else:
-        engine.write(answer, sys.stdout.buffer, form)
+    most = None if memory is None else _bytes(memory, "--memory")
+    named = Manifest.named(manifest or [])
+    connection = Store.open(store).connect(named, memory=None if most is None else f"{most}B", threads=threads)
+    limits.memory(most)
+    with limits.time(timeout, connection.interrupt):
+        if form == "table":
+            columns, rows, more = engine.head(connection, query, _TABLE_ROWS)
+            display.table(columns, rows)
+            if more:
+                display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
+            return
+        answer = engine.reader(connection, query)
+        if out is not None:
+            place = storage.place(out, "an answer")
+            storage.remove_leftovers_of(place)
+            storage.publish(place, lambda stream: engine.write(answer, stream, form))
+            return
+        with display.named_output():
+            engine.write(answer, sys.stdout.buffer, form)
 
 
 @app.command()
@@ -564,6 +588,7 @@ def run(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the study; made, or gone on with.")],
     photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
     test: Annotated[list[Path] | None, typer.Option(metavar="FOLDER", help="HR images to measure on; several.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Code of yours that it may name.")] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Do a whole study from one file: ingest, score, select, train, measure, and one result table."""
@@ -571,7 +596,7 @@ def run(
     from curate.pipeline import run as do
 
     with display.progress("run", "steps") as progress:
-        do(pipeline, out, photos, test or [], device=device, progress=progress)
+        do(pipeline, out, photos, test or [], modules=plugin or [], device=device, progress=progress)
     display.answer((out / "result.md").read_text("utf-8"))
     display.answer(f"{one_line(out)}: result.parquet, result.md, result.svg")
 
@@ -635,13 +660,13 @@ def _part(text: str | None) -> "Part":
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
+    if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", text):
         raise UsageError(f"--milestones should be steps such as 250000,400000, found '{one_line(text)}'")
     return tuple(int(number) for number in text.split(","))
 
 
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]?)B?", text.strip(), re.IGNORECASE)
+def _bytes(text: str, option: str = "--shard-size") -> int:
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) *([KMG]?)B?", text.strip(), re.IGNORECASE)
     if not match:
-        raise UsageError(f"--shard-size should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
+        raise UsageError(f"{option} should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
     return int(float(match[1]) * _UNITS[match[2].upper()])

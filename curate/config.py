@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 import pydantic
 
+from curate import plugins
 from curate.errors import UsageError, listed, one_line
 from curate.files import local_path
 
@@ -159,6 +160,8 @@ def plan(recipe: str | Path | None, arch: str | None, given: Mapping[str, Any]) 
         options = {name: value for name, value in options.items() if name not in _ENDS}
     if given.get("schedule", "multistep") != "multistep":
         options.pop("milestones", None)
+    if arch is None and named is not None:
+        plugins.require_named(named, (), "--arch")
     spec = arch or named
     if spec is None:
         raise UsageError(f"{source}: which network? Name it with --arch, or as arch in a recipe")

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from curate.errors import DataError
+
 __all__ = ["pixels", "streamed"]
 
 _AT_ONCE = 2**16  # windows; those of one image are never parted
@@ -16,12 +18,16 @@ _Ints = npt.NDArray[np.int64]
 
 
 def pixels(windows: pa.Table) -> int:
-    """Pixels under the windows (columns image_id, y, x, size), each counted once."""
+    """Pixels under the windows (columns image_id, y, x, size), each counted once. DataError for what is no window."""
     if windows.num_rows == 0:
         return 0
     image = windows["image_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     order = np.argsort(image, kind="stable")
     y, x, size = (windows[name].to_numpy().astype(np.int64)[order] for name in ("y", "x", "size"))
+    if min(y.min(), x.min()) < 0 or size.min() < 1:
+        raise DataError(
+            f"a window should be inside its image, found one from {min(y.min(), x.min())} of {size.min()} px"
+        )
     return sum(_of_many(*(column[part] for column in (image[order], y, x, size))) for part in _parts(image[order]))
 
 

@@ -1,5 +1,9 @@
 """The curves of a training run: TensorBoard's event file in the run's folder and, if asked for, Weights & Biases."""
 
+import os
+import re
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +12,8 @@ from typing import Any, Protocol
 from curate.errors import UsageError
 
 __all__ = ["Curves", "draw"]
+
+_EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 class Curves(Protocol):
@@ -32,16 +38,9 @@ def draw(
         writers.append(lambda step, values: run.log(dict(values), step=step))
         closing.append(run.finish)
     if folder is not None:
-        from torch.utils.tensorboard.writer import SummaryWriter  # heavy: only where a run is written
-
-        board = SummaryWriter(str(folder), purge_step=start + 1)
-
-        def to_board(step: int, values: Mapping[str, float]) -> None:
-            for tag, value in values.items():
-                board.add_scalar(tag, value, step)
-
-        writers.append(to_board)
-        closing.append(board.close)
+        events = _Events(folder, start)
+        writers.append(events.add)
+        closing.append(events.close)
 
     def curves(step: int, values: Mapping[str, float]) -> None:
         for write in writers:
@@ -52,6 +51,45 @@ def draw(
     finally:
         for close in closing:
             close()
+
+
+class _Events:
+    """TensorBoard's file, written here and now.
+
+    Its own writer has a thread for that, and what befalls that, such as a full disk, is told late and as a traceback.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        """A new file, which sorts after those of `folder`: TensorBoard reads them in that order, whatever the clock."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        there = [int(match[1]) for path in folder.iterdir() if (match := _EVENTS.match(path.name))]
+        number = max([int(time.time()), *(number + 1 for number in there)])
+        self._path = folder / f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = self._path.open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))  # later points are dropped
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(Event(step=step, summary=Summary(value=points)))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        try:
+            self._records.write(event.SerializeToString())
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
 
 
 def _wandb(project: str, name: str, folder: Path | None, settings: Mapping[str, Any]) -> Any:

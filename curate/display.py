@@ -15,7 +15,7 @@ from typing import Any
 from curate.errors import one_line
 from curate.progress import Progress
 
-__all__ = ["answer", "note", "progress", "table", "tree"]
+__all__ = ["answer", "named_output", "note", "progress", "table", "tree"]
 
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
@@ -32,8 +32,19 @@ def note(text: str) -> None:
 def answer(text: str) -> None:
     """One line or more of the answer itself."""
     if not _QUIET:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        with named_output():
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+
+@contextmanager
+def named_output() -> Iterator[None]:
+    """What is written to standard output in it: an error says so (`> file` on a full disk)."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

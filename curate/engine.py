@@ -11,6 +11,7 @@ A worker that dies costs the unit that it was at: another one takes its place, a
 import importlib
 import logging
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from curate import pool
+from curate import pool, stopping
 from curate.errors import CurateError, UsageError, one_line
 from curate.storage import Place, is_url
 
@@ -75,8 +76,8 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> "Part":
         """`1/4` is the first of four. UsageError for what is none."""
-        index, slash, number = text.partition("/")
-        if not (slash and index.isdecimal() and number.isdecimal() and 1 <= int(index) <= int(number)):
+        index, _, number = text.partition("/")
+        if not re.fullmatch(r"\d{1,9}/\d{1,9}", text) or not 1 <= int(index) <= int(number):
             raise UsageError(f"a part should be 1/4, 2/4, ... 4/4, found '{one_line(text)}'")
         return cls(int(index) - 1, int(number))
 
@@ -215,8 +216,8 @@ class _Crew(Generic[_Item, _Result]):
             self.ray.kill(task.worker)
             if task.tries == _TRIES:
                 reason = one_line(str(error).strip().partition("\n")[0])
-                what = f"{self.job.name(task.item)}: the worker at it died {_TRIES} times"
-                raise CurateError(f"{what}; Ray says: {reason}") from None
+                what = f"{self.job.name(task.item)}: the worker at it died {_TRIES} times, perhaps for lack of memory"
+                raise CurateError(f"{what}; the same command goes on; Ray says: {reason}") from None
             return task, None
         self.idle.append(task.worker)
         if isinstance(answer, _Failure):
@@ -288,6 +289,11 @@ def _ray() -> Any:
 def _start(ray: Any, engine: Engine) -> None:
     """Join the cluster at RAY_ADDRESS, or start one here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with stopping.kept():
+        _init(ray, engine)
+
+
+def _init(ray: Any, engine: Engine) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address := os.environ.get("RAY_ADDRESS"):
         try:

@@ -37,8 +37,8 @@ def one_line(text: object) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Sorted names as `a, b, c`, cut after twenty; `nothing` for none."""
-    items = sorted(str(name) for name in names)
+    """Sorted names as `a, b, c`, one printable line, cut after twenty; `nothing` for none."""
+    items = sorted(map(one_line, names))
     if not items:
         return "nothing"
     more = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""

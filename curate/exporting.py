@@ -28,7 +28,7 @@ import json
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -423,25 +423,36 @@ def _write_lmdb(job: _Job) -> None:
     shrinks = {"HR.lmdb": 1} | ({f"{job.lr_name('_')}.lmdb": job.scale} if job.scale else {})
     missing = [name for name in shrinks if not (job.out / name).exists()]
     partial_folders = {name: job.out / f".{name}.partial" for name in shrinks}
-    for folder in partial_folders.values():
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+    _remove(partial_folders.values())  # what a killed run left
     if not missing:
         job.advance(len(job.windows), len(job.windows))
         return
-    with contextlib.ExitStack() as stack:
-        opened = {name: stack.enter_context(_lmdb(partial_folders[name], job.windows)) for name in missing}
-        for windows in job.chunks():
-            cuts = job.cut_chunk(windows)
-            for name, environment in opened.items():
-                with environment.begin(write=True) as transaction:
-                    for window, hr, lr in cuts:
-                        data = hr if shrinks[name] == 1 else lr
-                        transaction.put(window.name.encode("ascii"), data, append=True)  # names ascend
-    for name in missing:
-        text = _meta_info(job.windows, shrinks[name], f" {_PNG_LEVEL}")
-        files.publish_bytes(partial_folders[name] / "meta_info.txt", text.encode())
-        partial_folders[name].rename(job.out / name)
-        files.sync_folder(job.out)
+    try:
+        with contextlib.ExitStack() as stack:
+            opened = {name: stack.enter_context(_lmdb(partial_folders[name], job.windows)) for name in missing}
+            for windows in job.chunks():
+                cuts = job.cut_chunk(windows)
+                for name, environment in opened.items():
+                    with environment.begin(write=True) as transaction:
+                        for window, hr, lr in cuts:
+                            data = hr if shrinks[name] == 1 else lr
+                            transaction.put(window.name.encode("ascii"), data, append=True)  # names ascend
+        for name in missing:
+            text = _meta_info(job.windows, shrinks[name], f" {_PNG_LEVEL}")
+            files.publish_bytes(partial_folders[name] / "meta_info.txt", text.encode())
+            partial_folders[name].rename(job.out / name)
+            files.sync_folder(job.out)
+    except _require("lmdb", "lmdb").Error as error:
+        problem = one_line(error).rpartition(": ")[2]  # LMDB says "Input/output error" of a full disk, too
+        hint = "is the disk full? The same command goes on"
+        raise CurateError(f"cannot write into '{one_line(job.out)}': {problem}; {hint}") from None
+    finally:
+        _remove(partial_folders.values())
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lmdb(folder: Path, windows: list[_Window]) -> Any:
@@ -460,6 +471,8 @@ def _claimed(out: str | Path, record: ExportRecord) -> Iterator[Path]:
     try:
         files.make_folder(folder)
     except OSError as error:
+        if error.errno in files.FAILING:
+            raise
         raise UsageError(f"cannot export into '{one_line(folder)}': {error.strerror}") from None
     with files.lock(folder):
         path = folder / _RECORD

@@ -13,8 +13,9 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Concatenate, ParamSpec
 
 import xxhash
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 __all__ = [
+    "FAILING",
     "BusyError",
     "file_hash",
     "local_path",
@@ -36,9 +38,13 @@ __all__ = [
     "sync_folder",
 ]
 
+FAILING = (errno.EDQUOT, errno.EIO, errno.ENOSPC)  # what a full or failing disk says, whatever path was given
+
 _BLOCK = 1 << 20  # bytes read at a time
 _FLOW = 1 << 25  # bytes after which the system is asked to put them on disk
 _RANDOM = "[0-9a-f]" * 16  # in a temporary file's name
+
+_P = ParamSpec("_P")
 
 
 class BusyError(CurateError):
@@ -61,12 +67,31 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def _named(publish: Callable[Concatenate[Path, _P], str]) -> Callable[Concatenate[Path, _P], str]:
+    """What the system says of a file that is published names that file: not its temporary one, and not none."""
+
+    @wraps(publish)
+    def named(path: Path, /, *args: _P.args, **kwargs: _P.kwargs) -> str:
+        try:
+            return publish(path, *args, **kwargs)
+        except OSError as error:
+            told = error.filename
+            if error.errno is not None and (
+                told is None or str(told).startswith(str(path.with_name(f".{path.name}.")))
+            ):
+                error.filename = str(path)
+            raise
+
+    return named
+
+
+@_named
 def publish(path: Path, write: Callable[[BinaryIO], object], *, new: bool = False) -> str:
     """Write a file by calling `write` on a temporary one, and give it its name only when it is safely on disk.
 
     Returns the xxh3-128 hash (hex) of what was read back. Folders are made as needed. Raises DataError if the bytes
-    read back are not as many as were written, OSError as the file system does; FileExistsError where the file should be
-    `new` and another process was first.
+    read back are not as many as were written, OSError as the file system does, with the name of this file;
+    FileExistsError where the file should be `new` and another process was first.
     """
     make_folder(path.parent)
     with _temporary(path) as file:  # and its lock, until it has its name
@@ -84,7 +109,8 @@ def publish(path: Path, write: Callable[[BinaryIO], object], *, new: bool = Fals
             else:
                 temporary.replace(path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that fails at this too: what went wrong first is told
+                temporary.unlink(missing_ok=True)
             raise
     sync_folder(path.parent)
     return digest

@@ -7,16 +7,16 @@ selection leaves flagged images out unless it is told otherwise. Nothing is dele
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from curate.errors import one_line
+from curate.errors import DataError, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NO_VIEWS", "Findings", "findings", "kept", "nothing"]
+__all__ = ["NO_VIEWS", "Findings", "findings", "kept", "nothing", "require"]
 
 # column -> SQL type; as SQL, since a question to a store without findings needs no Arrow, which is long to import
 _FLAGS = {"image_id": "VARCHAR", "reason": "VARCHAR"}
@@ -68,9 +68,13 @@ def findings(images: pa.Table, cells: pa.Table, duplicates: pa.Table, leaks: pa.
     `duplicates` are pairs (`layout.DUPLICATES`, each with a twin), `leaks` as `layout.LEAKS`; `images` and `cells` are
     the store's rows of the images in them.
     """
-    rows = {row["image_id"]: row for row in images.to_pylist()}
+    rows = {
+        row["image_id"]: row for row in images.to_pylist() if row["height"] is not None and row["width"] is not None
+    }
     sizes = dict(zip(*cells.group_by("image_id").aggregate([("size", "sum")]).to_pydict().values(), strict=True))
     pairs = duplicates.to_pylist()
+    concerned = [row[name] for row in pairs for name in ("image_id", "twin")]
+    require(concerned + leaks["image_id"].to_pylist(), rows.keys() & sizes.keys())
 
     def worth(image_id: str) -> tuple[int, int]:
         return rows[image_id]["height"] * rows[image_id]["width"], sizes[image_id]
@@ -95,6 +99,13 @@ def findings(images: pa.Table, cells: pa.Table, duplicates: pa.Table, leaks: pa.
         _table(overlaps, _LEAKS),
         _table(flags, _FLAGS),
     )
+
+
+def require(found: Iterable[str], there: Container[str]) -> None:
+    """DataError if a check has found something of an image that is not there."""
+    absent = next((image_id for image_id in found if image_id not in there), None)
+    if absent is not None:
+        raise DataError(f"the store is damaged: its checks name image '{one_line(absent)}', which it does not have")
 
 
 def kept(pairs: Iterable[tuple[str, str]], worth: Callable[[str], tuple[int, int]]) -> dict[str, str]:

@@ -10,6 +10,7 @@ cells for the members of a shard (xxh3-64), an image's id for its file (SHA-256)
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -266,25 +267,36 @@ def _check_units(found: Look) -> None:
 
 def _check_fingerprints(found: Look) -> None:
     """Scores and findings are of the shards as they are now."""
-    units, parts, of_check = found.units, list[str](), dict[int, list[str]]()
-    for unit, committed in units.items():
-        parts += [part.xxh3 for part in committed.record.parts]
-        of_check[unit] = list(parts)
-        unsealed = not schema.is_sealed(committed.data)
-        if unsealed and found.is_of_photographs and committed.record.fingerprint not in ingestion.FINGERPRINTS:
-            name = storage.relative_name(committed.where, found.path)
-            found.add("damaged", name, f"the record of unit {unit} has a fingerprint that is none", INGEST, unit)
-    for work, record in found.sets.items():
-        for unit, committed in found.commits.get(work, {}).items():
-            path = committed.record.parts[0].path
-            if unit not in units:
-                continue  # told as a missing record
-            if _kind(work) == "checks":
-                expected = checks.digest([record.fingerprint, *of_check[unit]])
-            else:
-                expected = checks.digest([record.fingerprint, *(part.xxh3 for part in units[unit].record.parts)])
-            if committed.record.fingerprint != expected and found.is_of_photographs:
+    if not found.is_of_photographs:
+        return  # what a packed store's were made from is elsewhere
+    growing = {work: hashlib.sha256(json.dumps([record.fingerprint])[:-1].encode()) for work, record in _checks(found)}
+    for unit, committed in found.units.items():
+        mark, hashes = committed.record.fingerprint, [part.xxh3 for part in committed.record.parts]
+        if mark not in ingestion.FINGERPRINTS and not schema.is_sealed(committed.data):
+            where = storage.relative_name(committed.where, found.path)
+            found.add("damaged", where, f"the record of unit {unit} has a fingerprint that is none", INGEST, unit)
+        expected = {
+            work: checks.digest([record.fingerprint, *hashes])
+            for work, record in found.sets.items()
+            if work not in growing
+        }
+        for (
+            work,
+            digest,
+        ) in growing.items():  # `checks.digest` of all hashes up to here, without going through them again
+            digest.update("".join(f", {json.dumps(text)}" for text in hashes).encode())
+            whole = digest.copy()
+            whole.update(b"]")
+            expected[work] = whole.hexdigest()[:16]
+        for work, fingerprint in expected.items():
+            made = found.commits.get(work, {}).get(unit)
+            if made is not None and made.record.fingerprint != fingerprint:
+                path = made.record.parts[0].path
                 found.add("stale", path, "it was made from other bytes of the shard than are there", work, unit)
+
+
+def _checks(found: Look) -> list[tuple[str, ScorerRecord | CheckRecord]]:
+    return [(work, record) for work, record in found.sets.items() if _kind(work) == "checks"]
 
 
 def _kind(work: str) -> str:
@@ -372,9 +384,10 @@ def table(found: Look, part: Part) -> pa.Table | None:
 
 
 def table_of(found: Look, unit: int, name: str) -> pa.Table | None:
-    """A table of a shard; None if it is damaged, or the shard has none of that name."""
+    """A table of a shard; None if it is damaged or has other columns, or the shard has none of that name."""
     part = parts_of(found.units[unit].record).get(name) if unit in found.units else None
-    return None if part is None else table(found, part)
+    content = None if part is None else table(found, part)
+    return content if content is not None and content.schema.equals(OF_SHARD[name]) else None
 
 
 def faults_of_shard(found: Look, record: CommitRecord) -> Iterator[Fault]:
@@ -467,9 +480,10 @@ def _check_windows(header: StoreHeader, path: str, unit: int, images: pa.Table, 
 def _check_retried(path: str, unit: int, images: pa.Table, retried: pa.Table) -> Iterator[Fault]:
     """A retry settles what it has found out, in that order, and what was taken before."""
     settled, found = sources(retried), sources(images)
+    here = set(found)
     if len(set(settled)) < len(settled):
         yield Fault("damaged", path, "it has a source twice", INGEST, unit)
-    elif [source for source in settled if source in set(found)] != found:
+    elif [source for source in settled if source in here] != found:
         yield Fault(
             "damaged", path, "it lacks sources of the table of images, or has them in another order", INGEST, unit
         )
@@ -488,7 +502,7 @@ def _check_table(found: Look, unit: _Unit, part: Part) -> Iterator[Fault]:
         return
     name, column = ("patches", "patch_id") if _kind(unit.work) == "scores" else ("images", "image_id")
     beside = parts_of(ingested.record)[name]
-    rows = table(found, beside)
+    rows = table_of(found, unit.number, name)
     if rows is None or column not in content.column_names:
         return
     if found.is_packed or name == "images":

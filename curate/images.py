@@ -5,9 +5,14 @@ Pixels are uint8 sRGB, axes HWC, upright. The policy, in one place:
     accepted   8-bit RGB; grey and 1-bit (stacked to RGB); palette; alpha that is opaque everywhere (dropped);
                EXIF orientation (applied); trailing bytes after the end of the image (ignored)
     refused    more than 8 bits a sample, CMYK, YCCK, LAB, transparency, animations and pages, truncated and damaged
-               files, more than MAX_PIXELS pixels
+               files, more than MAX_PIXELS pixels, and what no photograph has but a file made to do harm: a million
+               chunks or segments, hundreds of scans, tiles far larger than the picture
 
 ICC profiles are ignored, as the field does: the numbers in the file are taken for sRGB.
+
+No other format is ever tried: none of Pillow's readers that run other programs (EPS) or unpack containers is reached.
+Metadata is never decompressed. A picture's memory is bounded by its pixels, and pictures of more than 2^26 pixels are
+decoded one at a time: at most 10 bytes a pixel while Pillow decodes, 3 when it is done.
 
 Pillow decodes, but does not notice a 16-bit PNG or TIFF, a missing end or a wrong checksum, and it warns about odd
 metadata and large images through process-wide state, which a thread pool cannot redirect. So each format has an opener
@@ -21,8 +26,10 @@ packed store are lossless WebP files: libwebp without Pillow, which takes them f
 import io
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -42,20 +49,29 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from curate.errors import DataError, one_line
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "ImageRefused", "decode", "encode_png"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "ImageRefused", "decode", "encode_png"]
 
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )  # lower-case file endings regarded as images in folders
 
 MAX_PIXELS = 2**29  # height x width: 1.5 GiB of RGB
+MAX_BYTES = 4 * MAX_PIXELS + 2**20  # of a file: uncompressed, with four samples a pixel
 
 _MAX_GIF_PIXELS = 2**26  # Pillow may warn about a GIF of more than 89 Mpx before we could ask
+_MAX_PARTS = 2**20  # chunks, segments or blocks of one file: real ones have thousands
+_MAX_SCANS = 256  # of a progressive JPEG, each of which may take a few bytes and a pass over all pixels; usual are ten
+_MAX_FILL = bytes([0xFF]) * 4096  # fill bytes between JPEG segments, which Pillow skips one by one; usual are none
+_MAX_TILE = 2**24  # pixels of a TIFF's tile, where the picture has fewer
+_LARGE = 2**26  # pixels from which on pictures are decoded one at a time
+_BAND = 2**22  # pixels that are turned into RGB at a time
 _MODES = frozenset(("1", "L", "P", "RGB", "LA", "PA", "RGBA"))  # Pillow modes that become RGB without loss
 _WIDE_MODES = {"I": "16-bit samples", "F": "float samples"}
 
 # What Pillow's readers raise for bad input, found by mutating files of all formats.
-_BAD_INPUT = (OSError, SyntaxError, ValueError)
+_BAD_INPUT = (OSError, OverflowError, SyntaxError, ValueError)
+
+_one_large = threading.Lock()
 
 # EXIF orientation -> (transpose, then flip rows, then flip columns) for an upright image; 1 and unknown values: nothing
 _UPRIGHT = {
@@ -90,18 +106,25 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         image, orientation, faster = opener(data)
         _refuse_large(image.size, MAX_PIXELS)
         _refuse_mode(image.mode)
-        if faster is not None and (pixels := faster()) is not None:
-            return _upright(pixels, orientation)
-        if isinstance(image, TiffImageFile):
-            # This reader checks Pillow's own, lower pixel limit when it allocates; it does not, if that is done.
-            image.im = Image.new(image.mode, image.size).im
-        image.load()
-        rgb = _opaque_rgb(image)
+        width, height = image.size
+        with _one_large if width * height > _LARGE else nullcontext():
+            return _upright(_pixels(image, faster), orientation)
     except Image.DecompressionBombError:
         raise ImageRefused("too many pixels: more than Pillow's own limit for this format") from None
+    except MemoryError:
+        raise ImageRefused("too many pixels: there is not enough memory for them") from None
     except _BAD_INPUT as error:
         raise ImageRefused(_reason(error)) from None
-    return _upright(np.array(rgb), orientation)
+
+
+def _pixels(image: ImageFile, faster: Callable[[], npt.NDArray[np.uint8] | None] | None) -> npt.NDArray[np.uint8]:
+    if faster is not None and (pixels := faster()) is not None:
+        return pixels
+    if isinstance(image, TiffImageFile):
+        # This reader checks Pillow's own, lower pixel limit when it allocates; it does not, if that is done.
+        image.im = Image.new(image.mode, image.size).im
+    image.load()
+    return _opaque_rgb(image)
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -139,14 +162,20 @@ def _refuse_mode(mode: str) -> None:
         raise ImageRefused(_WIDE_MODES.get(mode, mode))
 
 
-def _opaque_rgb(image: Image.Image) -> Image.Image:
+def _opaque_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels as RGB, a band after the other: Pillow takes 4 bytes a pixel for each step of a conversion."""
     if image.mode in ("P", "PA") and image.palette is None:
         raise ImageRefused("damaged: no palette")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            raise ImageRefused("transparent")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    width, height = image.size
+    rgb, rows = np.empty((height, width, 3), np.uint8), max(1, _BAND // max(1, width))
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        if band.has_transparency_data:
+            band = band.convert("RGBA")
+            if band.getchannel("A").getextrema() != (255, 255):
+                raise ImageRefused("transparent")
+        rgb[top : top + rows] = np.asarray(band.convert("RGB"))
+    return rgb
 
 
 def _upright(pixels_HW3: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
@@ -175,6 +204,13 @@ def _inside(end: int, data: bytes, what: str) -> int:
     if end > len(data):
         raise ImageRefused(f"truncated: {len(data)} bytes, {what} needs {end}")
     return end
+
+
+def _counted(parts: int) -> int:
+    """One more than `parts`, if a file may have so many."""
+    if parts == _MAX_PARTS:
+        raise ImageRefused(f"damaged: more than {_MAX_PARTS} chunks, segments or blocks")
+    return parts + 1
 
 
 # --- PNG --------------------------------------------------------------------------------------------------------------
@@ -226,8 +262,9 @@ def _opaque(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start, end) of every chunk up to IEND, with its length and checksum; refuses a cut or damaged one."""
-    at, kind = 8, b""
+    at, kind, parts = 8, b"", 0
     while kind != b"IEND":
+        parts = _counted(parts)
         length = _unpack(">I4x", data, at)[0]
         kind = data[at + 4 : at + 8]
         name = one_line(kind.decode("latin-1"))
@@ -246,7 +283,7 @@ def _refuse_frames(num_frames: int) -> None:
 # --- JPEG -------------------------------------------------------------------------------------------------------------
 
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not a stuffed zero, a restart or a fill byte
-_JPEG_EOI = 0xD9
+_JPEG_EOI, _JPEG_SCAN = 0xD9, 0xDA
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..15
 _JPEG_EXIF = 0xE1
 _JPEG_METADATA = frozenset((*range(0xE1, 0xF0), 0xFE)) - {0xEE}  # APP1..15, comments; Adobe's APP14 tells the colours
@@ -254,24 +291,32 @@ _JPEG_METADATA = frozenset((*range(0xE1, 0xF0), 0xFE)) - {0xEE}  # APP1..15, com
 
 def _open_jpeg(data: bytes) -> _Opened:
     """Pillow takes a file whose tail was lost and filled with zeros, and a photograph with a preview (MPO) for two."""
-    kept, orientation, begin = [], 0, 0
+    kept, orientation, begin, scans = [], 0, 0, 0
     for marker, at, end in _jpeg_segments(data):
+        scans += marker == _JPEG_SCAN
+        if scans > _MAX_SCANS:
+            raise ImageRefused(f"damaged: more than {_MAX_SCANS} scans")
         if marker in _JPEG_FRAMES and (bits := _unpack(">B", data, at + 4)[0]) != 8:
             raise ImageRefused(f"{bits}-bit samples")
         if marker == _JPEG_EXIF and not orientation and data[at + 4 : at + 10] == b"Exif\0\0":
             orientation = _exif_orientation(data[at + 4 : end])
         if marker in _JPEG_METADATA:
-            kept.append(memoryview(data)[begin:at])
+            if begin < at:
+                kept.append(memoryview(data)[begin:at])
             begin = end
         if marker == _JPEG_EOI:
             kept.append(memoryview(data)[begin:end])
-    return _Opened(JpegImageFile(io.BytesIO(b"".join(kept))), orientation)
+    jpeg = b"".join(kept)
+    if _MAX_FILL in jpeg:
+        raise ImageRefused(f"damaged: {len(_MAX_FILL)} fill bytes")
+    return _Opened(JpegImageFile(io.BytesIO(jpeg)), orientation)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of every segment up to the end marker; what lies between two is a scan's compressed data."""
-    marker, end = 0, 2
+    marker, end, parts = 0, 2, 0
     while marker != _JPEG_EOI:
+        parts = _counted(parts)
         found = _JPEG_MARKER.search(data, end)
         if found is None:
             raise ImageRefused("truncated: no end marker")
@@ -283,7 +328,10 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 # --- TIFF, and EXIF, which is one -------------------------------------------------------------------------------------
 
-_BITS_PER_SAMPLE, _COMPRESSION, _ORIENTATION, _SAMPLE_FORMAT = 258, 259, 274, 339
+_WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _COMPRESSION, _ORIENTATION, _SAMPLE_FORMAT = 256, 257, 258, 259, 274, 339
+_STRIP_OFFSETS, _SAMPLES, _STRIP_ROWS, _PLANES = 273, 277, 278, 284
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS = 322, 323, 324
+_TILE_SIDES = (_TILE_WIDTH, _TILE_HEIGHT)
 _TIFF_SCALARS = frozenset((256, 257, 259, 262, 266, 277, 278, 284, 317, 322, 323, 531))  # size, colours, strips, tiles
 _TIFF_LISTS = frozenset((258, 273, 279, 320, 324, 325, 338, 339, 347, 529, 530, 532))  # bits, offsets, palette, tables
 _TIFF_PIXELS = _TIFF_SCALARS | _TIFF_LISTS
@@ -312,11 +360,13 @@ def _open_tiff(data: bytes) -> _Opened:
     if (compression := _tiff_integer(entries, _COMPRESSION, order)) not in _TIFF_COMPRESSIONS:
         raise ImageRefused(f"TIFF compression {compression}")
     _check_tiff_values(data, entries, order)
+    _check_tiff_parts(entries, order)
     kept = [entry.raw for tag, entry in sorted(entries.items()) if tag in _TIFF_PIXELS]
     directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
     # Written over the old one: nothing moves, and the file gets no longer, so that missing pixels stay missing.
     image = TiffImageFile(io.BytesIO(data[:at] + directory + data[at + len(directory) :]))
     _refuse_samples(image)
+    _refuse_tiles(image)
     return _Opened(image, _tiff_integer(entries, _ORIENTATION, order))
 
 
@@ -348,12 +398,38 @@ def _check_tiff_values(data: bytes, entries: dict[int, _Entry], order: str) -> N
             _inside(_unpack(f"{order}I", entry.value, 0)[0] + size, data, f"TIFF tag {tag}")
 
 
+def _check_tiff_parts(entries: dict[int, _Entry], order: str) -> None:
+    """Refuse fewer strips or tiles than the image is made of: Pillow would leave the rest black."""
+
+    def value(tag: int, default: int = 1) -> int:
+        return _tiff_integer(entries, tag, order) if tag in entries else default
+
+    width, height = value(_WIDTH), value(_HEIGHT)
+    if _TILE_OFFSETS in entries:
+        offsets = entries[_TILE_OFFSETS].num_values
+        parts = -(-width // max(1, value(_TILE_WIDTH))) * -(-height // max(1, value(_TILE_HEIGHT)))
+    else:
+        offsets = entries[_STRIP_OFFSETS].num_values if _STRIP_OFFSETS in entries else 0
+        parts = -(-height // max(1, value(_STRIP_ROWS, height)))
+    if value(_PLANES) == 2:
+        parts *= value(_SAMPLES)
+    if offsets < parts:
+        raise ImageRefused(f"truncated: {offsets} of {parts} strips or tiles")
+
+
 def _refuse_samples(image: TiffImageFile) -> None:
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
     if set(image.tag_v2.get(_SAMPLE_FORMAT, (1,))) != {1}:
         raise ImageRefused(f"{bits}-bit float or signed samples")
     if bits > 8:
         raise ImageRefused(f"{bits}-bit samples")
+
+
+def _refuse_tiles(image: TiffImageFile) -> None:
+    """libtiff decodes whole tiles, however little of one is in the picture."""
+    (width, height), (across, down) = image.size, (image.tag_v2.get(tag, 0) for tag in _TILE_SIDES)
+    if across * down > max(_MAX_TILE, width * height):
+        raise ImageRefused(f"damaged: tiles of {across} x {down} in a picture of {width} x {height}")
 
 
 def _tiff_integer(entries: dict[int, _Entry], tag: int, order: str) -> int:
@@ -381,8 +457,9 @@ def _exif_orientation(exif: bytes) -> int:
 def _open_gif(data: bytes) -> _Opened:
     width, height, flags = _unpack("<6xHHB", data, 0)
     _refuse_large((width, height), _MAX_GIF_PIXELS)
-    at, num_frames = 13 + _gif_palette_bytes(flags), 0
+    at, num_frames, parts = 13 + _gif_palette_bytes(flags), 0, 0
     while (kind := _unpack("B", data, at)[0]) != ord(";"):
+        parts = _counted(parts)
         if kind == ord(","):
             num_frames += 1
             left, top, frame_width, frame_height, flags = _unpack("<HHHHB", data, at + 1)
@@ -402,8 +479,9 @@ def _gif_palette_bytes(flags: int) -> int:
 
 
 def _after_gif_blocks(data: bytes, at: int) -> int:
+    parts = 0
     while size := _unpack("B", data, at)[0]:
-        at += 1 + size
+        at, parts = at + 1 + size, _counted(parts)
     return at + 1
 
 
@@ -425,8 +503,18 @@ def _by_libwebp(data: bytes) -> npt.NDArray[np.uint8] | None:
         return None
 
 
+_PPM_TWO, _PPM_THREE = (re.compile(rb"P.(?:(?:\s|#[^\r\n]*+[\r\n])*+[0-9.+-]++){%d}" % count) for count in (2, 3))
+_MAX_PPM_HEADER = 2**16  # bytes, with comments: Pillow reads them one by one
+_MAX_PPM_COMMENTS = 1000  # in plain files, which Pillow copies for each
+
+
 def _open_ppm(data: bytes) -> _Opened:
     """Pillow scales colours of up to 16 bits to 8; the largest value is told only to its decoder."""
+    header = (_PPM_TWO if data[1:2] in b"14" else _PPM_THREE).match(data)
+    if (header.end() if header else len(data)) > _MAX_PPM_HEADER:
+        raise ImageRefused(f"damaged: no header, or one of more than {_MAX_PPM_HEADER} bytes")
+    if data[1:2] in b"123" and data.count(b"#") > _MAX_PPM_COMMENTS:
+        raise ImageRefused(f"damaged: more than {_MAX_PPM_COMMENTS} comments")
     image = PpmImageFile(io.BytesIO(data))
     args = image.tile[0].args
     max_value = args[1] if isinstance(args, tuple) else 255

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
@@ -51,7 +51,7 @@ class Manifest:
         file = _existing(path)
         with storage.local_copy(file) as copy:
             recipe = _recipe(_parquet(pq.read_schema, copy, file), file)
-            table = _parquet(partial(pq.read_table, page_checksum_verification=True), copy, file)
+            table = _parquet(_read_whole, copy, file)
         return cls(table.replace_schema_metadata(None).sort_by("rank"), recipe, file)
 
     @classmethod
@@ -143,11 +143,30 @@ class Manifest:
         return store
 
     def verify(self, store: Store) -> None:
-        """Check that every image of the manifest is in `store`. DataError names the first that is not."""
-        for image_id in self.table["image_id"].unique().to_pylist():
+        """Check that every window lies inside an image of `store`, and every weight is one; DataError names the first
+        that is not."""
+        import numpy as np
+
+        ids = self.table["image_id"].combine_chunks().dictionary_encode()
+        for image_id in ids.dictionary.to_pylist():
             if store.cell(image_id) is None:
                 where = f"the store '{one_line(store.path)}'"
                 raise DataError(f"the manifest's image '{one_line(image_id)}' is not in {where}")
+        shapes_I2 = np.array([store.shape(image_id) for image_id in ids.dictionary.to_pylist()], np.int64).reshape(
+            -1, 2
+        )
+        corner_W2 = np.stack([self.table[name].to_numpy().astype(np.int64) for name in ("y", "x")], 1)
+        size_W1 = self.table["size"].to_numpy().astype(np.int64)[:, None]
+        inside_W2 = (corner_W2 >= 0) & (size_W1 > 0) & (corner_W2 + size_W1 <= shapes_I2[ids.indices.to_numpy()])
+        weight_W = self.table["weight"].to_numpy()
+        for what, good_W in (
+            ("is not inside its image", inside_W2.all(1)),
+            ("has a weight that is none", np.isfinite(weight_W) & (weight_W >= 0)),
+        ):
+            if not good_W.all():
+                row = self.table.slice(int(np.argmin(good_W)), 1).to_pylist()[0]
+                found = ", ".join(f"{name}={row[name]}" for name in ("y", "x", "size", "weight"))
+                raise DataError(f"the manifest's patch '{one_line(row['patch_id'])}' {what}: {found}")
 
     def digest(self) -> str:
         """xxh3-128 (hex) of what a trainer reads: the patches and their weights, rank by rank."""
@@ -215,13 +234,23 @@ def _existing(path: str | Place) -> Place:
     return file
 
 
+def _read_whole(copy: Path) -> pa.Table:
+    from curate import tables
+
+    table = tables.read(copy, checked=True, page_checksum_verification=True)
+    table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
+    return table
+
+
 def _parquet(read: Callable[[Path], _Read], copy: Path, file: Place) -> _Read:
     """What `read` gives of a Parquet file, of which `copy` is here. DataError if it is none, or damaged."""
     import pyarrow as pa
 
     try:
         return read(copy)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system: Arrow's own have none
+            raise DataError(f"the manifest '{one_line(file)}' cannot be read: {os.strerror(error.errno)}") from None
         raise DataError(f"'{one_line(file)}' is not a manifest: {one_line(error)}") from None
 
 

@@ -130,14 +130,18 @@ class Pipeline(pydantic.BaseModel):
     train: list[Train] = []
 
     @classmethod
-    def load(cls, path: str | Path) -> "Pipeline":
-        """Read and check a file: every name in it exists and every option is valid. UsageError says what is not."""
+    def load(cls, path: str | Path, modules: Sequence[str] = ()) -> "Pipeline":
+        """Read and check a file: every name in it exists and every option is valid. UsageError says what is not.
+
+        Of modules outside curate it may name those in `modules`: no file makes curate import anything by itself.
+        """
         file = files.local_path(path, "a pipeline")
         if not file.is_file():
             raise UsageError(f"no pipeline '{one_line(file)}': there is no such file")
         try:
             content = tomllib.loads(file.read_text("utf-8"))
             made = cls.model_validate(content)
+            made._require_named(modules)
             made._check()
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"'{one_line(file)}' is not a TOML file: {one_line(error)}") from None
@@ -161,6 +165,11 @@ class Pipeline(pydantic.BaseModel):
             for manifest in (part.manifests or [chosen.name for chosen in self.select])
             for seed in part.seeds
         ]
+
+    def _require_named(self, modules: Sequence[str]) -> None:
+        archs = (spec for part in self.train for spec in part.archs)
+        for spec in (*self.score.scorers, *(chosen.strategy for chosen in self.select), *archs):
+            plugins.require_named(spec, modules, "--plugin")
 
     def _check(self) -> None:
         scorers: list[Scorer] = [plugins.parse("scorers", spec) for spec in self.score.scorers]
@@ -218,16 +227,17 @@ def run(
     photos: Sequence[str | Path],
     tests: Sequence[str | Path] = (),
     *,
+    modules: Sequence[str] = (),
     device: str = "auto",
     progress: Progress = silent,
 ) -> pa.Table:
     """Do what is not done of a study in the folder `out`, and return its table: a row a run and a test folder.
 
     Columns: arch, manifest, patches, seed, steps, test, psnr (dB), ssim. `tests` are folders of HR images, or
-    benchmarks'. Raises UsageError before the first step for whatever can be known then, BusyError if another process
-    is at this study.
+    benchmarks'. `modules` are those outside curate that the file may name, and so import. Raises UsageError before the
+    first step for whatever can be known then, BusyError if another process is at this study.
     """
-    plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline.load(pipeline)
+    plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline.load(pipeline, modules)
     pick_device(device)
     folder = files.local_path(out, "a study")
     sources = find([str(photo) for photo in photos]).sources
@@ -336,13 +346,23 @@ def _selected(chosen: Select, folder: Path) -> Manifest:
 def _measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
     """psnr and ssim on a test folder, kept beside the run under the hashes of its weights and of the test images."""
     of = {"weights": weights_hash(made.state), "test": fingerprint(test, made.arch.scale)}
-    if record.is_file():
-        found: dict[str, Any] = json.loads(record.read_bytes())
-        if {name: found.pop(name, None) for name in of} == of:
-            return found
+    if record.is_file() and (kept := _kept(record.read_bytes(), of)):
+        return kept
     measured = averages(evaluate(made, test, device=device))
     files.publish_bytes(record, json.dumps({**of, **measured}, indent=2).encode())
     return measured
+
+
+def _kept(record: bytes, of: Mapping[str, str]) -> dict[str, float] | None:
+    """What was measured of these weights and images; None of others, or of a damaged record: it is made again."""
+    try:
+        found = json.loads(record)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or {name: found.pop(name, None) for name in of} != of:
+        return None
+    whole = found.keys() == {"psnr", "ssim"} and all(isinstance(value, float) for value in found.values())
+    return found if whole else None
 
 
 def _groups(table: pa.Table) -> dict[str, dict[str, list[float]]]:

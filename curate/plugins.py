@@ -7,7 +7,8 @@
 
 The file's name is the plugin's name; nothing is registered. A name with a dot is a module of the
 user's own (`my_lab.edges:size=3`), imported only because the user wrote it in a command or in Python, never
-because a file says so. A plugin module holds one frozen dataclass named as the file in CamelCase (or the only one).
+because a file says so: a pipeline or a recipe that names one is refused until the command names it too (`--plugin`,
+`--arch`). A plugin module holds one frozen dataclass named as the file in CamelCase (or the only one).
 Options are its fields: pydantic parses them strictly by type, unknown ones are refused.
 """
 
@@ -17,6 +18,7 @@ import importlib
 import importlib.util
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -25,7 +27,7 @@ import pydantic
 
 from curate.errors import UsageError, listed, one_line
 
-__all__ = ["Kind", "describe", "given_in", "names", "options_of", "parse", "spec_of"]
+__all__ = ["Kind", "describe", "given_in", "names", "options_of", "parse", "require_named", "spec_of"]
 
 Kind = Literal["scorers", "strategies", "archs"]
 
@@ -78,8 +80,23 @@ def parse(kind: Kind, spec: str, **more: Any) -> Any:
         raise UsageError(f"{_ONE[kind]} '{name}': {prefix}{one_line(reason)}{found}") from None
 
 
+def require_named(spec: str, named: Collection[str], option: str) -> None:
+    """UsageError for a spec in a file that is code outside curate, where the command does not name its module too.
+
+    `option` is how it would: `--plugin`. The option `arch` of a spec names a module as well (`loss:arch=my_lab.net`).
+    """
+    for module in (name.partition(":")[0] for name in (spec, given_in(spec).get("arch", "").strip('"'))):
+        if "." in module and module not in named:
+            how = f"name it in the command: {option} {one_line(module)}"
+            raise UsageError(f"'{one_line(spec)}' is code outside curate; if you trust it, {how}")
+
+
 def given_in(spec: str) -> dict[str, str]:
     """The options that a spec sets itself, as text. UsageError for one that is not option=value, or comes twice."""
+    try:
+        spec.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are not UTF-8
+        raise UsageError(f"'{one_line(spec)}' is not a spec: it should be UTF-8") from None
     given: dict[str, str] = {}
     for item in _ITEM.findall(spec.partition(":")[2]):
         key, equals, value = (part.strip() for part in item.partition("="))

@@ -41,15 +41,17 @@ def ahead(
     """
     remaining = iter(items)
     pending: deque[Future[_Out]] = deque()
-    with ThreadPoolExecutor(workers(), initializer=initializer) as pool:
-        try:
-            for item in islice(remaining, depth or 2 * workers()):
+    pool, wait = ThreadPoolExecutor(workers(), initializer=initializer), True
+    try:
+        for item in islice(remaining, depth or 2 * workers()):
+            pending.append(pool.submit(function, item))
+        while pending:
+            result = pending.popleft().result()
+            for item in islice(remaining, 1):
                 pending.append(pool.submit(function, item))
-            while pending:
-                result = pending.popleft().result()
-                for item in islice(remaining, 1):
-                    pending.append(pool.submit(function, item))
-                yield result
-        finally:
-            for future in pending:
-                future.cancel()
+            yield result
+    except BaseException as error:
+        wait = isinstance(error, Exception | GeneratorExit)  # who presses Ctrl-C does not wait for a large photograph
+        raise
+    finally:
+        pool.shutdown(wait=wait, cancel_futures=True)

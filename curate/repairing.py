@@ -51,7 +51,7 @@ from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Part, ScorerReco
 from curate.sources import Source, find
 from curate.storage import Place
 from curate.store import INGEST
-from curate.verification import verify
+from curate.verification import counted, verify
 
 __all__ = ["RepairReport", "repair"]
 
@@ -315,7 +315,11 @@ class _Repair:
                 shard = salvage.Shard.of(copy, cells, names, {key: s.read for key, s in found.items() if s is not None})
             missing = shard.missing()
             writer = None if missing else shard.writer(part.xxh3)
-            how = f"{len(damaged)} images from photographs" if damaged else "its headers and padding from the tables"
+            how = (
+                f"{counted(len(damaged), 'image')} from photographs"
+                if damaged
+                else "its headers and padding from the tables"
+            )
             if writer is None and there and (len(missing) < len(damaged) or self._size(part) != part.bytes):
                 writer = shard.patched()
                 how = (

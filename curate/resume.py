@@ -8,6 +8,7 @@ It is there while a run is under way, whole or not at all, and goes when the run
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ class Snapshot:
 
         Entries of `defaults` stand for those that the state of an older curate lacks.
 
-        Raises UsageError if it is of another run than `identity` says, DataError if it cannot be read.
+        Raises UsageError if it is of another run than `identity` says, DataError if it is damaged, OSError if it
+        cannot be read.
         """
         if not is_begun(folder):
             return None
@@ -87,18 +89,27 @@ def problems(folder: Place) -> list[str]:
 
 
 def _read(file: Place) -> tuple[TrainingState, dict[str, Tensor]]:
-    """DataError for a state that is damaged."""
+    """DataError for a state that is damaged, OSError for one that cannot be read."""
+    with storage.local_copy(file) as copy:
+        copy.open("rb").close()  # of one that may not be read safetensors says that it is not there
+        text, tensors = _content(copy, file)
     try:
-        with storage.local_copy(file) as copy, safe_open(copy, framework="pt") as content:
-            text = (content.metadata() or {}).get(schema.METADATA_KEY, "")
-            # Clones are aligned in memory as fresh tensors are: sums of vectorised products depend on it.
-            tensors = {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"'{one_line(file)}' is damaged ({one_line(error)}); delete it to begin again") from None
-    record = schema.parse(TrainingState, text, file)
+        record = schema.parse(TrainingState, text, file)
+    except DataError as error:
+        raise DataError(f"{error}; delete it to begin again") from None
     if record.tensors is not None and record.tensors != _hash(tensors):
         raise DataError(f"'{one_line(file)}' is damaged (its tensors have changed); delete it to begin again")
     return record, tensors
+
+
+def _content(copy: Path, file: Place) -> tuple[str, dict[str, Tensor]]:
+    try:
+        with safe_open(copy, framework="pt") as content:
+            text = (content.metadata() or {}).get(schema.METADATA_KEY, "")
+            # Clones are aligned in memory as fresh tensors are: sums of vectorised products depend on it.
+            return text, {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"'{one_line(file)}' is damaged ({one_line(error)}); delete it to begin again") from None
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

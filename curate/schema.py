@@ -181,7 +181,7 @@ class ExportRecord(Document):
     version: pydantic.PositiveInt = 1  # of the code that cuts the windows
 
 
-class CheckpointRecipe(Document):
+class CheckpointRecipe(Sealed):
     """All that made a checkpoint."""
 
     arch: str  # spec with every option, defaults too: `fsrcnn:scale=2,d=56,s=12,m=4`

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import __version__, coverage, flags, layout, plugins, sql
-from curate.errors import UsageError, listed, one_line
+from curate.errors import DataError, UsageError, listed, one_line
 from curate.histogram import Histogram
 from curate.manifest import Manifest
 from curate.schema import ManifestRecipe, StoreReference
@@ -218,6 +218,7 @@ def _tally(store: Store, rows: duckdb.DuckDBPyRelation) -> tuple[dict[str, int],
 
 def _ranked_rows(batch: pa.RecordBatch, first: int) -> pa.Table:
     """Rows of a manifest that all count the same, the first one with the rank `first`."""
+    _check_whole(batch)
     columns = {name: batch[name] for name in (*_COLUMNS, "score")}
     columns |= {"rank": pa.array(np.arange(first, first + batch.num_rows))}
     columns |= {"weight": pa.array(np.ones(batch.num_rows, np.float32))}
@@ -284,9 +285,18 @@ def _candidates(
         if missing := set(more) - set(rows.columns):
             raise UsageError(f"the strategy needs '{one_line(listed(missing))}'; the store has: {listed(rows.columns)}")
         wanted = ", ".join([*_COLUMNS, f"{score} AS score", *map(sql.identifier, more)])
-        return rows.project(wanted).order("patch_id").to_arrow_table()
+        table = rows.project(wanted).order("patch_id").to_arrow_table()
     except duckdb.Error as error:
         raise sql.query_error(error) from None
+    _check_whole(table)
+    return table
+
+
+def _check_whole(rows: pa.Table | pa.RecordBatch) -> None:
+    """DataError if a patch lacks what says where it is: the table of patches was not written by curate."""
+    missing = [name for name in _COLUMNS if rows[name].null_count]
+    if missing:
+        raise DataError(f"the store is damaged: it has patches without {listed(missing)}")
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, where: str | None, *, joined: bool = False) -> duckdb.DuckDBPyRelation:

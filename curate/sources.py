@@ -12,10 +12,9 @@ A compressed tar file cannot be read from the middle, so `find` writes it, decom
 which lives as long as its sources do and makes them impossible to pickle.
 """
 
+import errno
 import gzip
 import os
-import shutil
-import tarfile
 import tempfile
 import weakref
 import zlib
@@ -31,7 +30,8 @@ from fsspec.spec import AbstractFileSystem
 
 from curate import storage
 from curate.errors import DataError, UsageError, listed, one_line
-from curate.images import SUFFIXES
+from curate.images import MAX_BYTES, SUFFIXES
+from curate.members import Member, members
 
 __all__ = ["Found", "PairedFolder", "Source", "benchmark_name", "find", "hr_folder"]
 
@@ -53,6 +53,8 @@ class _Stored:
 
     def read(self, start: int, size: int | None) -> bytes:
         if isinstance(self.fs, LocalFileSystem):
+            if size is None and (found := os.path.getsize(self.path)) > MAX_BYTES:  # noqa: PTH202 - for every photograph
+                raise _too_large(found)
             return self._read(start, size)
         return storage.retried(lambda: self._read(start, size), str(self.fs.unstrip_protocol(self.path)))
 
@@ -101,7 +103,9 @@ class Source:
         return isinstance(self.file, _Stored) and not isinstance(self.file.fs, MemoryFileSystem)
 
     def read(self) -> bytes:
-        """The bytes of the photograph's file. Raises OSError if they cannot be read any more."""
+        """The bytes of the photograph's file. Raises OSError if they cannot be read, or are too many."""
+        if self.size is not None and self.size > MAX_BYTES:
+            raise _too_large(self.size)
         data = self.file.read(self.start, self.size)
         if self.size is not None and len(data) != self.size:
             raise OSError("the tar file has changed since it was listed")
@@ -114,6 +118,10 @@ class Found:
 
     sources: list[Source]
     ignored: int  # files passed over: hidden, or of an ending that is no image's; a hidden folder counts as one
+
+
+def _too_large(size: int) -> OSError:
+    return OSError(errno.EFBIG, f"{size} bytes are more than an image may have; the limit is {MAX_BYTES}")
 
 
 def find(paths: Sequence[str | Path]) -> Found:
@@ -316,7 +324,9 @@ def _entry_source(entry: os.DirEntry[str], path: Path, label: str, name: str) ->
 
 # --- tar files --------------------------------------------------------------------------------------------------------
 
-_BLOCK = 512  # a tar file is made of blocks of that many bytes; one of zeros is its end
+_BLOCK = 1 << 20  # bytes decompressed at a time
+_MAX_PACKED = 1 << 30  # bytes that a compressed tar file may grow to, whatever its size
+_MAX_GROWTH = 200  # times its size that it may grow to beyond that: photographs hardly shrink at all
 
 
 def _is_tar(name: str) -> bool:
@@ -324,42 +334,44 @@ def _is_tar(name: str) -> bool:
 
 
 def _members(tar: _Stored, name: str, shown: str) -> list[Source | None]:
-    """The regular members; None for what else there is, folders left out."""
+    """The regular members; None for what else there is, folders left out. DataError if the file is damaged or cut."""
     label = one_line(name)
-    if name.lower().endswith(".tar"):
-        with tar.open() as stream:
-            return [_member(header, label, tar) for header in _headers(stream, shown) if not header.isdir()]
-    whole = _decompressed(tar, shown)
-    return [_member(header, label, whole) for header in _headers(whole.file, shown) if not header.isdir()]
-
-
-def _member(header: tarfile.TarInfo, label: str, file: _File) -> Source | None:
-    if not header.isreg() or header.issparse():
-        return None
-    parts = (part for part in header.name.split("/") if part not in ("", ".", ".."))
-    return Source(label, one_line("/".join(parts)), file, header.offset_data, header.size)
-
-
-def _headers(stream: BinaryIO, shown: str) -> list[tarfile.TarInfo]:
-    """The headers of all members. DataError if the file is damaged or cut, wherever that is."""
     try:
-        with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as tar:
-            headers, end = tar.getmembers(), tar.offset
-    except (tarfile.TarError, ValueError) as error:
+        if name.lower().endswith(".tar"):
+            with tar.open() as stream:
+                return [_member(found, label, tar) for found in members(stream) if not found.is_folder]
+        whole = _decompressed(tar, shown)
+        return [_member(found, label, whole) for found in members(whole.file) if not found.is_folder]
+    except ValueError as error:
         raise DataError(f"the tar file '{shown}' is damaged: {one_line(error)}") from None
-    # tarfile takes any header that it cannot read for the end.
-    stream.seek(end)
-    if stream.read(_BLOCK) != bytes(_BLOCK):
-        raise DataError(f"the tar file '{shown}' is damaged or cut at byte {end}")
-    return headers
+
+
+def _member(found: Member, label: str, file: _File) -> Source | None:
+    if not found.is_file:
+        return None
+    parts = (part for part in found.name.split("/") if part not in ("", ".", ".."))
+    return Source(label, one_line("/".join(parts)), file, found.start, found.size)
 
 
 def _decompressed(tar: _Stored, shown: str) -> _Decompressed:
     result = _Decompressed(tar, cast(BinaryIO, tempfile.TemporaryFile()))  # noqa: SIM115 - the result closes it
     try:
         with tar.open() as packed, gzip.open(packed) as stream:
-            shutil.copyfileobj(stream, result.file)
+            _copy(packed, cast(BinaryIO, stream), result.file, shown)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot decompress the tar file '{shown}': {one_line(error)}") from None
     result.file.seek(0)  # this flushes what Python still holds, and pread would not see
     return result
+
+
+def _copy(packed: BinaryIO, stream: BinaryIO, target: BinaryIO, shown: str) -> None:
+    """All of `stream`, which is what `packed` holds. DataError where that is out of all proportion."""
+    size = 0
+    while block := stream.read(_BLOCK):
+        size += len(block)
+        if size > max(_MAX_PACKED, _MAX_GROWTH * packed.tell()):
+            raise DataError(
+                f"the tar file '{shown}' grows to more than {_MAX_GROWTH} times its size when it is decompressed: "
+                "if that is right, decompress it yourself"
+            )
+        target.write(block)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import duckdb
 
-from curate.errors import UsageError, listed, one_line
+from curate.errors import CurateError, UsageError, listed, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +27,7 @@ __all__ = [
     "FORMATS",
     "Format",
     "batches",
+    "casts",
     "check",
     "connect",
     "head",
@@ -41,6 +42,7 @@ __all__ = [
 Format = Literal["csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
 
+_SHOWN = 200  # characters of a query that is too long to be repeated in a message
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
 _TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
 # Values that Python gets from DuckDB as it would by way of Arrow, which takes longer to import than most answers take.
@@ -54,13 +56,23 @@ _SETTINGS = {
     "autoload_known_extensions": "false",
     "enable_external_access": "false",
     "python_enable_replacements": "false",
+    "enable_progress_bar": "false",  # DuckDB takes `python -c` and notebooks for somebody who looks on
     "lock_configuration": "true",  # the last
 }
 
 
+_NOT_THE_QUERY = ("IO Error", "Out of Memory Error")  # how DuckDB begins
+
+
 def identifier(name: str) -> str:
-    """`name` quoted as an SQL identifier."""
+    """`name` quoted as an SQL identifier. UsageError for one that is not UTF-8, as a file's name may be."""
+    _check_utf8(name)
     return '"' + name.replace('"', '""') + '"'
+
+
+def casts(columns: Mapping[str, str]) -> str:
+    """Expressions for columns (name -> SQL type), for a view. Where they have these types, it costs nothing."""
+    return ", ".join(f"CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in columns.items())
 
 
 def parquet(files: Sequence[Path], columns: str = "*", **options: bool) -> str:
@@ -72,15 +84,21 @@ def parquet(files: Sequence[Path], columns: str = "*", **options: bool) -> str:
 
 
 def connect(
-    views: Mapping[str, str | pa.Table], files: Iterable[Path], *, memory: str | None = None, spill: Path | None = None
+    views: Mapping[str, str | pa.Table],
+    files: Iterable[Path],
+    *,
+    memory: str | None = None,
+    threads: int | None = None,
+    spill: Path | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection with `views` (name -> SELECT, or a table in memory) that can reach `files` and nothing else.
 
-    It takes about `memory` (`1GB`; DuckDB's own limit is 80 % of the machine's) and puts what goes beyond it into the
-    folder `spill`, a private one, if there is one.
+    It takes about `memory` (`1GB`; DuckDB's own limit is 80 % of the machine's) and `threads` (all), and puts what goes
+    beyond that memory into the folder `spill`, a private one; without one a query that needs more is refused, and
+    nothing is ever written to a disk.
 
     Raises UsageError if a view cannot be made (two names that differ by case alone, a file that is not Parquet), and
-    for an amount of memory that is none.
+    for an amount of memory or a number of threads that is none; CurateError for a file that is gone.
     """
     connection = duckdb.connect(":memory:")
     try:
@@ -91,6 +109,8 @@ def connect(
                 connection.register(name, source)
         if memory is not None:
             connection.execute(f"SET memory_limit={text(memory)}")
+        if threads is not None:
+            connection.execute(f"SET threads={threads}")
     except duckdb.Error as error:
         raise query_error(error) from None
     allowed = ", ".join(text(path) for file in files for path in dict.fromkeys((str(file), _literal(file))))
@@ -102,8 +122,16 @@ def connect(
 
 
 def text(value: str) -> str:
-    """`value` quoted as an SQL string."""
+    """`value` quoted as an SQL string. UsageError for one that is not UTF-8."""
+    _check_utf8(value)
     return "'" + value.replace("'", "''") + "'"
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"SQL takes UTF-8 alone, found '{one_line(text)}'") from None
 
 
 def _literal(file: Path) -> str:
@@ -113,8 +141,12 @@ def _literal(file: Path) -> str:
 
 def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """UsageError if a SELECT holds anything that writes, or calls a table function that is not for queries here."""
+    _check_utf8(query)
     ((parsed,),) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
-    tree = json.loads(parsed)
+    try:
+        tree = json.loads(parsed)
+    except RecursionError:
+        raise UsageError(f"the query is nested too deeply: '{one_line(query[:_SHOWN])} ...'") from None
     if tree["error"]:
         raise UsageError(one_line(f"SQL: {tree['error_message']}: '{query}'"))
     for node in _nodes(tree):
@@ -145,7 +177,7 @@ def reader(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchR
     import pyarrow as pa
 
     with _refusing(connection):
-        answer = _answer(connection, query).to_arrow_reader(_BATCH_ROWS)
+        answer = _by_arrow(_answer(connection, query))
     return pa.RecordBatchReader.from_batches(answer.schema, batches(answer))
 
 
@@ -161,19 +193,29 @@ def head(
         if all(str(kind) in _PLAIN for kind in answer.types):
             rows = answer.fetchall()
         else:
-            stream = batches(answer.to_arrow_reader(_BATCH_ROWS))
+            stream = batches(_by_arrow(answer))
             rows = [row for batch in stream for row in zip(*map(_values, batch.columns), strict=True)]
     return answer.columns, rows[:limit], len(rows) > limit
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
     """One SELECT, checked and not run yet."""
+    _check_utf8(query)
     statements = connection.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         found = ", ".join(statement.type.name for statement in statements) or "nothing"
         raise UsageError(f"a query should be one SELECT; found {found}: '{one_line(query)}'")
     check(connection, query)
     return connection.sql(query).project("*")
+
+
+def _by_arrow(answer: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    try:
+        return answer.to_arrow_reader(_BATCH_ROWS)
+    except pa.ArrowException as error:  # of types that it does not have
+        raise query_error(error) from None
 
 
 @contextlib.contextmanager
@@ -199,9 +241,15 @@ def batches(answer: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
-def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None = None) -> UsageError:
-    """DuckDB's complaint as one line: its first line, and what there is instead, if it or `connection` says so."""
+def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None = None) -> CurateError:
+    """DuckDB's complaint as one line: its first line, and what there is instead, if it or `connection` says so.
+
+    A UsageError, but for what the disk or the memory did.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(lines[0].startswith(kind) or f": {kind}" in lines[0] for kind in _NOT_THE_QUERY):
+        hint = "; allow more memory, or make room where it spills to (TMPDIR)" if "offload" in lines[0] else ""
+        return CurateError(one_line(f"SQL: {lines[0]}{hint}"))
     hints = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate", "LINE"))]
     if connection is not None and lines[0].startswith("Catalog Error: Table with name"):
         hints = [f"there are: {listed(name for (name,) in connection.sql('SHOW TABLES').fetchall())}"]

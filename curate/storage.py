@@ -68,7 +68,7 @@ _URL = re.compile(r"((?:[A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", 
 _SECRET = re.compile(
     r"[?&](x-amz-|x-goog-|sig=|signature=|token=|access_token=|awsaccesskeyid=|key=|password=)", re.IGNORECASE
 )
-_STORES = ("abfs", "abfss", "az", "gcs", "gs", "hf", "http", "https", "memory", "oci", "oss", "r2", "s3", "s3a")
+_STORES = ("abfs", "abfss", "az", "gcs", "gs", "hf", "memory", "oci", "oss", "r2", "s3", "s3a")
 _NAMED = ("ftp", "hdfs", "sftp", "smb", "ssh")  # schemes where a user's name alone is an address, not a secret
 _WAITS = (0.2, 0.4, 0.8, 1.6)  # seconds before the second, third, ... try, times 0.5 to 1.5
 _PERMANENT = (  # errors that another try does not mend
@@ -229,10 +229,12 @@ def relative_name(path: Place, folder: Place) -> str:
 def resolve(name: str, folder: Place) -> Place:
     """The way back from `relative`. A name that leads out of a bucket leads to its root, as `/..` does on a disk.
 
-    UsageError for a scheme that is no object store's: a file must not make curate run a file system of its choice.
+    UsageError for a scheme that is no object store's: a file must not make curate run a file system of its choice. And
+    for a web server that the file is not from itself: it must not make curate knock at doors that only you can reach.
     """
     if match := _URL.match(name):
-        if match[1] not in (*_STORES, str(folder).partition(":")[0]):
+        ours = isinstance(folder, RemotePath) and _split(folder)[:2] == (match[1], match[3].partition("/")[0])
+        if match[1] not in _STORES and not ours:
             raise UsageError(
                 f"a file names its store at a {one_line(match[1])}:// URL; if you trust it, say --store URL"
             )
@@ -426,11 +428,16 @@ def read_all(folder: Place, listed: Mapping[str, Entry]) -> list[bytes]:
 def member(shard: Place, offset: int, size: int, xxh3: int) -> bytes:
     """A member of a shard, whose xxh3-64 should be `xxh3`: the caller checks. From afar only its bytes are fetched.
 
+    What is not inside the shard is empty.
+
     Raises OSError if it cannot be read.
     """
     if isinstance(shard, Path):
         with shard.open("rb") as file:
-            return os.pread(file.fileno(), size, offset)
+            inside = offset >= 0 and 0 <= size <= os.fstat(file.fileno()).st_size - offset
+            return os.pread(file.fileno(), size, offset) if inside else b""
+    if min(offset, size) < 0:
+        return b""
     name = f"{xxh3:016x}"
     key = f"pixels/{name[:2]}/{name}-{size}"
     if (kept := cache.find(key)) is not None:

@@ -48,6 +48,12 @@ __all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store", "write_parquet"]
 INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
 _TABLES = ("images", "cells", "patches", "retried")  # of a shard; the last of those that `--retry-failed` wrote
+# Columns as SQL types, which Python code counts on; here and not from `layout`, for which Arrow would be imported.
+_IMAGES = {
+    name: "INTEGER" if name in ("height", "width") else "VARCHAR"
+    for name in ("image_id", "name", "sha256", "height", "width", "status", "source", "split")
+}
+_PATCHES = {"patch_id": "VARCHAR", "image_id": "VARCHAR"} | dict.fromkeys(("y", "x", "size"), "INTEGER")
 _DECODED_PIXELS = 2**25  # kept by `Store.read`, 100 MB
 
 
@@ -130,6 +136,8 @@ class Store:
             if isinstance(folder, Path):
                 files.make_folder(folder)
         except OSError as error:
+            if error.errno in files.FAILING:
+                raise
             raise UsageError(f"cannot make a store at '{one_line(folder)}': {error.strerror}") from None
         header = StoreHeader(patch=patch, step=step, created_by=f"curate {__version__}", packed=packed)
         storage.create_bytes(folder / _HEADER, schema.dump(header, indent=2))
@@ -203,9 +211,9 @@ class Store:
             folder = self.path.joinpath(top, *kind.split("/"))
             storage.remove(folder / name for name in storage.entries(folder))
             if isinstance(folder, Path):
-                with contextlib.suppress(OSError):  # there is none, or there are others beside it
-                    folder.rmdir()
-                    folder.parent.rmdir()
+                for empty in (folder, folder.parent):
+                    with contextlib.suppress(OSError):  # there is none, or there are others beside it
+                        empty.rmdir()
 
     def digest(self, shards: int | None = None) -> str:
         """SHA-256 (hex) over the records of the first `shards` units (all by default): what was ingested, exactly."""
@@ -296,11 +304,7 @@ class Store:
 
     def unit_table(self, name: str, unit: int) -> pa.Table:
         """The images, cells or patches of one unit; of a retry also what it `retried`."""
-        path, expected = self._part_path(name, unit), _layout_of(name)
-        table = self._parquet(path)
-        if not table.schema.equals(expected):
-            raise DataError(f"'{one_line(path)}' has columns {table.schema.names}, expected {expected.names}")
-        return table
+        return self._parquet(self._part_path(name, unit), _layout_of(name))
 
     def _table(self, name: str) -> pa.Table:
         import pyarrow as pa
@@ -332,14 +336,20 @@ class Store:
         return copy is not None and copy.exists()
 
     @staticmethod
-    def _parquet(path: Path) -> pa.Table:
+    def _parquet(path: Path, expected: pa.Schema) -> pa.Table:
         import pyarrow as pa
-        import pyarrow.parquet as pq
+
+        from curate import tables
 
         try:
-            return pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
+            table = tables.read(path)
+            table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
+        if not table.schema.equals(expected):
+            found, wanted = (", ".join(f"{f.name} {f.type}" for f in fields) for fields in (table.schema, expected))
+            raise DataError(one_line(f"'{path}' has columns {found}; it should have {wanted}"))
+        return table
 
     @staticmethod
     def rows(unit: CommitRecord, name: str) -> int:
@@ -377,7 +387,24 @@ class Store:
 
     def score_table(self, found: ScoreSet, unit: int) -> pa.Table:
         """The scores of one unit: patch_id and the scorer's columns."""
-        return self._parquet(self._part_path(found.kind, unit))
+        from curate import layout
+
+        path, columns = self._part_path(found.kind, unit), tuple(found.record.columns)
+        if not found.record.vector:
+            return self._parquet(path, layout.scores_schema(columns))
+        return self._parquet(path, layout.scores_schema(columns, self._vector_length(path)))
+
+    @staticmethod
+    def _vector_length(path: Path) -> int:
+        """Of the lists in the last column of a Parquet file; 0 if it has none."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            kind = pq.read_schema(path).types[-1]
+        except (pa.ArrowException, OSError, UnicodeError, IndexError) as error:
+            raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
+        return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
 
     def score_columns(self) -> dict[str, tuple[ScoreSet, str]]:
         """SQL column -> (its score set, the column in its tables).
@@ -414,11 +441,16 @@ class Store:
 
     def check_table(self, found: CheckSet, unit: int) -> pa.Table:
         """The findings of one unit: columns as `layout.DUPLICATES` or `layout.LEAKS`."""
-        return self._parquet(self._part_path(found.kind, unit))
+        from curate import layout
+
+        expected = layout.LEAKS if found.record.check == "leaks" else layout.DUPLICATES
+        return self._parquet(self._part_path(found.kind, unit), expected)
 
     def examined_table(self, kind: str, unit: int) -> pa.Table:
         """What an ingest by several has found out about some sources: columns as `layout.EXAMINED`."""
-        return self._parquet(self._part_path(kind, unit))
+        from curate import layout
+
+        return self._parquet(self._part_path(kind, unit), layout.EXAMINED)
 
     def named(self, rows: pa.Table) -> pa.Table:
         """A table of images (image_id, ...) with the column `name` after its first."""
@@ -427,12 +459,13 @@ class Store:
 
         taken = self.images().filter(pc.field("image_id").is_valid())
         names = dict(zip(taken["image_id"].to_pylist(), taken["name"].to_pylist(), strict=True))
+        flags.require(rows["image_id"].to_pylist(), names)
         return rows.add_column(1, "name", pa.array([names[key] for key in rows["image_id"].to_pylist()], pa.string()))
 
     def findings(self) -> flags.Findings:
         """What the checks have found: near-duplicates, leaks, and the images that they flag."""
         sets = self.check_sets()
-        if not sets:
+        if not sets or not self.commits():
             return flags.nothing()
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -475,10 +508,11 @@ class Store:
             raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
         shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
         patches = sql.parquet(self._part_paths("patches", list(units)), filename=True)
-        images = sql.parquet(self._part_paths("images", list(units)))
+        images = sql.parquet(self._part_paths("images", list(units)), sql.casts(_IMAGES))
         if retried := _retries(units):
-            both = self._part_paths("images", list(units)), self._part_paths("retried", retried)
-            images = retries.view(*(sql.parquet(paths, filename=True) for paths in both))
+            columns = f"{sql.casts(_IMAGES)}, filename"
+            images = sql.parquet(self._part_paths("images", list(units)), columns, filename=True)
+            images = retries.view(images, sql.parquet(self._part_paths("retried", retried), filename=True))
         findings: Mapping[str, str | pa.Table] = flags.NO_VIEWS
         if self.check_sets() and len((found := self.findings()).flags):
             findings = {"duplicates": found.duplicates, "leaks": found.leaks, "flags": found.flags}
@@ -488,7 +522,7 @@ class Store:
         return {
             **findings,
             "images": images,
-            "patches": f"SELECT * EXCLUDE (filename), {shard} FROM ({patches})",
+            "patches": f"SELECT {sql.casts(_PATCHES)}, {shard} FROM ({patches})",
             "scores": self._scores_view(units),
         }
 
@@ -536,22 +570,23 @@ class Store:
 
     def stream(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.RecordBatchReader:
         """`query`, as batches: for answers that do not fit into memory. Raises UsageError for a query it refuses."""
-        return sql.reader(self._connection(manifests), query)
+        return sql.reader(self.connect(manifests), query)
 
-    def head(
-        self, query: str, limit: int, manifests: Mapping[str, Path] | None = None
-    ) -> tuple[list[str], list[tuple[object, ...]], bool]:
-        """The names of the columns and the first `limit` rows of `query`'s answer, and whether there are more."""
-        return sql.head(self._connection(manifests), query, limit)
-
-    def _connection(self, manifests: Mapping[str, Path] | None) -> duckdb.DuckDBPyConnection:
+    def connect(
+        self,
+        manifests: Mapping[str, Path] | None = None,
+        *,
+        memory: str | None = None,
+        threads: int | None = None,
+    ) -> duckdb.DuckDBPyConnection:
+        """A connection for one query, within about `memory` (`1GB`) and `threads`; its `interrupt` ends the query."""
         named = dict(manifests or {})
         views = self.views()
         taken = views.keys() & named.keys()
         if taken:
             raise UsageError(f"a manifest cannot be called '{listed(taken)}' in SQL: the store has a view of that name")
         views |= {name: sql.parquet([path]) for name, path in named.items()}
-        return sql.connect(views, [*self.table_files(), *named.values()])
+        return sql.connect(views, [*self.table_files(), *named.values()], memory=memory, threads=threads)
 
     # ---- pixels
 
@@ -579,15 +614,23 @@ class Store:
 
     def shape(self, image_id: str) -> tuple[int, int]:
         """Height and width of a photograph, px, also where only parts of it are stored. DataError if it is absent."""
+        from curate import images
+
         if self._shapes is None:
             import pyarrow.compute as pc
 
-            columns = self.images().filter(pc.field("status") == STATUS_OK)
+            known = pc.field("height").is_valid() & pc.field("width").is_valid()
+            columns = self.images().filter((pc.field("status") == STATUS_OK) & known)
             sizes = zip(columns["height"].to_pylist(), columns["width"].to_pylist(), strict=True)
             self._shapes = dict(zip(columns["image_id"].to_pylist(), sizes, strict=True))
         if image_id not in self._shapes:
             raise self._absent(image_id, "hr")
-        return self._shapes[image_id]
+        height, width = self._shapes[image_id]
+        if min(height, width) < 1 or height * width > images.MAX_PIXELS:
+            raise DataError(
+                f"the store '{one_line(self.path)}' is damaged: image '{one_line(image_id)}' of {height}x{width}"
+            )
+        return height, width
 
     def is_whole(self, image_id: str, role: str = "hr") -> bool:
         """Whether all of an image, which is there, is in one file, and not parts of it in packed cells."""
@@ -621,8 +664,14 @@ class Store:
         cells = self._present(image_id, role)
         if self.is_whole(image_id, role):
             return self.decode(image_id, role, cells[0])
+        from curate import images
+
         ends = [(cell.y + cell.height, cell.x + cell.width) for cell in cells]
         height, width = self.shape(image_id) if role == "hr" else map(max, zip(*ends, strict=True))
+        if min(min(cell.y, cell.x) for cell in cells) < 0 or any(y > height or x > width for y, x in ends):
+            raise self._misplaced(image_id, role)
+        if height * width > images.MAX_PIXELS:
+            raise self._misplaced(image_id, role)
         import numpy as np
 
         canvas = np.zeros((height, width, 3), np.uint8)
@@ -634,7 +683,10 @@ class Store:
         """The pixels of one of the `cells`, uint8 RGB; several threads may do so. DataError if it is cut or changed."""
         from curate import images
 
-        return images.decode(self._bytes(image_id, role, cell))
+        pixels = images.decode(self._bytes(image_id, role, cell))
+        if pixels.shape[:2] != (cell.height, cell.width):
+            raise self._misplaced(image_id, role)
+        return pixels
 
     def read(self, image_id: str, y: int, x: int, height: int, width: int) -> npt.NDArray[np.uint8]:
         """The pixels of a window: uint8 RGB, (height, width, 3); only the cells under it are read.
@@ -645,7 +697,7 @@ class Store:
         rows, columns = self.shape(image_id)
         window = f"window y={y} x={x} {height}x{width}"
         if min(y, x) < 0 or min(height, width) < 1 or y + height > rows or x + width > columns:
-            raise UsageError(f"{window} is not inside image '{image_id}' of {rows}x{columns}")
+            raise UsageError(f"{window} is not inside image '{one_line(image_id)}' of {rows}x{columns}")
         import numpy as np
 
         pixels, missing = np.empty((height, width, 3), np.uint8), height * width
@@ -659,7 +711,7 @@ class Store:
                 missing -= (bottom - top) * (right - left)
         if missing:
             packed = f"the packed store '{one_line(self.path)}' lacks {missing} of its pixels"
-            raise UsageError(f"{window} of image '{image_id}' was not packed: {packed}")
+            raise UsageError(f"{window} of image '{one_line(image_id)}' was not packed: {packed}")
         return pixels
 
     def _present(self, image_id: str, role: str) -> list[Cell]:
@@ -670,15 +722,23 @@ class Store:
     def _absent(self, image_id: str, role: str) -> DataError:
         return DataError(f"the store '{one_line(self.path)}' has no {role} of image '{one_line(image_id)}'")
 
+    def _misplaced(self, image_id: str, role: str) -> DataError:
+        shown = one_line(self.path)
+        return DataError(
+            f"the store '{shown}' is damaged: the cells of image '{one_line(image_id)}' ({role}) do not fit"
+        )
+
     def _bytes(self, image_id: str, role: str, cell: Cell) -> bytes:
         path = self.shard_path(cell.shard)
+        if min(cell.offset, cell.size) < 0:
+            raise DataError(f"image '{one_line(image_id)}' ({role}) in '{one_line(path)}' cannot lie before its start")
         try:
             data = storage.member(path, cell.offset, cell.size, cell.xxh3)
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
             raise DataError(f"image '{one_line(image_id)}' ({role}) in '{one_line(path)}' {problem}") from None
         if len(data) != cell.size or xxhash.xxh3_64_intdigest(data) != cell.xxh3:
-            raise DataError(f"image '{image_id}' ({role}) in '{one_line(path)}' is damaged: its hash differs")
+            raise DataError(f"image '{one_line(image_id)}' ({role}) in '{one_line(path)}' is damaged: its hash differs")
         return data
 
     def _decoded_cell(self, image_id: str, cell: Cell) -> npt.NDArray[np.uint8]:

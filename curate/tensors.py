@@ -3,6 +3,7 @@
 Axes   C channel (R G B), H height, W width
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,11 +15,30 @@ from torch import Tensor
 
 from curate.errors import UsageError, listed, one_line
 
-__all__ = ["crop_to_multiple", "halving", "has_bfloat16", "pick_device", "to_float", "to_pixels", "to_tensor"]
+__all__ = [
+    "content_hash",
+    "crop_to_multiple",
+    "halving",
+    "has_bfloat16",
+    "pick_device",
+    "to_float",
+    "to_pixels",
+    "to_tensor",
+]
 
 _Result = TypeVar("_Result")
 
 _CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # of x86 and Arm, as torch calls them
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of names, dtypes, shapes and values, whatever their order, device and memory layout."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def pick_device(name: str) -> torch.device:

@@ -22,7 +22,7 @@ from curate.sources import Source, find
 from curate.storage import Place
 from curate.store import INGEST
 
-__all__ = ["describe", "verify"]
+__all__ = ["counted", "describe", "verify"]
 
 _PHOTOGRAPHS = "photographs"  # the `work` of faults that are none of the store's own files
 
@@ -92,8 +92,12 @@ def describe(record: VerifyRecord) -> list[str]:
     if not grave:
         return [*lines, f"checked {looked}: whole"]
     images = {name for finding in grave for name in finding.images}
-    number = f"{len(grave)} finding{'s' if len(grave) > 1 else ''}"
-    return [*lines, f"checked {looked}: {number}, {len(images)} images hit"]
+    return [*lines, f"checked {looked}: {counted(len(grave), 'finding')}, {counted(len(images), 'image')} hit"]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _line(finding: VerifyFinding) -> str:

@@ -7,6 +7,7 @@
     write_store   function (folder, units, scores) -> Store: tables alone, with the scores that the test chooses
     untrained     folder of random weights that stand in for curate's bundled ones, so that no test depends on those
     memory        URL of an empty folder in memory; `put(url, data)` writes a file there
+    warm          a process that has imported curate and runs commands at once, and into faults: see warm.py
     shared        folder of real photographs and public checkpoints beside the repository; skips where it is absent
 
 Everything is made in the test, but for what released versions wrote (`fixtures`); no network.
@@ -27,6 +28,8 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
+    from warm import Warm
+
     from curate.store import Store
 
 # Read by torch and OpenMP when they are first imported, hence set here. Tests run two at a time with one thread each.
@@ -193,6 +196,16 @@ def put(url: str, data: bytes) -> str:
     with fsspec.open(url, "wb") as file:
         file.write(data)
     return url
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator["Warm"]:
+    """The process of warm.py, for all tests of this one."""
+    from warm import Warm
+
+    started = Warm()
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HOWS", "tree"]
+__all__ = ["HOWS", "differences", "tree"]
 
 HOWS = ("kill", "cut", "names", "some")
 UNTRACKED = "events.out.tfevents"  # TensorBoard's files: they grow, and hold the time of day

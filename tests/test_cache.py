@@ -65,6 +65,13 @@ def test_a_table_that_may_be_being_read_stays_and_an_old_one_goes(folder: Path) 
     assert there(folder) == {"tables/bb/0.parquet", "tables/cc/0.parquet"}
 
 
+def test_an_entry_from_the_future_of_a_clock_that_was_wrong_may_go(folder: Path) -> None:
+    keep("tables/aa/0.parquet", 600, used=-1e8)
+    keep("tables/bb/0.parquet", 300, used=-60)
+    cache.add("tables/cc/0.parquet", 800, content(800))
+    assert there(folder) == {"tables/bb/0.parquet", "tables/cc/0.parquet"}
+
+
 def test_what_other_processes_add_counts_too(folder: Path) -> None:
     cache.add("pixels/aa/0", 10, content(10))
     code = "from curate import cache; cache.add('pixels/bb/0', 900, lambda file: file.write(b'y' * 900))"

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import resource
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from curate import plugins
+from curate import plugins, storage
 from curate.archs.fsrcnn import Fsrcnn
 from curate.archs.srcnn import Srcnn
-from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, check, mend, read_recipe, weights_hash
+from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, _expected, check, mend, read_recipe, weights_hash
 from curate.errors import CurateError, DataError, UsageError
 from curate.metrics import psnr, quantise, rgb_to_y
 from curate.resize import downscale, upscale
@@ -83,6 +85,23 @@ def test_saving_over_a_checkpoint_replaces_it(checkpoint: Checkpoint, tmp_path: 
     assert read_recipe(tmp_path)["training"]["steps"] == 1
 
 
+def test_where_the_model_is_the_recipe_is_too(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = storage.publish_bytes
+
+    def full(path: Path, data: bytes) -> str:
+        if path.name == failing:
+            raise OSError(28, "No space left on device", str(path))
+        return publish(path, data)
+
+    monkeypatch.setattr(storage, "publish_bytes", full)
+    for failing, left in ((RECIPE_FILE, set[str]()), (MODEL_FILE, {RECIPE_FILE})):  # noqa: B007 - `full` reads it
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save(tmp_path / "run")
+        assert {path.name for path in (tmp_path / "run").glob("*")} == left
+
+
 def test_tied_weights_are_saved(tmp_path: Path) -> None:
     state = Fsrcnn().build().state_dict()
     state["mid_part.1.weight"] = state["mid_part.3.weight"]  # one tensor under two names
@@ -96,7 +115,8 @@ def test_the_record_names_every_option_and_the_weights(checkpoint: Checkpoint, t
     expected = {"format": 1, "arch": "srcnn:scale=3,kernel=9-1-5", "weights": weights_hash(checkpoint.state)}
     expected["training"] = RECIPE
     assert record == expected
-    assert json.loads((tmp_path / RECIPE_FILE).read_text()) == expected
+    beside = json.loads((tmp_path / RECIPE_FILE).read_text())
+    assert beside.pop("checksum") and beside == expected
 
 
 def test_read_recipe_does_not_import_torch(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -163,7 +183,7 @@ def test_asking_for_another_arch_than_the_file_has_is_refused(checkpoint: Checkp
     [
         (
             '{"format": 2, "arch": "srcnn", "weights": "", "training": {}}',
-            "format 2 is not one that this version reads",
+            "format 2 is not one that curate",
         ),
         ('{"format": 1, "arch": "srcnn", "weights": ""}', "training: Field required"),
         ('{"format": 1', "Invalid JSON"),
@@ -467,3 +487,66 @@ def test_what_is_not_curate_s_cannot_be_checked(checkpoint: Checkpoint, tmp_path
     safetensors.torch.save_file(checkpoint.state, tmp_path / "x.safetensors")
     with pytest.raises(UsageError, match="nothing says what it should be"):
         check(tmp_path / "x.safetensors")
+
+
+# Files that claim more than they hold
+
+
+class _Repeated:
+    """Pickled as a tensor of any shape over the one number that there is."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def __reduce__(self) -> Any:
+        strides = (0,) * len(self.shape)
+        return torch._utils._rebuild_tensor_v2, (torch.ones(1).storage(), 0, self.shape, strides, False, OrderedDict())
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("shape", [(81, 64), (2**40, 64), (2, 3)])
+def test_one_number_is_not_many_weights(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.save({"weights_conv1": _Repeated(shape)}, tmp_path / "net.pth")
+    assert "holds more than weights by name: weights_conv1" in one_line_error(DataError, tmp_path / "net.pth", "srcnn")
+
+
+def test_a_zip_bomb_is_not_unpacked(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    torch.save(checkpoint.state, tmp_path / "net.pth")
+    with zipfile.ZipFile(tmp_path / "net.pth") as plain, zipfile.ZipFile(tmp_path / "a.pth", "w") as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
+        (tmp_path / "b.pth").write_bytes((tmp_path / "net.pth").read_bytes())
+    assert Checkpoint.load(tmp_path / "a.pth", "srcnn:scale=3").state.keys() == checkpoint.state.keys()
+    with zipfile.ZipFile(tmp_path / "b.pth", "a", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("archive/data/99", bytes(2**24))
+    assert "would unpack to" in one_line_error(DataError, tmp_path / "b.pth", "srcnn:scale=3")
+
+
+HUGE = [
+    "edsr:scale=2,features=64,blocks=1000000000,res_scale=1.0",
+    "edsr:scale=2,features=1000000,blocks=16,res_scale=1.0",
+    "edsr:scale=2,features=1000000000000000,blocks=16,res_scale=1.0",
+    "rcan:scale=2,groups=100000,blocks=100000,reduction=16,features=64",
+    "fsrcnn:scale=2,d=99999999999,s=12,m=4",
+    "fsrcnn:scale=2,d=56,s=12,m=2000000000",
+]
+
+
+@pytest.mark.parametrize("spec", HUGE)
+def test_a_network_of_any_size_that_a_file_claims_is_not_built(spec: str, tmp_path: Path) -> None:
+    weights = {"weight": torch.ones(3)}
+    record = {"format": 1, "arch": spec, "weights": weights_hash(weights), "training": {}}
+    safetensors.torch.save_file(weights, tmp_path / "net.safetensors", {"curate": json.dumps(record)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "does not fit" in one_line_error(DataError, tmp_path / "net.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+
+
+@pytest.mark.parametrize("name", plugins.names("archs"))
+def test_what_is_expected_of_a_file_is_the_state_of_the_network(name: str, tmp_path: Path) -> None:
+    arch = plugins.parse("archs", name)
+    state = arch.build().state_dict()
+    expected = _expected(tmp_path, state, arch)
+    assert list(expected) == list(state)
+    assert all(expected[key].shape == tensor.shape for key, tensor in state.items())
+    assert all(expected[key].dtype == tensor.dtype for key, tensor in state.items())

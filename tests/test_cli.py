@@ -1,6 +1,7 @@
 """The command line: what each verb prints, and that a mistake is one clear line, exit code 2, nothing half-written."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -399,7 +400,8 @@ def test_a_disk_error_is_one_line(run: Run, work: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("curate.files.publish", full)
     result = run("select", work / "store", "des", "-o", tmp_path / "x.parquet")
-    assert (result.code, result.err) == (1, "curate: No space left on device 'store'\n")
+    said = "curate: No space left on device: 'store'; make room, and the same command goes on\n"
+    assert (result.code, result.err) == (1, said)
 
 
 def test_sizes_and_pairs_are_parsed() -> None:
@@ -518,14 +520,12 @@ def test_closed_outputs_are_no_error(tmp_path: Path) -> None:
 
 
 def test_verify_and_repair_say_what_is_hit_and_what_was_done(run: Run, work: Path, tmp_path: Path) -> None:
-    import shutil
-
     store = tmp_path / "store"
     shutil.copytree(work / "store", store)
     shutil.copy(work / "half.parquet", tmp_path)
     whole = run("verify", store, tmp_path / "half.parquet", "--deep")
-    assert whole.code == 0 and whole.out.startswith("checked 9 files") and whole.out.endswith(": whole\n")
-    (store / "tables/cells/000000.parquet").unlink()
+    assert whole.code == 0 and whole.out.startswith("checked 10 files") and whole.out.endswith(": whole\n")
+    (store / "tables/patches/000000.parquet").unlink()
     tar = store / "shards/000000.tar"
     data = bytearray(tar.read_bytes())
     data[600] ^= 1
@@ -536,10 +536,13 @@ def test_verify_and_repair_say_what_is_hit_and_what_was_done(run: Run, work: Pat
     record = json.loads(found.out)
     assert found.code == 1 and not record["whole"]
     assert {finding["kind"] for finding in record["findings"]} == {"missing", "damaged"}
-    assert record["findings"][0]["manifests"] == {str(tmp_path / "half.parquet"): 9}
-    assert run("repair", store).code == 1
+    assert record["findings"][0]["manifests"] == {
+        str(tmp_path / "half.parquet"): pq.read_table(work / "half.parquet").num_rows
+    }
+    alone = run("repair", store)
+    assert alone.code == 1 and "rebuilt  tables/patches/000000.parquet: from the table of images" in alone.out
     done = run("repair", store, "--from", work / "photos")
-    assert done.code == 0 and "rebuilt  tables/cells/000000.parquet: from the shard" in done.out
+    assert done.code == 0 and "rebuilt  shards/000000.tar: 1 image from photographs" in done.out
     assert done.out.splitlines()[-1].endswith(": whole")
     assert run("verify", store, "--against", work / "photos").code == 0
 

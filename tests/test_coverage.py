@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate import coverage
-from curate.errors import UsageError
+from curate.errors import DataError, UsageError
 from curate.manifest import Manifest
 from curate.selection import candidates, select
 from curate.store import Store
@@ -153,3 +153,10 @@ def test_a_draw_stays_within_the_pixels_too(store: Store) -> None:
 def test_other_units_are_refused(store: Store) -> None:
     with pytest.raises(UsageError, match="no unit 'images'; there are: patches, pixels"):
         select(store, "des", by="sobel", unit="images")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("y", "x", "size"), [(-1, 0, 5), (0, -(2**31), 5), (0, 0, 0), (0, 0, -5)])
+def test_what_is_no_window_is_refused(y: int, x: int, size: int) -> None:
+    row = {"image_id": "a", "y": y, "x": x, "size": size}
+    with pytest.raises(DataError, match="a window should be inside its image"):
+        coverage.pixels(pa.Table.from_pylist([row]))

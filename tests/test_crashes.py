@@ -6,15 +6,19 @@ ones all of them, and processes that are killed from outside at random.
 
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from crashing import HOWS
+from crashing import HOWS, differences, tree
 
 ROOT = Path(__file__).parents[1]
 NET = "fsrcnn:scale=2,d=6,s=3,m=1"
@@ -118,6 +122,8 @@ SCENES = {
     "run": ("photos", [["run", "study.toml", "out", "photos", "--test", "bench"]]),
 }
 
+LONG = ("report", "run", "train", "train, other options")  # which only the slow tests take
+
 
 def crash(ask: Ask, starts: dict[str, Path], scene: str, **options: Any) -> Any:
     start, commands = SCENES[scene]
@@ -125,12 +131,12 @@ def crash(ask: Ask, starts: dict[str, Path], scene: str, **options: Any) -> Any:
     return ask(do="crash", start=starts[start], work=work, commands=commands, **options)
 
 
-def told(name: str, found: Any) -> None:
+def told(name: str, found: Mapping[str, Any]) -> None:
     counts = {key: len(value) if isinstance(value, list) else value for key, value in found.items()}
     print(name, counts)  # noqa: T201 - with -s: how many kills there were is the result
 
 
-@pytest.mark.parametrize("scene", [name for name in SCENES if name not in ("report", "run")])  # which take longer
+@pytest.mark.parametrize("scene", [name for name in SCENES if name not in LONG])
 def test_killed_at_some_of_its_steps_and_run_again(ask: Ask, starts: dict[str, Path], scene: str) -> None:
     found = crash(ask, starts, scene, hows=("kill", "some"), most=2)
     told(scene, found)
@@ -158,7 +164,7 @@ def test_killed_at_every_step_and_run_again(ask: Ask, starts: dict[str, Path], s
     ],
 )
 def test_a_sync_that_is_left_out_is_noticed(ask: Ask, starts: dict[str, Path], blind: str, hows: list[str]) -> None:
-    assert crash(ask, starts, "ingest", hows=hows, most=12, blind=[blind])["wrong"] != []
+    assert crash(ask, starts, "ingest", hows=hows, most=8, blind=[blind])["wrong"] != []
 
 
 # --- two at a time ----------------------------------------------------------------------------------------------------
@@ -202,9 +208,12 @@ def meet(ask: Ask, starts: dict[str, Path], name: str, **options: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize("name", ["ingest, ingest", "score, the other part", "select, select", "pack, pack", *RIVALS])
+FAST = ["ingest, ingest", "score, the other part", "pack, pack", *(name for name in RIVALS if name not in LONG)]
+
+
+@pytest.mark.parametrize("name", FAST)
 def test_two_at_a_time_do_no_harm(ask: Ask, starts: dict[str, Path], name: str) -> None:
-    assert meet(ask, starts, name, most=4)["wrong"] == []
+    assert meet(ask, starts, name, most=2)["wrong"] == []
 
 
 @pytest.mark.slow
@@ -212,3 +221,87 @@ def test_two_at_a_time_do_no_harm(ask: Ask, starts: dict[str, Path], name: str) 
 @pytest.mark.parametrize("name", MEETINGS | RIVALS)
 def test_two_at_a_time_do_no_harm_wherever_they_meet(ask: Ask, starts: dict[str, Path], name: str) -> None:
     assert meet(ask, starts, name)["wrong"] == []
+
+
+# --- killed from outside ----------------------------------------------------------------------------------------------
+
+COMMANDS = [  # one after the other, all that there is to do
+    *in_parts(INGEST),
+    MORE,
+    ["duplicates", "store"],
+    ["leaks", "store", "bench"],
+    SCORE,
+    SELECT,
+    PACK,
+    *EXPORTS["webdataset"][1],
+    SCENES["sql, diff"][1][0],
+    ["report", "half.parquet", "-o", "page/report.html"],
+    [*TRAIN, *STEPS],
+    *SCENES["run"][1],
+]
+
+
+def start(words: list[str], folder: Path) -> "subprocess.Popen[bytes]":
+    """The command, as a group of processes of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", "from curate.cli import entry; entry()", *words]
+    with (folder.parent / "said").open("wb") as said:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True)
+
+
+def finish(words: list[str], folder: Path) -> float:
+    """Run a command to its end; how many seconds that took."""
+    began = time.monotonic()
+    assert start(words, folder).wait(300) == 0, (folder.parent / "said").read_text()
+    return time.monotonic() - began
+
+
+def kill_at_random(words: list[str], folder: Path, seconds: float, lots: random.Random, most: int) -> Counter[str]:
+    """Start a command again and again, and kill it each time somewhere before its usual end; then let it finish.
+
+    By turns its group of processes is killed, and its first process alone. Returns what came of the tries: `killed`,
+    and whether that was while it was `starting`, before it had changed anything, or `working`; `ended` before.
+    """
+    tries: Counter[str] = Counter()
+    for turn in range(most):
+        before = tree(folder)
+        process = start(words, folder)
+        try:
+            code = process.wait(seconds * lots.random())
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL) if turn % 2 else process.kill()
+            code = process.wait()
+        assert code in (0, -signal.SIGKILL), (folder.parent / "said").read_text()
+        tries["ended" if code == 0 else "killed"] += 1
+        if code:
+            tries["starting" if tree(folder) == before else "working"] += 1
+    finish(words, folder)
+    return tries
+
+
+def killed_from_outside(commands: list[list[str]], begin: Path, folder: Path, most: int, seed: int) -> Counter[str]:
+    """Each command killed up to so many times; what is there after each must be what an unkilled one leaves."""
+    shutil.copytree(begin, folder / "whole" / "work")
+    shutil.copytree(begin, folder / "killed" / "work")
+    tries: Counter[str] = Counter()
+    lots = random.Random(seed)
+    for words in commands:
+        seconds = finish(words, folder / "whole" / "work")
+        found = kill_at_random(words, folder / "killed" / "work", seconds, lots, most)
+        told(" ".join(words[:2]), found)
+        tries += found
+        assert differences(tree(folder / "killed" / "work"), tree(folder / "whole" / "work")) == [], words
+    return tries
+
+
+def test_killed_at_random_and_run_again(starts: dict[str, Path], tmp_path: Path) -> None:
+    tries = killed_from_outside([INGEST, SCORE], starts["photos"], tmp_path, most=2, seed=1)
+    assert tries["killed"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_verb_killed_at_random_and_run_again(starts: dict[str, Path], tmp_path: Path) -> None:
+    tries = killed_from_outside(COMMANDS, starts["photos"], tmp_path, most=14, seed=2)
+    told("all", tries)
+    assert tries["killed"] >= 100

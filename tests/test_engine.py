@@ -169,7 +169,7 @@ def test_a_worker_that_dies_costs_its_item_and_errors_keep_their_line(
     with joined(two):
         assert list(run(job, iter(range(9)), two)) == [(number, number * number) for number in range(9)]
         assert (tmp_path / "marker").exists()
-        with pytest.raises(CurateError, match="number 99: the worker at it died 2 times; Ray says: ") as refused:
+        with pytest.raises(CurateError, match=r"number 99: the worker at it died 2 times, .*; Ray says: ") as refused:
             list(run(job, [1, 99, 2], two))
         assert str(refused.value).isprintable()
         with pytest.raises(DataError) as refused:

@@ -193,6 +193,65 @@ def test_leftovers_of_a_killed_writer_are_removed_and_nothing_else(tmp_path: Pat
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
 
 
+def test_what_is_being_written_is_no_leftover(tmp_path: Path) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(b"half")
+        files.remove_leftovers(tmp_path)
+        files.remove_leftovers_of(tmp_path / "a")
+        file.write(b" and half")
+
+    files.publish(tmp_path / "a", write)
+    assert contents(tmp_path) == {"a": b"half and half"}
+
+
+def test_one_who_is_taken_for_dead_before_he_holds_his_lock_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locking, calls = files.fcntl.flock, iter([True])
+
+    def late(file: object, how: int) -> None:
+        if next(calls, False):
+            files.remove_leftovers(tmp_path)
+        locking(file, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    files.publish_bytes(tmp_path / "a", b"bytes")
+    assert contents(tmp_path) == {"a": b"bytes"}
+    assert next(calls, "asked") == "asked"
+
+
+def test_leftovers_of_one_file_alone_are_removed(tmp_path: Path) -> None:
+    for name in ("a[1].parquet", "b.parquet"):
+        with python(KILLED, tmp_path / name) as process:
+            assert process.wait() == 9
+    (tmp_path / ".a[1].parquet.notes.tmp").write_bytes(b"of somebody")
+    assert len(contents(tmp_path)) == 3
+    files.remove_leftovers_of(tmp_path / "a[1].parquet")
+    assert sorted(path.name[:3] for path in tmp_path.iterdir()) == [".a[", ".b."]
+    assert (tmp_path / ".a[1].parquet.notes.tmp").exists()
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_of_two_who_make_a_new_file_the_first_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    if not linked:  # as on exFAT
+        monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(PermissionError(1, "no links here")))
+    files.publish_bytes(tmp_path / "a", b"first", new=True)
+    with pytest.raises(FileExistsError):
+        files.publish_bytes(tmp_path / "a", b"second", new=True)
+    assert contents(tmp_path) == {"a": b"first"}
+
+
+def test_new_folders_are_on_disk_before_what_is_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(files, "sync_folder", lambda folder: synced.append(folder.name))
+    files.make_folder(tmp_path / "a" / "b" / "c")
+    assert synced == [tmp_path.name, "a", "b"]
+    files.make_folder(tmp_path / "a" / "b" / "c")
+    assert synced == [tmp_path.name, "a", "b"]
+
+
 # --- lock -------------------------------------------------------------------------------------------------------------
 
 HOLDER = """

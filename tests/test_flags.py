@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from curate import layout, sql
+from curate.errors import DataError
 from curate.flags import NO_VIEWS, findings, kept, nothing
 
 WORTH = {"a": (100, 5), "b": (100, 7), "c": (400, 1), "d": (100, 7), "e": (9, 9)}
@@ -75,3 +76,14 @@ def test_the_views_of_no_check_have_the_columns_of_findings() -> None:
     assert set(nothing().leaks.column_names) == {*layout.LEAKS.names, "name"}
     leaks = nothing().leaks.schema
     assert all(leaks.field(field.name).type == field.type for field in layout.LEAKS)
+
+
+@pytest.mark.parametrize(("of_image", "of_cell"), [("c", "a"), ("a", "c")])
+def test_a_check_may_not_name_an_image_that_is_not_there(of_image: str, of_cell: str) -> None:
+    images = pa.Table.from_pylist([image(of_image, "one.png", 10)], layout.IMAGES)
+    place = {"y": 0, "x": 0, "height": 9, "width": 9, "role": "hr", "offset": 0, "size": 1, "xxh3": 1}
+    cells = pa.Table.from_pylist([{"image_id": of_cell, **place}], layout.CELLS)
+    pair = {"image_id": "a", "phash": 1, "twin": "a", "distance": 0, "correlation": 1.0}
+    pairs = pa.Table.from_pylist([pair], layout.DUPLICATES)
+    with pytest.raises(DataError, match="its checks name image 'a', which it does not have"):
+        findings(images, cells, pairs, layout.LEAKS.empty_table())

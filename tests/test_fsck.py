@@ -245,6 +245,7 @@ def shifted(patches: object) -> object:
         ("patches", shifted, "its windows are not those of a grid of 24 px every 12 px"),
         ("patches", lambda table: table.slice(1), "its windows are not those of a grid"),
         ("cells", lambda table: table.slice(2), "its images are not those of the table of images"),
+        ("images", lambda table: table.drop_columns(["status"]), "it has other columns"),
         ("images", lambda table: table.slice(0, 0), "its images are not those of the table of images"),
     ],
 )

@@ -2,11 +2,16 @@
 
 import io
 import random
+import re
 import struct
+import subprocess
+import time
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -606,6 +611,227 @@ def test_encode_png_of_a_view(photo: Pixels) -> None:
     np.testing.assert_array_equal(decode(encode_png(photo[::2, ::-1])), photo[::2, ::-1])
 
 
+# --- made to do harm --------------------------------------------------------------------------------------------------
+
+
+def tiff_of(width: int, height: int, **more: int) -> bytes:
+    """A TIFF file that claims to be so large, in one strip of 1000 bytes; `t259=8` sets a tag."""
+    tags = {256: width, 257: height, 259: 1, 262: 2, 277: 3, 278: height, 273: 300, 279: 1000}
+    tags |= {int(name[1:]): value for name, value in more.items()}
+    directory = struct.pack("<H", len(tags) + 1) + b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) if tag != 258 else struct.pack("<HHII", 258, 3, 3, 8 + 2 + 14 * 12)
+        for tag, value in sorted({**tags, 258: 0}.items())
+    )
+    return (
+        (b"II\x2a\0" + struct.pack("<I", 8) + directory + bytes(4)).ljust(178)
+        + struct.pack("<3H", 8, 8, 8)
+        + bytes(2000)
+    )
+
+
+def bmp_of(width: int, height: int, bits: int = 24, compression: int = 0, colours: int = 0) -> bytes:
+    sizes = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, 0, 0, 0, colours, 0)
+    return b"BM" + struct.pack("<IHHI", 3054, 0, 0, 1078) + sizes + bytes(3000)
+
+
+def jpeg_of(width: int, height: int, scans: int) -> bytes:
+    """A progressive JPEG whose every scan is 10 bytes and a pass over all pixels."""
+    tables = b"\xff\xdb\0\x43\0" + bytes([1] * 64)
+    for kind, symbols in ((0x00, b"\0"), (0x10, b"\xe0\0")):
+        body = bytes([kind, *[1] * len(symbols), *[0] * (16 - len(symbols))]) + symbols
+        tables += b"\xff\xc4" + struct.pack(">H", 2 + len(body)) + body
+    frame = b"\xff\xc2" + struct.pack(">HBHHB", 11, 8, height, width, 1) + b"\1\x11\0"
+    scan = b"\xff\xda\0\x08\1\1\0"
+    return b"\xff\xd8" + tables + frame + scan + bytes(11) + (scan + b"\1\x3f\0" + bytes(8)) * scans + b"\xff\xd9"
+
+
+def gif_of(width: int, height: int, before: bytes = b"", frames: int = 1) -> bytes:
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\0"
+    return b"GIF89a" + struct.pack("<HHB2x6x", width, height, 0x80) + before + frame * frames + b";"
+
+
+def webp_of(width: int, height: int) -> bytes:
+    data = bytearray(saved(Image.new("RGB", (10, 10)), "WEBP", lossless=True))
+    data[21:25] = struct.pack("<I", (width - 1) | (height - 1) << 14)
+    return bytes(data)
+
+
+HUGE = "too many pixels"
+MANY = "chunks, segments or blocks"
+HARMFUL: dict[str, tuple[Callable[[], bytes], str]] = {
+    "png 30000 x 30000": (lambda: png(30_000, 30_000, 8, 2, b""), HUGE),
+    "png 2^31 - 1 wide": (lambda: png(2**31 - 1, 1, 8, 2, b""), HUGE),
+    "png 2^31 - 1 high": (lambda: png(1, 2**31 - 1, 1, 0, b""), HUGE),
+    "png of all that a size can be": (lambda: png(2**32 - 1, 2**32 - 1, 8, 6, b""), HUGE),
+    "png of no size": (lambda: png(0, 0, 8, 2, b""), "damaged"),
+    "png 1 px high, wider than Pillow can": (lambda: png(2**29, 1, 8, 0, b""), "not enough memory|truncated|damaged"),
+    "png of a million chunks": (lambda: png(9, 9, 8, 2, b"", png_chunk(b"tEXt", b"") * 1001), MANY),
+    "jpeg 65535 x 65535": (lambda: jpeg_of(65535, 65535, 1), HUGE),
+    "jpeg of 10,000 scans": (lambda: jpeg_of(20_000, 20_000, 10_000), "more than 256 scans"),
+    "jpeg of a million segments": (lambda: b"\xff\xd8" + b"\xff\xe1\0\x02" * 1001 + b"\xff\xd9", MANY),
+    "jpeg of 20 MB of fill bytes": (lambda: b"\xff\xd8" + b"\xff" * 20_000_000 + b"\xff\xd9", "fill bytes"),
+    "webp 16384 x 16384": (lambda: webp_of(16384, 16384), HUGE),
+    "tiff 2^16 x 2^16": (lambda: tiff_of(2**16, 2**16), HUGE),
+    "tiff 2^32 - 1 x 2^32 - 1": (lambda: tiff_of(2**32 - 1, 2**32 - 1), HUGE),
+    "tiff 2^31 wide": (lambda: tiff_of(2**31, 1), HUGE),
+    "tiff of no size": (lambda: tiff_of(0, 10), "damaged|truncated"),
+    "tiff of a strip of 4 GB": (lambda: tiff_of(10, 10, t279=2**32 - 1, t259=5), "truncated|damaged"),
+    "tiff of a strip of 4 GB of rows": (lambda: tiff_of(10, 10, t278=2**32 - 1, t259=8), "truncated|damaged"),
+    "tiff whose directory is endless": (lambda: b"II\x2a\0\x08\0\0\0\xff\xff" + bytes(12 * 65535 + 4), "damaged"),
+    "tiff of 65535 samples a pixel": (lambda: tiff_of(10, 10, t277=65535), "damaged|truncated"),
+    **{
+        f"tiff of tiles {side} x {down}, {name}": (
+            lambda side=side, down=down, kind=kind: tiff_of(9, 9, t322=side, t323=down, t324=300, t325=99, t259=kind),
+            f"tiles of {side} x {down}",
+        )
+        for side, down in ((2**14, 2**14), (16, 2**24), (2**24, 16), (2**30, 2**30), (2**32 - 1, 2**32 - 1))
+        for name, kind in (("plain", 1), ("LZW", 5), ("deflate", 8), ("PackBits", 32773))
+    },
+    "bmp 30000 x 30000": (lambda: bmp_of(30_000, 30_000), HUGE),
+    "bmp 2^31 - 1 wide": (lambda: bmp_of(2**31 - 1, 1), HUGE),
+    "bmp upside down, 2^31 high": (lambda: bmp_of(1, -(2**31)), HUGE),
+    "bmp of negative width": (lambda: bmp_of(-5, 5), HUGE),
+    "bmp of no size": (lambda: bmp_of(0, 0), "damaged|truncated"),
+    "bmp of 2^31 - 1 colours": (lambda: bmp_of(9, 9, 8, 0, 2**31 - 1), "damaged"),
+    "bmp whose runs end early": (lambda: bmp_of(3000, 3000, 8, 1), "damaged|truncated"),
+    "ppm 30000 x 30000": (lambda: b"P6 30000 30000 255 ", HUGE),
+    "ppm of 12 digits": (lambda: b"P6 999999999999 1 255 ", "damaged"),
+    "ppm of a million digits": (lambda: b"P6 " + b"9" * 1_000_000 + b" 1 255 ", "header"),
+    "ppm of negative width": (lambda: b"P6 -5 5 255 " + bytes(75), "damaged"),
+    "ppm of a comment of 10 MB": (lambda: b"P6\n#" + b"x" * 10_000_000 + b"\n2 2 255 " + bytes(12), "header"),
+    "ppm of a million comments": (lambda: b"P5 " + b"#x\n" * 1_000_000 + b"2 2 255 " + bytes(12), "header"),
+    "ppm that is all comments": (lambda: b"P6 " + b"#x\n" * 1_000_000, "header"),
+    "plain ppm of a million comments": (lambda: b"P3 90 90 255 " + b"#x\n" * 1_000_000, "comments"),
+    "plain ppm of blanks": (lambda: b"P3 9 9 255 " + b" " * 10_000_000, "damaged"),
+    "plain ppm of one number": (lambda: b"P3 9 9 255 " + b"1" * 10_000_000, "damaged"),
+    "gif 65535 x 65535": (lambda: gif_of(65535, 65535), HUGE),
+    "gif of 100,000 frames": (lambda: gif_of(9, 9, frames=100_000), "animated: 100000 frames"),
+    "gif of a comment in a million blocks": (
+        lambda: gif_of(9, 9, b"!\xfe" + b"\x01x" * 1001 + b"\0"),
+        MANY,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HARMFUL)
+def test_files_made_to_do_harm_are_refused_at_once(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, reason = HARMFUL[what]
+    if reason == MANY:  # a million of them take seconds to make
+        monkeypatch.setattr(images, "_MAX_PARTS", 1000)
+    data, began = make(), time.thread_time()
+    with pytest.raises(ImageRefused, match=reason) as refused:
+        decode(data)
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 150
+    assert time.thread_time() - began < 5
+
+
+@pytest.mark.parametrize(("width", "height"), [(2**14, 2**12), (2**25, 1), (1, 2**25)])
+@pytest.mark.parametrize("claimed", ["png", "tiff", "bmp", "ppm"])
+def test_a_size_that_is_only_claimed_costs_little(claimed: str, width: int, height: int) -> None:
+    data = {
+        "png": png(width, height, 8, 2, b"x"),
+        "tiff": tiff_of(width, height, t259=8),
+        "bmp": bmp_of(width, height),
+        "ppm": b"P6 %d %d 255 " % (width, height),
+    }[claimed]
+    assert re.match("truncated|damaged", refusal(data))
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_compressed_metadata_is_never_decompressed(
+    photo: Pixels, kind: str | bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = {b"iCCP": b"x\0\0", b"zTXt": b"x\0\0", b"iTXt": b"x\0\1\0\0\0"}[kind] + zlib.compress(bytes(50_000_000), 9)
+    data = saved(photo, "PNG")
+    monkeypatch.setattr(images, "_by_libspng", lambda _: None)
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(decode(data[:33] + png_chunk(kind, bomb) + data[33:]), photo)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",  # Pillow would run Ghostscript
+        b"\xc5\xd0\xd3\xc6" + bytes(28),  # the same in binary
+        b"8BPS\0\1" + bytes(20),
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"\xd7\xcd\xc6\x9a" + bytes(40),  # WMF
+        b"\0\0\1\0" + bytes(40),  # ICO
+        b"icns" + bytes(40),
+        b"\0\0\0\x1cftypavif" + bytes(40),
+        b"\0\0\0\x0cjP  \r\n\x87\n",
+        b"II\x2b\0\x08\0\0\0",  # BigTIFF
+        b"DDS " + bytes(124),
+        b"SIMPLE  =                    T",
+        b"\x89HDF\r\n\x1a\n",
+        b"#!/bin/sh\n",
+        b"\x80\x04cos\nsystem\n",
+    ],
+)  # fmt: skip
+def test_other_formats_are_never_tried(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "open", None)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert refusal(data).startswith("not an image that curate reads")
+
+
+def test_large_pictures_are_decoded_one_at_a_time(photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work, most, data = [0], [0], saved(photo, "BMP")
+    real = images._pixels
+
+    def slow(*given: Any) -> Pixels:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        time.sleep(0.01)
+        at_work[0] -= 1
+        return real(*given)
+
+    monkeypatch.setattr(images, "_pixels", slow)
+    for limit, expected in ((24 * 36, 4), (24 * 36 - 1, 1)):
+        monkeypatch.setattr(images, "_LARGE", limit)
+        most[0] = 0
+        with ThreadPoolExecutor(4) as pool:
+            assert all((pixels == photo).all() for pixels in pool.map(decode, [data] * 8))
+        assert (most[0] > 1) == (expected > 1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+def test_bands_do_not_show(photo: Pixels, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(photo).convert(mode)
+    data = saved(image, "TIFF" if mode != "LA" else "PNG")
+    monkeypatch.setattr(images, "_by_libspng", lambda _: None)
+    monkeypatch.setattr(images, "_BAND", 36 * 5)  # 24 rows: four bands of five, one of four
+    np.testing.assert_array_equal(decode(data), np.array(image.convert("RGB")))
+    if mode == "RGBA":
+        image.putpixel((3, 23), (1, 2, 3, 254))
+        assert refusal(saved(image, "TIFF")) == "transparent"
+
+
+def test_what_memory_does_not_hold_is_a_reason(photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_pixels", too_much)
+    assert refusal(saved(photo, "PNG")) == "too many pixels: there is not enough memory for them"
+
+
 def test_suffixes_are_lower_case_endings() -> None:
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in SUFFIXES)
     assert {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".gif"} <= SUFFIXES
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_that_lacks_strips_is_truncated(photo: Pixels, compression: str | None) -> None:
+    """Pillow leaves what no strip holds black."""
+    data = bytearray(saved(photo, "TIFF", compression=compression))
+    at = struct.unpack_from("<I", data, 4)[0]
+    places = range(at + 2, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], 12)
+    (height,) = (place for place in places if struct.unpack_from("<H", data, place)[0] == 257)
+    (rows,) = (place for place in places if struct.unpack_from("<H", data, place)[0] == 278)
+    struct.pack_into("<HII", data, rows + 2, 4, 1, len(photo))
+    np.testing.assert_array_equal(decode(bytes(data)), photo)
+    struct.pack_into("<HII", data, height + 2, 4, 1, 5 * len(photo))
+    assert refusal(bytes(data)) == "truncated: 1 of 5 strips or tiles"

@@ -436,3 +436,20 @@ def test_a_manifest_file_finds_its_store(manifest: Manifest, store: Store, tmp_p
     assert saved.path is not None
     from_file = list(islice(batches(saved.path, scale=2, crop=12, batch_size=3), 4))
     assert same(from_file, take(manifest, 4, batch_size=3, store=store))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("y", -1), ("x", -(2**31)), ("y", 2**31 - 1), ("x", 40), ("size", 2**31 - 1), ("size", 100)]
+)
+def test_a_window_outside_its_image_is_refused(column: str, value: int, manifest: Manifest) -> None:
+    index = manifest.table.schema.get_field_index(column)
+    values = [value, *manifest.table[column].to_pylist()[1:]]
+    table = manifest.table.set_column(index, manifest.table.schema.field(index), pa.array(values, pa.int32()))
+    with pytest.raises(DataError, match=r"the manifest's window .* is not inside its image of"):
+        next(feed(replace(manifest, table=table)))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_weights_that_are_none(weight: float, manifest: Manifest) -> None:
+    with pytest.raises(DataError, match="weights that are no numbers of 0 or more"):
+        next(feed(weighted(manifest, [weight] + [1] * (len(manifest) - 1))))

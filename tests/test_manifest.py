@@ -453,3 +453,16 @@ def test_verify_finds_an_image_that_is_not_in_the_store(work: Path) -> None:
     forged = Manifest(pa.Table.from_pylist(rows, layout.MANIFEST), manifest.recipe, manifest.path)
     message = refusal(DataError, lambda: forged.verify(store))
     assert message == rf"the manifest's image 'not\nthere' is not in the store '{store.path}'"
+
+
+def test_text_that_is_not_utf8_is_damage(work: Path) -> None:
+    """Arrow reads it, and finds out when it is looked at."""
+    table, file = pq.read_table(work / "chosen.parquet"), work / "bad.parquet"
+    wrong = pa.array([b"\xff"] * len(table)).cast(pa.binary())
+    text = pa.Array.from_buffers(pa.string(), len(wrong), wrong.buffers())
+    index = table.schema.get_field_index("patch_id")
+    table = table.set_column(index, table.schema.field(index), text)
+    with pq.ParquetWriter(file, table.schema, store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"curate": table.schema.metadata[b"curate"]})
+    assert "is not a manifest: " in refusal(DataError, lambda: Manifest.load(file))

@@ -226,3 +226,13 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
         assert len({training.arch for training in trainings}) == networks
         for arch in {training.arch for training in trainings}:
             assert len({t.config.steps for t in trainings if t.arch == arch}) == 1  # equal steps
+
+
+@pytest.mark.parametrize(
+    "record",
+    [b"", b"\xff", b"[]", b"1", b"[" * 100_000, b'{"weights": "w"}', b'{"weights": "w", "psnr": "1", "ssim": 1.0}'],
+)
+def test_a_damaged_measurement_is_made_again(record: bytes) -> None:
+    assert module._kept(record, "w") is None
+    assert module._kept(b'{"weights": "w", "psnr": 1.0, "ssim": 1.0}', "w") == {"psnr": 1.0, "ssim": 1.0}
+    assert module._kept(b'{"weights": "v", "psnr": 1.0, "ssim": 1.0}', "w") is None

@@ -394,3 +394,8 @@ def test_nothing_is_imported_because_a_store_or_a_manifest_names_it(
 
     plugins.parse("strategies", evil)  # but asked for by name it is
     assert touched.exists()
+
+
+def test_a_spec_of_other_bytes_than_utf8_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"udcff.* is not a spec: it should be UTF-8"):
+        plugins.parse("strategies", 'ensemble:by="srcnn\udcff"+sobel')

@@ -226,7 +226,7 @@ def test_a_block_with_other_lines_than_its_own_is_damaged(tmp_path: Path, change
     (path,) = tmp_path.iterdir()
     path.write_bytes(b"".join(line + b"\n" for line in change(path.read_bytes().splitlines())))
     _, problems, lost = Records(tmp_path).survey()
-    assert problems and lost
+    assert problems and lost <= set(range(4))
     path.write_bytes(path.read_bytes()[:-1])
     assert any("does not end with a line break" in problem for _, problem in Records(tmp_path).survey()[1])
 

@@ -16,7 +16,7 @@ from test_training import BRIEF, NET, distance, refusal, scalars
 from torch import Tensor
 
 from curate import files, training
-from curate.checkpoint import check, weights_hash
+from curate.checkpoint import Checkpoint, check, weights_hash
 from curate.config import TrainConfig
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
@@ -157,6 +157,43 @@ def test_sigkill_from_outside(manifest: Manifest, tmp_path: Path) -> None:
     assert curve(run) == curve(tmp_path / "whole")
 
 
+def test_a_run_that_was_killed_while_it_was_ending_is_ended_by_the_next(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, config = tmp_path / "run", replace(BRIEF, save_every=1)
+    train(NET, manifest, config, tmp_path / "whole")
+    real = training._end
+
+    def dying(folder: Path, made: Checkpoint) -> None:
+        state = (folder / STATE_FILE).read_bytes()
+        real(folder, made)
+        (folder / STATE_FILE).write_bytes(state)
+        (folder / "recipe.json").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, "_end", dying)
+        train(NET, manifest, config, run)
+    train(NET, manifest, config, run)
+    assert not (run / STATE_FILE).exists()
+    assert (run / "recipe.json").read_bytes() == (tmp_path / "whole" / "recipe.json").read_bytes()
+
+
+def test_what_another_has_trained_meanwhile_is_not_written_over(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beaten(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(training, "batches", batches)
+        train(NET, manifest, replace(BRIEF, seed=1), tmp_path / "run")
+        return batches(*arguments, **options)
+
+    batches = training.batches
+    monkeypatch.setattr(training, "batches", beaten)
+    with pytest.raises(CurateError, match=r"another curate has trained in .* meanwhile"):
+        train(NET, manifest, BRIEF, tmp_path / "run")
+    assert Checkpoint.load(tmp_path / "run").recipe["config"]["seed"] == 1
+
+
 # What it goes on with, and what not
 
 
@@ -247,7 +284,7 @@ def test_every_flipped_bit_of_a_state_is_found_and_never_gone_on_with(
     data = (tmp_path / STATE_FILE).read_bytes()
     assert problems(tmp_path) == [] and check(tmp_path) == ([tmp_path / STATE_FILE], [])
     header = 8 * (8 + int.from_bytes(data[:8], "little"))
-    for bit in [*range(64, header, header // 40), *range(header, 8 * len(data), len(data) // 5)]:
+    for bit in [*range(64, header, header // 12), *range(header, 8 * len(data), 2 * len(data))]:
         changed = bytearray(data)
         changed[bit // 8] ^= 1 << bit % 8
         (tmp_path / STATE_FILE).write_bytes(changed)

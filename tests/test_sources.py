@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import pickle
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from conftest import put
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import known_implementations
 
+from curate import sources
 from curate.errors import DataError, UsageError
-from curate.images import SUFFIXES
+from curate.images import MAX_BYTES, SUFFIXES
 from curate.sources import Found, PairedFolder, find
 
 NAMES = ["a.png", "B.JPG", "sub/0001.png", "sub/0002.png", "sub.x/c d.é.png", "z.webp"]
@@ -273,6 +275,31 @@ def test_temporary_file_is_closed_with_its_sources(tmp_path: Path) -> None:
     assert not file.closed
     del found
     assert file.closed
+
+
+def test_a_compressed_tar_that_grows_out_of_all_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_MAX_PACKED", 2**20)
+    path, photographs = tmp_path / "photos.tgz", tar_bytes(NAMES)
+    for data in (photographs + bytes(2**19), random.Random(1).randbytes(2**21)):  # flat but small; large but not flat
+        path.write_bytes(gzip.compress(photographs[:-1024] + tar_bytes(NAMES) + data))
+        find([path])
+    path.write_bytes(gzip.compress(photographs + bytes(2**26)))
+    assert "grows to more than 200 times its size" in refusal(DataError, path)
+
+
+def test_a_file_of_more_bytes_than_any_image_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path, ["a.png"])
+    for name in ("large.png", "larger.png"):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, MAX_BYTES + 1 if name == "large.png" else 2**40)  # sparse: it takes no room
+    monkeypatch.setattr(sources, "MAX_BYTES", len(content("a.png")))
+    (tmp_path / "photos.tar").write_bytes(tar_bytes(["a.png", "longer.png"]))
+    first, *others = find([tmp_path, tmp_path / "photos.tar"]).sources
+    assert first.read() == content("a.png") and others.pop(2).read() == content("a.png")
+    assert len(others) == 3
+    for other in others:
+        with pytest.raises(OSError, match="more than an image may have; the limit is"):
+            other.read()
 
 
 # --- URLs -------------------------------------------------------------------------------------------------------------

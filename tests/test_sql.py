@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import weakref
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate import files, sql
-from curate.errors import UsageError
+from curate.errors import CurateError, UsageError
 from curate.selection import select
 from curate.store import Store
 
@@ -383,11 +384,31 @@ def test_a_mistake_is_one_line_with_what_there_is(ask: Ask, query: str, parts: l
     assert [part for part in parts if part not in message] == []
 
 
+NESTED = {
+    "queries": ("select * from ", "(select * from ", "range(1)", ")"),
+    "brackets": ("select ", "(", "1", ")"),
+    "signs": ("select ", "- ", "1", ""),
+    "conditions": ("select ", "not ", "true", ""),
+    "lists": ("select ", "[", "1", "]"),
+    "cases": ("select ", "case when true then ", "1", " end"),
+}
+
+
+@pytest.mark.parametrize("depth", [150, 600, 5000])
+@pytest.mark.parametrize("what", NESTED)
+def test_a_deep_query_is_answered_or_refused_in_one_line(ask: Ask, what: str, depth: int) -> None:
+    start, before, inside, after = NESTED[what]
+    try:
+        assert ask(start + before * depth + inside + after * depth).num_rows == 1
+    except UsageError as refused:
+        assert any(part in str(refused) for part in ("depth", "nested too deeply", "Recursion level"))
+        assert str(refused).isprintable()
+
+
 def test_views_that_cannot_be_made_are_refused_in_one_line(place: Path) -> None:
     half = sql.parquet([place / "half.parquet"])
     for views, part in [
         ({"half": half, "HALF": half}, 'View with name "HALF" already exists'),
-        ({"gone": sql.parquet([place / "gone.parquet"])}, "gone.parquet"),
         ({"text": sql.parquet([place / "secret.csv"])}, "secret.csv"),
     ]:
         with pytest.raises(UsageError, match=r"^SQL: ") as refused:
@@ -675,3 +696,27 @@ def test_a_question_is_answered_without_numpy_and_arrow(write_store: Callable[..
     done = subprocess.run([sys.executable, "-c", code, str(store.path)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1 + 12
+
+
+def test_what_the_disk_does_is_no_mistake_of_the_query(tmp_path: Path) -> None:
+    with pytest.raises(CurateError, match="SQL: IO Error: No files found") as gone:
+        sql.connect({"a": sql.parquet([tmp_path / "vanished.parquet"])}, [])
+    full = sql.query_error(duckdb.OutOfMemoryException("Out of Memory Error: failed to offload data block\nmore"))
+    through_arrow = sql.query_error(OSError("Invalid: IO Error: Could not read"))
+    assert str(full).endswith("data block; allow more memory, or make room where it spills to (TMPDIR)")
+    for error in (gone.value, full, through_arrow):
+        assert error.exit_code == 1 and str(error).isprintable()
+    assert sql.query_error(duckdb.BinderException("Binder Error: no such column")).exit_code == 2
+
+
+def test_text_that_is_not_utf8_is_refused(place: Path, tmp_path: Path) -> None:
+    """As a name of a file of another encoding is, or an argument."""
+    store = Store.open(place / "store")
+    for query in ("select '\udce9'", 'select 1 as "\udce9"'):
+        with pytest.raises(UsageError, match=r"SQL takes UTF-8 alone, found .*udce9"):
+            store.query(query)
+    with pytest.raises(UsageError, match="SQL takes UTF-8 alone"):
+        select(store, "random", where="name = '\udce9'")
+    shutil.copytree(place / "store", tmp_path / "\udce9")
+    with pytest.raises(UsageError, match="SQL takes UTF-8 alone"):
+        Store.open(tmp_path / "\udce9").query("select 1")

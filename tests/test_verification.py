@@ -256,5 +256,5 @@ def test_the_record_is_json_and_its_lines_are_one_a_finding(work: Path) -> None:
     assert json.loads(record.model_dump_json())["findings"][0]["kind"] == "foreign"
     lines = describe(record)
     assert (
-        len(lines) == 2 and all(line.isprintable() for line in lines) and lines[1].endswith("1 finding, 0 images hit")
+        len(lines) == 2 and all(line.isprintable() for line in lines) and lines[1].endswith(": 1 finding, 0 images hit")
     )

@@ -1,0 +1,79 @@
+"""Stopping: Ctrl-C, SIGTERM and SIGHUP end a command in order, soon, and with one line that says how to go on.
+
+The first of them raises `Stopped` wherever the program is, so that temporary files go and locks are freed; more of them
+change nothing. What a command has written is whole or absent at any moment, and nothing has to be brought to its end:
+one that does not get out within seconds, because a disk or a network hangs, is cut off as by a kill.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+__all__ = ["Stopped", "caught", "code", "kept", "line", "listen"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_GRACE = 3.0  # seconds for getting out
+
+_caught: list[signal.Signals] = []
+
+
+class Stopped(BaseException):
+    """A signal has come. It is no Exception: no handler of errors is to take it for one."""
+
+
+def listen() -> None:
+    """Raise `Stopped` in the main thread, from which this is called, when a signal comes.
+
+    One that is ignored stays so: a shell's `&` and `nohup` want it.
+    """
+    for number in _SIGNALS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _stop)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Go on listening while something is begun that takes SIGTERM for itself and makes a SystemExit of it, as Ray."""
+    listening = signal.getsignal(signal.SIGTERM) is _stop
+    try:
+        yield
+    except SystemExit:
+        if listening:
+            _stop(signal.SIGTERM, None)
+        raise
+    finally:
+        if listening:
+            signal.signal(signal.SIGTERM, _stop)
+
+
+def caught() -> bool:
+    """Whether a signal has come. What it raised may have become an error of DuckDB's or Arrow's on its way."""
+    return bool(_caught)
+
+
+def line() -> str:
+    """What to say of it."""
+    return f"stopped by {_caught[0].name}; what is finished is kept, and the same command goes on"
+
+
+def code() -> int:
+    """What to leave with: 128 and the signal's number, as shells have it."""
+    return 128 + _caught[0]
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _caught:
+        return
+    _caught.append(signal.Signals(number))
+    timer = threading.Timer(_GRACE, _cut_off)
+    timer.daemon = True
+    timer.start()
+    raise Stopped
+
+
+def _cut_off() -> None:
+    os.write(2, f"curate: {line()}\n".encode())
+    os._exit(code())

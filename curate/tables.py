@@ -1,0 +1,57 @@
+"""Parquet files that anybody may have made, read into memory that their size on disk accounts for.
+
+A few bytes of Parquet can stand for billions of equal rows, or of long strings. Every row of curate's own tables says
+something of its own: a row of the emptiest of them takes a byte.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curate import sql
+from curate.errors import UsageError
+
+__all__ = ["read"]
+
+_MAX_ROWS_A_BYTE = 4  # in a file of more than a million rows
+_FREE_ROWS = 2**20
+_MAX_TEXT = 4096  # bytes of a string, where its column could grow beyond `_FREE_BYTES`
+_FREE_BYTES = 2**28
+_MEMORY = "1GB"  # for looking at the strings
+
+
+def read(path: Path, *, checked: bool = False, **options: Any) -> pa.Table:
+    """The table in a Parquet file; `options` are those of ParquetFile. `checked`: look at the length of strings too.
+
+    Raises what Arrow does, ArrowException or OSError, also for a file of many more rows than bytes.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, **options) as file:
+        rows, size = file.metadata.num_rows, path.stat().st_size
+        if rows > max(_FREE_ROWS, _MAX_ROWS_A_BYTE * size):
+            raise pa.ArrowInvalid(f"it has {rows} rows in {size} bytes, more than {_MAX_ROWS_A_BYTE} a byte")
+        if checked:
+            _check_strings(path, file.metadata)
+        return file.read()
+
+
+def _check_strings(path: Path, metadata: Any) -> None:
+    """ArrowInvalid for a column of long strings. DuckDB looks at each of them once, however many rows have it."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    names = [column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"]
+    largest = max((column.total_uncompressed_size for column in columns if column.path_in_schema in names), default=0)
+    if metadata.num_rows * largest <= _FREE_BYTES:
+        return
+    longest = ", ".join(f"max(strlen({sql.identifier(name)}))" for name in dict.fromkeys(names))
+    connection = sql.connect({"file": sql.parquet([path])}, [path], memory=_MEMORY)
+    try:
+        (answer,) = sql.reader(connection, f"SELECT greatest({longest}) AS longest FROM file").read_all().to_pylist()
+    except UsageError as error:
+        raise pa.ArrowInvalid(str(error)) from None
+    finally:
+        connection.close()
+    if (answer["longest"] or 0) > _MAX_TEXT:
+        raise pa.ArrowInvalid(f"it has text of {answer['longest']} bytes, more than {_MAX_TEXT}")
