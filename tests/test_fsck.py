@@ -336,8 +336,15 @@ def test_what_is_settled_twice_was_refused_in_between(retried: Path) -> None:
 
 def test_where_earlier_images_are_lost_nothing_is_said_of_their_refusals(retried: Path) -> None:
     path = retried / "tables/images/000000.parquet"
-    path.write_bytes(flipped(path.read_bytes(), 400))
+    data = path.read_bytes()
+    path.write_bytes(flipped(data, 400))
     assert kinds(retried, deep=True) == {"tables/images/000000.parquet": "damaged"}
+    path.write_bytes(data)
+    commits = records.Records(retried / "commits" / INGEST)
+    commits.unfold("000000-000003.jsonl")
+    commits.remove([0])
+    told = kinds(retried, deep=True)
+    assert told["commits/ingest/000000.json"] == "missing" and not any("/retried/" in path for path in told)
 
 
 def test_a_table_that_the_record_of_its_shard_does_not_name_is_a_leftover(retried: Path) -> None:

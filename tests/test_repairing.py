@@ -68,12 +68,6 @@ def retried(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "retried", tmp_path / "retried"))
 
 
-@pytest.fixture
-def in_twos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records are folded as `made` has them."""
-    monkeypatch.setattr(records, "_BLOCKS", (4, 2))
-
-
 def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in all_files(folder)}
 
@@ -348,7 +342,7 @@ def test_where_it_cannot_be_made_again_the_loss_is_named(made: Path, retried: Pa
 @pytest.mark.parametrize("lost", ["000002-000003.jsonl", "000000-000003.jsonl", ""])
 @pytest.mark.parametrize("tables", [[], [2], [3], [2, 3]])
 def test_records_of_a_retry_are_made_again_with_what_it_settled(
-    made: Path, retried: Path, in_twos: None, lost: str, tables: list[int]
+    made: Path, retried: Path, lost: str, tables: list[int]
 ) -> None:
     """Whatever is lost with them: the scores tell which table is the right one."""
     folder = retried / "commits" / INGEST
@@ -360,21 +354,42 @@ def test_records_of_a_retry_are_made_again_with_what_it_settled(
     assert tree(retried) == tree(made / "retried")
 
 
-def test_without_scores_nothing_tells_a_retry_that_lost_its_table_from_an_ingest(
-    made: Path, retried: Path, in_twos: None
-) -> None:
+def test_without_scores_nothing_tells_a_retry_that_lost_its_table_from_an_ingest(made: Path, retried: Path) -> None:
     """So it is left as a retry that was killed before it wrote the table: another retry does it again."""
     for name in ("tables/scores", "commits/scores", "tables/checks", "commits/checks"):
         shutil.rmtree(retried / name)
     whole = tree(retried)
-    unfold(retried)
-    (retried / "commits" / INGEST / "000003.json").unlink()
+    lose_record(retried, 3)
     (retried / "tables/retried/000003.parquet").unlink()
     left = repair(retried).left
     assert left.whole and {Path(finding.path).name for finding in left.findings} == {"000003.tar", "000003.parquet"}
     assert Store.open(retried).images().num_rows == 4
     assert curate.ingest([made / "tried"], retried, retry_failed=True).added == 1
     assert tree(retried) == whole
+
+
+def test_without_scores_a_record_names_a_retry_only_where_the_refusals_allow_it(made: Path, retried: Path) -> None:
+    for name in ("tables/scores", "commits/scores", "tables/checks", "commits/checks"):
+        shutil.rmtree(retried / name)
+    whole = tree(retried)
+    lose_record(retried, 2)
+    assert repair(retried).left.whole and tree(retried) == whole
+    table = Store.open(retried).unit_table("retried", 2)
+    rows = [*table.to_pylist(), {"source": "tried", "name": "0.png"}]  # that was never refused
+    Store.open(retried).write_table("retried", 2, type(table).from_pylist(rows, table.schema))
+    lose_record(retried, 2)
+    report = repair(retried)
+    assert not report.left.whole and report.rebuilt == []
+    shutil.copy(made / "retried/tables/retried/000002.parquet", retried / "tables/retried")
+    zero_a_stretch(retried / "tables/images/000000.parquet")  # now nobody knows what was refused
+    assert "commits/ingest/000002.json" in dict(repair(retried).rebuilt)
+    shutil.copy(made / "retried/tables/images/000000.parquet", retried / "tables/images")
+    assert repair(retried).left.whole and tree(retried) == whole
+
+
+def lose_record(store: Path, unit: int) -> None:
+    unfold(store)
+    (store / f"commits/{INGEST}/{unit:06d}.json").unlink()
 
 
 def unfold(store: Path) -> None:
@@ -385,8 +400,7 @@ def unfold(store: Path) -> None:
 
 
 def test_a_retry_that_was_killed_before_its_record_is_finished_or_left(made: Path, retried: Path) -> None:
-    unfold(retried)
-    (retried / "commits" / INGEST / "000003.json").unlink()
+    lose_record(retried, 3)
     shutil.rmtree(retried / "commits/scores")
     assert "commits/ingest/000003.json" in dict(repair(retried).rebuilt)
     opened = Store.open(retried)
