@@ -12,6 +12,7 @@ __all__ = ["pixels", "streamed"]
 
 _AT_ONCE = 2**16  # windows; those of one image are never parted
 _RECTANGLES = 2**22  # looked at together, but for those of one image
+_FEWEST = 8  # rows of them, which are not parted any more
 _SMALL = 2**20  # px of an image's side
 
 _Ints = npt.NDArray[np.int64]
@@ -28,7 +29,8 @@ def pixels(windows: pa.Table) -> int:
         raise DataError(
             f"a window should be inside its image, found one from {min(y.min(), x.min())} of {size.min()} px"
         )
-    return sum(_of_many(*(column[part] for column in (image[order], y, x, size))) for part in _parts(image[order]))
+    columns = (image[order], y, x, size, size)
+    return sum(_of_many(*(column[part] for column in columns)) for part in _parts(image[order]))
 
 
 def streamed(batches: Iterable[pa.RecordBatch]) -> int:
@@ -56,16 +58,24 @@ def _parts(image: _Ints) -> Iterator[slice]:
         start = end
 
 
-def _of_many(image: _Ints, y: _Ints, x: _Ints, size: _Ints) -> int:
+def _of_many(image: _Ints, y: _Ints, x: _Ints, height: _Ints, width: _Ints) -> int:
     """Pixels under windows, sorted by image: the rectangles between all edges in an image, each covered or not."""
     image = np.r_[0, np.cumsum(np.diff(image) != 0)]
-    heights_NR, top, bottom = _edges(image, y, size)
-    widths_NC, left, right = _edges(image, x, size)
+    heights_NR, top, bottom = _edges(image, y, height)
+    widths_NC, left, right = _edges(image, x, width)
     (count, rows), columns = heights_NR.shape, widths_NC.shape[1]
     if count > 1 and count * rows * columns > _RECTANGLES:  # one image has many more than the others
         half = int(np.searchsorted(image, count // 2))
         parts = (slice(None, half), slice(half, None))
-        return sum(_of_many(image[part], y[part], x[part], size[part]) for part in parts)
+        return sum(_of_many(image[part], y[part], x[part], height[part], width[part]) for part in parts)
+    if rows > _FEWEST and rows * columns > _RECTANGLES:  # many windows off any grid: above and below, each cut there
+        end = y + height
+        middle = int((edges := np.unique(np.r_[y, end]))[len(edges) // 2])
+        above, below = y < middle, end > middle
+        return sum(
+            _of_many(image[part], top[part], x[part], (bottom - top)[part], width[part])
+            for part, top, bottom in ((above, y, np.minimum(end, middle)), (below, np.maximum(y, middle), end))
+        )
     # Corners of the windows counted with signs; the sums of these in both directions say how many windows lie there.
     first, second = (image * rows + top) * columns, (image * rows + bottom) * columns
     cells = count * rows * columns

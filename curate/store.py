@@ -336,7 +336,7 @@ class Store:
         return copy is not None and copy.exists()
 
     @staticmethod
-    def _parquet(path: Path, expected: pa.Schema) -> pa.Table:
+    def _parquet(path: Path, expected: pa.Schema | None = None) -> pa.Table:
         import pyarrow as pa
 
         from curate import tables
@@ -346,9 +346,8 @@ class Store:
             table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
-        if not table.schema.equals(expected):
-            found, wanted = (", ".join(f"{f.name} {f.type}" for f in fields) for fields in (table.schema, expected))
-            raise DataError(one_line(f"'{path}' has columns {found}; it should have {wanted}"))
+        if expected is not None and not table.schema.equals(expected):
+            raise _other_columns(path, table.schema, expected)
         return table
 
     @staticmethod
@@ -387,24 +386,16 @@ class Store:
 
     def score_table(self, found: ScoreSet, unit: int) -> pa.Table:
         """The scores of one unit: patch_id and the scorer's columns."""
+        import pyarrow as pa
+
         from curate import layout
 
-        path, columns = self._part_path(found.kind, unit), tuple(found.record.columns)
-        if not found.record.vector:
-            return self._parquet(path, layout.scores_schema(columns))
-        return self._parquet(path, layout.scores_schema(columns, self._vector_length(path)))
-
-    @staticmethod
-    def _vector_length(path: Path) -> int:
-        """Of the lists in the last column of a Parquet file; 0 if it has none."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            kind = pq.read_schema(path).types[-1]
-        except (pa.ArrowException, OSError, UnicodeError, IndexError) as error:
-            raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
-        return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else 0
+        path, expected = self._part_path(found.kind, unit), layout.scores_schema(tuple(found.record.columns))
+        table = self._parquet(path)
+        kinds = table.schema.types
+        if table.column_names != expected.names or kinds[0] != pa.string() or not all(map(_is_score, kinds[1:])):
+            raise _other_columns(path, table.schema, expected)
+        return table
 
     def score_columns(self) -> dict[str, tuple[ScoreSet, str]]:
         """SQL column -> (its score set, the column in its tables).
@@ -758,6 +749,18 @@ def write_parquet(table: pa.Table, file: BinaryIO) -> None:
     # Parquet's statistics leave NaN out and DuckDB believes them: with none, isnan() and max() are right.
     exact = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
     pq.write_table(table, file, compression="zstd", write_statistics=exact)
+
+
+def _is_score(kind: pa.DataType) -> bool:
+    """Whether a column holds scores: numbers, or vectors of them."""
+    import pyarrow as pa
+
+    return bool(kind == pa.float32() or (pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32()))
+
+
+def _other_columns(path: Path, found: pa.Schema, expected: pa.Schema) -> DataError:
+    there, wanted = (", ".join(f"{field.name} {field.type}" for field in fields) for fields in (found, expected))
+    return DataError(one_line(f"'{path}' has columns {there}; it should have {wanted}"))
 
 
 def _is_free(folder: Place) -> bool:

@@ -65,6 +65,32 @@ def test_pixels_are_the_same_in_any_portions(
         assert coverage.pixels(table) == coverage.streamed(table.to_batches(max_chunksize=3)) == painted(rows)
 
 
+def test_many_windows_off_any_grid_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thousand of them have sixteen million rectangles between their edges."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"image_id": "a", "y": int(y), "x": int(x), "size": int(size)}
+        for y, x, size in zip(*rng.integers(0, 3000, (2, 2000)), rng.integers(1, 60, 2000), strict=True)
+    ] + [{"image_id": "a", "y": 0, "x": 0, "size": size} for size in range(1, 500)]
+    table, largest = pa.Table.from_pylist(rows), 0
+    mask = np.zeros((3060, 3060), bool)
+    for row in rows:
+        mask[row["y"] : row["y"] + row["size"], row["x"] : row["x"] + row["size"]] = True
+    bincount = np.bincount
+
+    def watched(x: Any, minlength: int) -> Any:
+        nonlocal largest
+        largest = max(largest, minlength)
+        return bincount(x, minlength=minlength)
+
+    monkeypatch.setattr(np, "bincount", watched)
+    for limit in (2**22, 2**12):
+        monkeypatch.setattr(coverage, "_RECTANGLES", limit)
+        largest = 0
+        assert coverage.pixels(table) == mask.sum()
+        assert largest <= max(limit, 8 * 2 * len(rows))
+
+
 def test_windows_further_apart_than_32_bits_can_multiply() -> None:
     kinds = {"y": [0, 2**30], "x": [0, 2**30], "size": [2**20, 2**20]}
     table = pa.table({"image_id": ["a", "a"], **{name: pa.array(v, pa.int32()) for name, v in kinds.items()}})

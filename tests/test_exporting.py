@@ -563,6 +563,13 @@ def test_another_export_does_not_go_into_the_folder(
     assert tree(tmp_path / "out") == before
 
 
+def test_the_record_of_another_export_is_told_in_one_line(tmp_path: Path, manifest: Manifest) -> None:
+    (tmp_path / "out").mkdir()
+    record = {"target": "a\nb\x1b[2J", "scale": 2, "windows": 3, "digest": "c\nd"}
+    (tmp_path / "out" / "export.json").write_text(json.dumps(record))
+    assert refusal(UsageError, manifest, tmp_path / "out").isprintable()
+
+
 def test_a_record_that_is_no_record(tmp_path: Path, manifest: Manifest) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "export.json").write_text('{"format": 2}')
