@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from curate import checks, files, layout, pool, schema, storage
+from curate import checks, files, ingestion, pool, schema, storage
 from curate.errors import CurateError, DataError, one_line
 from curate.ingestion import patch_table
+from curate.layout import OF_SHARD
 from curate.packing import MANIFEST_FILE
 from curate.progress import Progress
 from curate.records import Committed, Records
+from curate.retries import Refusals, sources
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Part, ScorerRecord, StoreHeader
 from curate.storage import Place
 from curate.store import INGEST, Store
@@ -37,7 +39,6 @@ from curate.store import INGEST, Store
 __all__ = [
     "HARMLESS",
     "HEADER",
-    "TABLES",
     "Fault",
     "Kind",
     "Look",
@@ -45,17 +46,19 @@ __all__ = [
     "faults_within",
     "is_store",
     "look",
+    "names",
+    "parts_of",
     "table",
+    "table_of",
 ]
 
 Kind = Literal["damaged", "missing", "stale", "foreign", "changed", "gone", "leftover", "new"]
 HARMLESS: tuple[Kind, ...] = ("leftover", "new")
 
 HEADER = "store.json"
-TABLES = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES}
+_OF_SOME = ("retried",)  # tables that not every shard has
 _SET_FILES = {"scores": "scorer.json", "checks": "check.json"}
 _UNIT = re.compile(r"(\d{6,})\.(?:tar|parquet)")
-_INGESTS = [hashlib.sha256(text).hexdigest()[:16] for text in (b"ingest 1", b"ingest 2")]  # all there have been
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +206,32 @@ def _fingerprint(record: ScorerRecord | CheckRecord) -> str:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _names(work: str, unit: int) -> list[str]:
-    """The files of a unit."""
-    if work == INGEST:
-        return [f"shards/{unit:06d}.tar", *(f"tables/{name}/{unit:06d}.parquet" for name in TABLES)]
-    return [f"tables/{work}/{unit:06d}.parquet"]
+def names(work: str, unit: int) -> tuple[list[str], list[str]]:
+    """The files that every unit has, and those that it may have beside them, as its record names them."""
+    if work != INGEST:
+        return [f"tables/{work}/{unit:06d}.parquet"], []
+    tables = {name: f"tables/{name}/{unit:06d}.parquet" for name in OF_SHARD}
+    more = [tables.pop(name) for name in _OF_SOME]
+    return [f"shards/{unit:06d}.tar", *tables.values()], more
+
+
+def _all_names(work: str, unit: int) -> list[str]:
+    own, more = names(work, unit)
+    return own + more
+
+
+def parts_of(record: CommitRecord) -> dict[str, Part]:
+    """The files of a shard, by folder: shards, images, cells, patches, and of a retry retried."""
+    return {part.path.split("/")[-2]: part for part in record.parts}
 
 
 def _check_files(found: Look) -> None:
     """What records name should be there."""
     for work, units in found.commits.items():
         for unit, committed in list(units.items()):
-            if sorted(part.path for part in committed.record.parts) != sorted(_names(work, unit)):
+            own, more = names(work, unit)
+            paths = [part.path for part in committed.record.parts]
+            if sorted(paths) != sorted(own + [path for path in more if path in paths]):
                 name = storage.relative_name(committed.where, found.path)
                 found.add("damaged", name, f"the record of unit {unit} names other files than its own", work, unit)
                 del units[unit]
@@ -255,7 +272,7 @@ def _check_fingerprints(found: Look) -> None:
     growing = {work: hashlib.sha256(json.dumps([record.fingerprint])[:-1].encode()) for work, record in _checks(found)}
     for unit, committed in found.units.items():
         mark, hashes = committed.record.fingerprint, [part.xxh3 for part in committed.record.parts]
-        if mark not in _INGESTS and not schema.is_sealed(committed.data):
+        if mark not in ingestion.FINGERPRINTS and not schema.is_sealed(committed.data):
             where = storage.relative_name(committed.where, found.path)
             found.add("damaged", where, f"the record of unit {unit} has a fingerprint that is none", INGEST, unit)
         expected = {
@@ -298,7 +315,7 @@ def _check_the_rest(found: Look) -> None:
             found.add("leftover", name, "a temporary file of a run that was killed; the next one removes it")
         elif folder.startswith("commits/") and Records.is_record(last) and folder[8:] in found.commits:
             continue
-        elif (match := _UNIT.fullmatch(last)) and name in _names(_work_of(folder), int(match[1])):
+        elif (match := _UNIT.fullmatch(last)) and name in _all_names(_work_of(folder), int(match[1])):
             _unfinished(found, name, _work_of(folder), int(match[1]))
         elif not folder and last.endswith(".parquet"):
             found.manifests.append(name)
@@ -314,6 +331,9 @@ def _work_of(folder: str) -> str:
 def _unfinished(found: Look, name: str, work: str, unit: int) -> None:
     """A file of a unit without a record: it is to be expected of a run that was killed, of its next unit."""
     later = max(found.commits.get(work, {}), default=-1)
+    if unit in found.commits.get(work, {}):
+        found.add("leftover", name, "the record of its unit does not name it: what a killed run left", work, unit)
+        return
     if unit in found.lost.get(work, ()) or (work == INGEST and unit < later):
         return  # told as a damaged or missing record
     if work != INGEST and _kind(work) != "examined" and (work not in found.sets or unit not in found.units):
@@ -335,12 +355,12 @@ def faults_within(found: Look, progress: Progress) -> Iterator[Fault]:
     units = [_Unit(work, number) for work, records in found.commits.items() for number in records]
     total = sum(len(found.commits[unit.work][unit.number].record.parts) for unit in units)
     done = size = 0
-    shards: dict[str, int] = {}  # of the images that were seen
+    earlier = _Earlier()
     for unit, faults in zip(units, pool.ahead(partial(_check_unit, found), units), strict=True):
         yield from faults
         parts = found.commits[unit.work][unit.number].record.parts
         if unit.work == INGEST:
-            yield from _repeated(found, unit.number, parts, shards)
+            yield from earlier.add(found, unit.number)
         done, size = done + len(parts), size + sum(part.bytes for part in parts)
         progress(done, total, f"{size / 1e6:.0f} MB")
 
@@ -363,26 +383,35 @@ def table(found: Look, part: Part) -> pa.Table | None:
         return None
 
 
+def table_of(found: Look, unit: int, name: str) -> pa.Table | None:
+    """A table of a shard; None if it is damaged or has other columns, or the shard has none of that name."""
+    part = parts_of(found.units[unit].record).get(name) if unit in found.units else None
+    content = None if part is None else table(found, part)
+    return content if content is not None and content.schema.equals(OF_SHARD[name]) else None
+
+
 def faults_of_shard(found: Look, record: CommitRecord) -> Iterator[Fault]:
     """What is wrong inside the files of a shard."""
     unit = record.unit
-    parts = {part.path.split("/")[-2]: part for part in record.parts}
+    parts = parts_of(record)
     told = {fault.path for fault in found.faults}
-    tables = {name: table(found, parts[name]) for name in TABLES}
+    tables = {name: table(found, part) for name, part in parts.items() if name in OF_SHARD}
     for name, content in tables.items():
         path = parts[name].path
         if content is None and path not in told:
             yield Fault("damaged", path, "its hash is not the one in its record", INGEST, unit)
-        elif content is not None and not content.schema.equals(TABLES[name]):
+        elif content is not None and not content.schema.equals(OF_SHARD[name]):
             yield Fault("damaged", path, f"it has other columns: {one_line(content.schema.names)}", INGEST, unit)
             tables[name] = None
-    images, cells, patches = (tables[name] for name in TABLES)
+    images, cells, patches, retried = map(tables.get, OF_SHARD)
     if parts["shards"].path in found.sizes:
         yield from _check_tar(found, unit, parts["shards"], images, cells)
     if images is not None and cells is not None:
         yield from _check_cells(parts["cells"].path, unit, images, cells)
     if images is not None and patches is not None and found.header is not None:
         yield from _check_windows(found.header, parts["patches"].path, unit, images, patches)
+    if images is not None and retried is not None:
+        yield from _check_retried(parts["retried"].path, unit, images, retried)
 
 
 def _check_tar(found: Look, unit: int, part: Part, images: pa.Table | None, cells: pa.Table | None) -> Iterator[Fault]:
@@ -448,6 +477,18 @@ def _check_windows(header: StoreHeader, path: str, unit: int, images: pa.Table, 
         yield Fault("damaged", path, problem, INGEST, unit)
 
 
+def _check_retried(path: str, unit: int, images: pa.Table, retried: pa.Table) -> Iterator[Fault]:
+    """A retry settles what it has found out, in that order, and what was taken before."""
+    settled, found = sources(retried), sources(images)
+    here = set(found)
+    if len(set(settled)) < len(settled):
+        yield Fault("damaged", path, "it has a source twice", INGEST, unit)
+    elif [source for source in settled if source in here] != found:
+        yield Fault(
+            "damaged", path, "it lacks sources of the table of images, or has them in another order", INGEST, unit
+        )
+
+
 def _check_table(found: Look, unit: _Unit, part: Part) -> Iterator[Fault]:
     """A table of scores, of findings, or of what was examined."""
     if found.sizes.get(part.path) != part.bytes:
@@ -460,8 +501,8 @@ def _check_table(found: Look, unit: _Unit, part: Part) -> Iterator[Fault]:
     if ingested is None or _kind(unit.work) == "examined":
         return
     name, column = ("patches", "patch_id") if _kind(unit.work) == "scores" else ("images", "image_id")
-    beside = next(part for part in ingested.record.parts if part.path.startswith(f"tables/{name}/"))
-    rows = table(found, beside)
+    beside = parts_of(ingested.record)[name]
+    rows = table_of(found, unit.number, name)
     if rows is None or column not in content.column_names:
         return
     if found.is_packed or name == "images":
@@ -472,10 +513,28 @@ def _check_table(found: Look, unit: _Unit, part: Part) -> Iterator[Fault]:
         yield Fault("damaged", part.path, f"its ids are not those of {beside.path}", *unit)
 
 
-def _repeated(found: Look, unit: int, parts: Sequence[Part], shards: dict[str, int]) -> Iterator[Fault]:
-    """Images that are in an earlier shard already; `shards` says which, and is added to."""
-    part = next(part for part in parts if part.path.startswith("tables/images/"))
-    for row in _taken(table(found, part)):
-        if (first := shards.setdefault(row["image_id"], unit)) != unit:
-            problem = f"image {row['image_id']} is in shard {first} already"
-            yield Fault("damaged", part.path, problem, INGEST, unit, row["image_id"])
+@dataclass
+class _Earlier:
+    """What was seen in the shards before."""
+
+    shards: dict[str, int] = field(default_factory=dict)  # of the images
+    refusals: Refusals = field(default_factory=Refusals)
+    next: int = 0
+
+    def add(self, found: Look, unit: int) -> Iterator[Fault]:
+        """What is wrong between a shard and those before it: images that come again, refusals that never were."""
+        parts = parts_of(found.units[unit].record)
+        images, retried = (table_of(found, unit, name) for name in ("images", "retried"))
+        for row in _taken(images):
+            if (first := self.shards.setdefault(row["image_id"], unit)) != unit:
+                problem = f"image {row['image_id']} is in shard {first} already"
+                yield Fault("damaged", parts["images"].path, problem, INGEST, unit, row["image_id"])
+        if unit > self.next:
+            self.refusals.is_complete = False  # the record of one between is lost
+        if retried is not None and self.refusals.is_complete:
+            for source, name in sources(retried):
+                if (source, name) not in self.refusals.sources:
+                    problem = f"'{one_line(source)}/{one_line(name)}' was not refused before"
+                    yield Fault("damaged", parts["retried"].path, problem, INGEST, unit)
+        self.refusals.add(images, retried)
+        self.next = unit + 1

@@ -12,6 +12,7 @@ __all__ = [
     "IMAGES",
     "LEAKS",
     "MANIFEST",
+    "OF_SHARD",
     "PATCHES",
     "RETRIED",
     "scores_schema",
@@ -82,6 +83,12 @@ PATCHES = pa.schema(
         pa.field("size", pa.int32(), False),  # px, side of the window
     ]
 )
+OF_SHARD = {  # by the folder's name; `retried` is there only of a shard that `curate ingest --retry-failed` wrote
+    "images": IMAGES,
+    "cells": CELLS,
+    "patches": PATCHES,
+    "retried": RETRIED,
+}
 DUPLICATES = pa.schema(
     [
         pa.field("image_id", pa.string(), False),

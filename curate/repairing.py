@@ -1,7 +1,8 @@
 """Repair: what can be made again from what is left, byte for byte as its record says, and the names of what cannot.
 
     documents   one flipped bit; the header from the windows, a record from files that agree
-    tables      one flipped bit; cells from the shard, patches from the images, images from photographs that are named
+    tables      one flipped bit; cells from the shard, patches from the images, images from photographs that are named,
+                what a retry settled from the images of its shard and of those before
     shards      headers and padding from the tables; members from photographs, or a copy of the store, that are named
     scores, findings  their record and table are removed: `curate score` does what is missing
     leftovers   removed
@@ -14,7 +15,7 @@ import contextlib
 import hashlib
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from curate import __version__, checks, files, fsck, ingestion, layout, packing, pool, salvage, schema, storage, windows
+from curate import (
+    __version__,
+    checks,
+    files,
+    fsck,
+    ingestion,
+    layout,
+    packing,
+    pool,
+    retries,
+    salvage,
+    schema,
+    storage,
+    windows,
+)
 from curate.errors import CurateError, DataError, one_line
-from curate.fsck import HEADER, TABLES, Look
+from curate.fsck import HEADER, Look
+from curate.layout import OF_SHARD
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
-from curate.records import Records
+from curate.records import Committed, Records
+from curate.retries import Refusals
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Part, ScorerRecord, Sealed, StoreHeader, VerifyRecord
 from curate.sources import Source, find
 from curate.storage import Place
@@ -111,6 +128,7 @@ class _Repair:
             self._mend_shards()
             self._mend_records()
             self._drop_results()
+            self._remove_unnamed()
             self._fold()
 
     # ---- what is done to a file
@@ -186,7 +204,7 @@ class _Repair:
         steps: set[int] | None = None
         sizes = set[int]()
         for unit in look.units:
-            images, patches = (self._table(look, name, unit) for name in ("images", "patches"))
+            images, patches = (fsck.table_of(look, unit, name) for name in ("images", "patches"))
             if images is None or patches is None:
                 continue
             sizes |= set(pc.unique(patches["size"]).to_pylist())
@@ -210,41 +228,42 @@ class _Repair:
             damaged |= set() if whole else {part.path}
             self.progress(done, len(parts), f"{len(damaged)} damaged" if damaged else "")
         for unit, committed in look.units.items():
-            named = {part.path.split("/")[-2]: part for part in committed.record.parts}
+            named = fsck.parts_of(committed.record)
             if bad := [name for name, part in named.items() if part.path in damaged]:
                 self._mend_shard(look, unit, named, bad)
 
     def _mend_shard(self, look: Look, unit: int, parts: dict[str, Part], damaged: list[str]) -> None:
         for name in damaged:
             self._from_copies(parts[name])
-        for name in TABLES:
+        for name in OF_SHARD:
             if name in damaged and not self._is_whole(parts[name]):
                 self._mend_bit(parts[name])
         if "images" in damaged and not self._is_whole(parts["images"]):
             self._mend_images(look, unit, parts["images"])
         if "shards" in damaged and not self._is_whole(parts["shards"]):
             self._mend_tar(look, unit, parts["shards"])
-        makers: dict[str, Callable[[], pa.Table | None]] = {
-            "patches": lambda: self._patches(look, unit),
-            "cells": lambda: self._cells(parts["shards"]),
+        makers: dict[str, tuple[Callable[[], Iterable[pa.Table]], str]] = {
+            "patches": (lambda: self._patches(look, unit), "from the table of images"),
+            "cells": (lambda: self._cells(parts["shards"]), "from the shard"),
+            "retried": (lambda: self._settled(look, unit, parts["retried"].rows), "from the tables of images"),
         }
-        for name, make in makers.items():
-            if name in damaged and not self._is_whole(parts[name]) and (table := make()) is not None:
-                data = salvage.parquet_bytes(table)
-                if xxhash.xxh3_128_hexdigest(data) == parts[name].xxh3:
-                    how = "from the table of images" if name == "patches" else "from the shard"
+        for name, (make, how) in makers.items():
+            if name in damaged and not self._is_whole(parts[name]):
+                candidates = map(salvage.parquet_bytes, make())
+                right = (data for data in candidates if xxhash.xxh3_128_hexdigest(data) == parts[name].xxh3)
+                if (data := next(right, None)) is not None:
                     self._publish(parts[name].path, data, how)
         if "cells" in damaged and "shards" in damaged and not self._is_whole(parts["shards"]):
             self._mend_tar(look, unit, parts["shards"])
 
     def _mend_images(self, look: Look, unit: int, part: Part) -> None:
         """The table of images, from photographs: of a shard where none was refused, for of these nothing is left."""
-        cells = self._table(look, "cells", unit)
+        cells = fsck.table_of(look, unit, "cells")
         if cells is None or not self.photographs:
             return
         taken = cells.filter(pc.field("role") == "hr").to_pylist()
         sources = [self._photograph(row["size"], row["xxh3"]) for row in taken]
-        others = [self._table(look, "images", other) for other in look.units if other != unit]
+        others = [fsck.table_of(look, other, "images") for other in look.units if other != unit]
         splits = {split for table in others if table is not None for split in table["split"].to_pylist()}
         for split in sorted(splits | {"train"}):
             rows = [
@@ -283,7 +302,7 @@ class _Repair:
                 self._publish(part.path, right, "one bit had changed")
 
     def _mend_tar(self, look: Look, unit: int, part: Part) -> None:
-        cells, images = self._table(look, "cells", unit), self._table(look, "images", unit)
+        cells, images = (fsck.table_of(look, unit, name) for name in ("cells", "images"))
         if cells is None:
             return
         names = {} if images is None else dict(zip(*(images[c].to_pylist() for c in ("image_id", "name")), strict=True))
@@ -317,30 +336,47 @@ class _Repair:
             self.by_key = {key: source for key, source in pairs if key is not None}
         return self.by_key.get((size, xxh3))
 
-    def _table(self, look: Look, name: str, unit: int) -> pa.Table | None:
-        parts = [part for part in look.units[unit].record.parts if part.path.startswith(f"tables/{name}/")]
-        return fsck.table(look, parts[0])
-
-    def _patches(self, look: Look, unit: int) -> pa.Table | None:
-        images, header = self._table(look, "images", unit), look.header
+    def _patches(self, look: Look, unit: int) -> Iterator[pa.Table]:
+        images, header = fsck.table_of(look, unit, "images"), look.header
         if images is None or header is None:
-            return None
+            return
         taken = images.filter(pc.field("status") == STATUS_OK)
         sizes = zip(*(taken[name].to_pylist() for name in ("image_id", "height", "width")), strict=True)
         table = ingestion.patch_table(sizes, header.patch, header.step)
-        if header.packed is None:
-            return table
-        try:
-            chosen = Manifest.load(self.path / packing.MANIFEST_FILE).table["patch_id"].combine_chunks()
-        except CurateError:
-            return None
-        return table.filter(pc.is_in(table["patch_id"], chosen))
+        if header.packed is not None:
+            try:
+                chosen = Manifest.load(self.path / packing.MANIFEST_FILE).table["patch_id"].combine_chunks()
+            except CurateError:
+                return
+            table = table.filter(pc.is_in(table["patch_id"], chosen))
+        yield table
 
-    def _cells(self, tar: Part) -> pa.Table | None:
-        if not self._is_whole(tar):
-            return None
-        with storage.local_copy(self._at(tar.path)) as copy:
-            return salvage.cell_table(copy)
+    def _cells(self, tar: Part) -> Iterator[pa.Table]:
+        if self._is_whole(tar):
+            with storage.local_copy(self._at(tar.path)) as copy:
+                yield salvage.cell_table(copy)
+
+    def _retried(
+        self, look: Look, unit: int, images: pa.Table | None, before: Refusals, rows: int | None
+    ) -> Iterator[pa.Table]:
+        """What the table of what a retry settled may have been, which has so many rows, if that is known."""
+        if images is None:
+            return
+        found = retries.sources(images)
+        others = set[tuple[str, str]]()
+        if rows != len(found):  # it settled sources too that had been taken since
+            for earlier in range(unit):
+                if (table := fsck.table_of(look, earlier, "images")) is not None:
+                    taken = retries.sources(table.filter(pc.field("status") == STATUS_OK))
+                    others |= before.sources.intersection(taken).difference(found)
+        yield from salvage.retried_tables(found, others, rows)
+
+    def _settled(self, look: Look, unit: int, rows: int | None) -> Iterator[pa.Table]:
+        """`_retried` of a shard that has its record."""
+        before = Refusals()
+        for earlier in range(unit):
+            before.add(*(fsck.table_of(look, earlier, name) for name in ("images", "retried")))
+        yield from self._retried(look, unit, fsck.table_of(look, unit, "images"), before, rows)
 
     # ---- records of shards
 
@@ -348,56 +384,92 @@ class _Repair:
         """Of shards whose files are there and agree, whether their record is damaged, missing or was never written."""
         look = fsck.look(self.path)
         there = {int(name[7:-4]) for name in look.sizes if name.startswith("shards/") and name[7:-4].isdecimal()}
-        found = {unit: record for unit in sorted(there - look.units.keys()) if (record := self._record(look, unit))}
+        recorded, found, refusals = set(look.units), set[int](), Refusals()
         sealed = all(schema.is_sealed(committed.data) for committed in look.units.values())
-        for unit, record in found.items():
-            if unit == 0 or unit - 1 in look.units or unit - 1 in found:  # never leave a gap of our own
-                name = f"commits/{INGEST}/{unit:06d}.json"
-                self._publish(name, schema.dump(record, sealed=sealed), "its files are there and agree")
+        for unit in range(max(there - recorded, default=-1) + 1):
+            if unit in there - recorded and (record := self._record(look, unit, refusals)):
+                name, data = f"commits/{INGEST}/{unit:06d}.json", schema.dump(record, sealed=sealed)
+                if unit == 0 or unit - 1 in recorded or unit - 1 in found:  # never leave a gap of our own
+                    self._publish(name, data, "its files are there and agree")
+                look.units[unit] = Committed(record, data, self._at(name))
+                found.add(unit)
+            refusals.add(*(fsck.table_of(look, unit, name) for name in ("images", "retried")))
         blocks = [fault.path for fault in look.faults if fault.path.startswith(f"commits/{INGEST}/")]
         for name in blocks:
             last = name.rpartition("/")[2]
-            if last.endswith(".jsonl") and look.lost[INGEST] <= found.keys():
+            if last.endswith(".jsonl") and look.lost[INGEST] <= found:
                 Records(self.path / "commits" / INGEST).unfold(last)
                 self.removed.append((name, "damaged; each of its records has a file of its own"))
 
-    def _record(self, look: Look, unit: int) -> CommitRecord | None:
-        names = [f"shards/{unit:06d}.tar", *(f"tables/{name}/{unit:06d}.parquet" for name in TABLES)]
-        if look.header is None or not all(name in look.sizes for name in names):
+    def _record(self, look: Look, unit: int, before: Refusals) -> CommitRecord | None:
+        """Of the files that are there; `before` is what no retry had settled before."""
+        own, more = fsck.names(INGEST, unit)
+        if look.header is None or not all(name in look.sizes for name in own):
             return None
+        there = [name for name in more if name in look.sizes]
+        for names in [[*own, *there], own] if there else [own]:  # what only a killed run left may be there too
+            made = self._made(look, unit, names)
+            if made is not None and self._is_sure(look, made, before):
+                return made
+        return self._record_of_retry(look, unit, before)
+
+    def _made(self, look: Look, unit: int, names: Sequence[str]) -> CommitRecord | None:
+        """The record of these files; None if they do not agree."""
         parts = []
         for name in names:
             with storage.local_copy(self._at(name)) as copy:
                 parts.append(Part(path=name, bytes=copy.stat().st_size, xxh3=files.file_hash(copy), rows=None))
+        tables = {part.path: table for part in parts[1:] if (table := fsck.table(look, part)) is not None}
+        rows = {path: table.num_rows for path, table in tables.items()}
+        parts = [part.model_copy(update={"rows": rows.get(part.path)}) for part in parts]
         made = CommitRecord(unit=unit, fingerprint=ingestion.FINGERPRINT, parts=parts)
-        tables = [fsck.table(look, part) for part in parts[1:]]
-        if any(table is None or table.schema != fields for table, fields in zip(tables, TABLES.values(), strict=True)):
+        if len(tables) < len(parts) - 1 or list(fsck.faults_of_shard(look, made)):
             return None
-        rows = [None, *(table.num_rows for table in tables if table is not None)]
-        parts = [part.model_copy(update={"rows": number}) for part, number in zip(parts, rows, strict=True)]
-        made = made.model_copy(update={"parts": parts})
-        images, cells = tables[0], tables[1]
-        assert images is not None and cells is not None
-        if look.header.packed is not None:
-            ids = images["image_id"].to_pylist()
+        named = fsck.parts_of(made)
+        if look.is_packed:
+            ids = tables[named["images"].path]["image_id"].to_pylist()
             made = made.model_copy(update={"fingerprint": packing.fingerprint(ids)})
-        if list(fsck.faults_of_shard(look, made)) or not self._is_tar_as_written(parts[0], cells):
+        return made if self._is_tar_as_written(named["shards"], tables[named["cells"].path]) else None
+
+    def _is_sure(self, look: Look, made: CommitRecord, before: Refusals) -> bool:
+        """Whether a shard has these files, neither fewer nor more."""
+        if (witnessed := self._is_witnessed(look, made)) is not None:
+            return witnessed
+        tables = {name: fsck.table(look, part) for name, part in fsck.parts_of(made).items() if name in OF_SHARD}
+        if "retried" in tables:
+            return before.sources.issuperset(retries.sources(tables["retried"])) or not before.is_complete
+        # Where all of it was refused before, it may be a retry that was killed before it wrote what it settled.
+        return not before.sources.issuperset(retries.sources(tables["images"]))
+
+    def _record_of_retry(self, look: Look, unit: int, before: Refusals) -> CommitRecord | None:
+        """Of a retry whose table of what it settled is lost too, and is made again: the scores tell the right one."""
+        own, (path,) = fsck.names(INGEST, unit)
+        made = self._made(look, unit, own)
+        if made is None or self._is_witnessed(look, made) is None:
             return None
-        return made if self._is_witnessed(look, made) else None
+        images = fsck.table(look, fsck.parts_of(made)["images"])
+        for table in self._retried(look, unit, images, before, None):
+            data = salvage.parquet_bytes(table)
+            part = Part(path=path, bytes=len(data), xxh3=xxhash.xxh3_128_hexdigest(data), rows=table.num_rows)
+            record = made.model_copy(update={"parts": [*made.parts, part]})
+            if self._is_witnessed(look, record):
+                self._publish(path, data, "from the tables of images")
+                return record
+        return None
 
     def _is_tar_as_written(self, part: Part, cells: pa.Table) -> bool:
         with storage.local_copy(self._at(part.path)) as copy:
             return salvage.Shard.of(copy, cells, {}, {}).writer(part.xxh3) is not None
 
-    def _is_witnessed(self, look: Look, made: CommitRecord) -> bool:
-        """Whether the scores of a shard, if there are any, were made from these very files."""
+    def _is_witnessed(self, look: Look, made: CommitRecord) -> bool | None:
+        """Whether the scores of a shard were made from these very files; None if there are none that tell."""
+        told = set[bool]()
         for work, record in look.sets.items():
             scored = look.commits.get(work, {}).get(made.unit)
             if isinstance(record, ScorerRecord) and scored is not None and not look.is_packed:
                 marks = [record.fingerprint, *(part.xxh3 for part in made.parts)]
-                if scored.record.fingerprint != checks.digest(marks):
-                    return False
-        return True
+                told.add(scored.record.fingerprint == checks.digest(marks))
+        return all(told) if told else None
 
     # ---- scores and findings
 
@@ -440,6 +512,13 @@ class _Repair:
                 self.removed.append((name, "its record: it can be computed again"))
         if bad or (unrecorded and not work.startswith("examined")):
             self._again(look, work)
+
+    def _remove_unnamed(self) -> None:
+        """What a killed run left of a shard that another has written since."""
+        look = fsck.look(self.path)
+        for fault in look.faults:
+            if fault.kind == "leftover" and fault.work == INGEST and fault.unit in look.units:
+                self._remove(fault.path, "a killed run left it, and the shard was written without it")
 
     def _again(self, look: Look, work: str) -> None:
         kind, _, folder = work.partition("/")

@@ -4,6 +4,7 @@
     a shard             from its members, wherever they are found, and the table of cells, which says where they lie
     the table of cells  from the shard
     the table of patches  from the table of images and the grid, or a packed store's manifest
+    what a retry settled  from the table of images, and what was refused and is taken: each likely order is tried
 
 What is made is right if it has the hash of the record, byte for byte, and only the caller, who has that, can tell.
 """
@@ -13,7 +14,7 @@ import itertools
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -25,10 +26,12 @@ from curate import images, layout
 from curate.shards import write_members
 from curate.store import write_parquet
 
-__all__ = ["Shard", "cell_table", "one_bit", "parquet_bytes"]
+__all__ = ["Shard", "cell_table", "one_bit", "parquet_bytes", "retried_tables"]
 
 MOST_BYTES = 1 << 16  # of a file whose bits are tried: three seconds
 _MOST_NAMES = 64  # combinations of member names that are tried
+_MOST_ROWS = 1_000_000  # of the tables that are tried: three seconds
+_MOST_FOLDERS = 24  # orders in which folders may have been named
 _MEMBER = re.compile(r"([0-9a-f]{16})(?:\.(lr\d))?(?:\.(\d+)_(\d+))?\.[a-z]+")
 
 
@@ -77,6 +80,48 @@ def cell_table(tar: Path) -> pa.Table:
                 }
             )
     return pa.Table.from_pylist(rows, layout.CELLS)
+
+
+_Place = tuple[str, str]  # source, name
+
+
+def retried_tables(found: Sequence[_Place], others: Collection[_Place], rows: int | None) -> Iterator[pa.Table]:
+    """What the table `retried` of a shard may have been, likely ones first; with so many rows, if that is known.
+
+    `found` are the sources of its table of images, in order. `others` were refused and are taken, all before it: any of
+    them may have been settled too.
+    """
+    numbers = range(len(others), -1, -1) if rows is None else [rows - len(found)]
+    most = 1 + _MOST_ROWS // (500 + len(found))
+    some = (chosen for n in numbers if n >= 0 for chosen in itertools.combinations(sorted(others), n))
+    choices = list(itertools.islice(some, most))
+    orders = itertools.chain(
+        (order for chosen in choices for order in _by_folder(found, chosen)),
+        (order for chosen in choices for order in _in_between(found, chosen)),
+    )
+    for order in itertools.islice(orders, most):
+        columns = ([place[i] for place in order] for i in range(2))
+        yield pa.table(list(columns), schema=layout.RETRIED)
+
+
+def _by_folder(found: Sequence[_Place], others: Iterable[_Place]) -> Iterator[list[_Place]]:
+    """Within a folder by name, as sources are listed; the folders in any order that the found ones allow."""
+    places, known = [*found, *others], set(found)
+    folders = dict.fromkeys(source for source, _ in places)
+    for named in itertools.islice(itertools.permutations(folders), _MOST_FOLDERS):
+        rank = {source: i for i, source in enumerate(named)}
+        order = sorted(places, key=lambda place: (rank[place[0]], place[1]))
+        if [place for place in order if place in known] == list(found):
+            yield order
+
+
+def _in_between(found: Sequence[_Place], others: Sequence[_Place]) -> Iterator[list[_Place]]:
+    """Anywhere: two folders of one name were named, or files in no order."""
+    for gaps in itertools.combinations_with_replacement(range(len(found) + 1), len(others)):
+        order = list(found)
+        for gap, place in reversed(list(zip(gaps, others, strict=True))):
+            order.insert(gap, place)
+        yield order
 
 
 _Content = Callable[[], bytes]

@@ -794,5 +794,4 @@ def _check_inside(relative: str, where: Place) -> None:
 def _layout_of(table: str) -> pa.Schema:
     from curate import layout
 
-    schemas: Mapping[str, pa.Schema] = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES}
-    return layout.RETRIED if table == "retried" else schemas[table]
+    return layout.OF_SHARD[table]

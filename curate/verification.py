@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import fsck, pool, storage
+from curate import fsck, pool, retries, storage
 from curate.errors import CurateError, UsageError, listed, one_line
 from curate.fsck import Fault, Look
 from curate.manifest import Manifest
@@ -157,10 +157,13 @@ def _changed_sources(look: Look, sources: Sequence[Source], progress: Progress) 
     if not sources:
         return
     known: dict[tuple[str, str], dict[str | None, str | None]] = {}
-    for _, _, part in look.parts():
-        if part.path.startswith("tables/images/") and (rows := fsck.table(look, part)) is not None:
-            for row in rows.to_pylist():
-                known.setdefault((row["source"], row["name"]), {})[row["sha256"]] = row["image_id"]
+    images, retried = (
+        {unit: table for unit in look.units if (table := fsck.table_of(look, unit, name)) is not None}
+        for name in ("images", "retried")
+    )
+    for rows in retries.shown(images, retried):
+        for row in rows.to_pylist():
+            known.setdefault((row["source"], row["name"]), {})[row["sha256"]] = row["image_id"]
     hashes = {sha256 for hashes in known.values() for sha256 in hashes}
     for done, (source, sha256) in enumerate(zip(sources, pool.ahead(_sha256, sources), strict=True), 1):
         progress(done, len(sources), "photographs")
@@ -252,9 +255,7 @@ def _against_store(manifest: Manifest, look: Look, path: str) -> Iterator[Fault]
         yield Fault("changed", path, f"{problem}: the digest of its first {reference.shards} shards differs")
     for unit in pc.unique(manifest.table["shard"]).to_pylist():
         mine = manifest.table.filter(pc.field("shard") == unit)["patch_id"]
-        parts = look.units[unit].record.parts if unit in look.units else []
-        named = [part for part in parts if part.path.startswith("tables/patches/")]
-        patches = fsck.table(look, named[0]) if named else None
+        patches = fsck.table_of(look, unit, "patches")
         if patches is None:
             problem = f"the store has no table of the patches of shard {unit}, or it is damaged"
             yield Fault("missing", path, f"{problem}: {len(mine)} patches cannot be found")
@@ -308,6 +309,9 @@ class _Hits:
         """The finding, with what it hits."""
         if fault.image_id is not None:
             return self._image(fault, finding)
+        if fault.path.startswith("tables/retried/"):
+            history = "it says which earlier refusals are history, and nothing else"
+            return finding.model_copy(update={"problem": f"{fault.problem}; {history}"})
         if fault.unit is None or fault.work.partition("/")[0] not in (INGEST, "scores"):
             return finding
         images = self._table("images", fault.unit) if fault.work == INGEST else None
@@ -348,10 +352,7 @@ class _Hits:
 
     def _table(self, name: str, unit: int) -> pa.Table | None:
         if (name, unit) not in self.tables:
-            committed = self.look.units.get(unit)
-            parts = committed.record.parts if committed else []
-            found = [part for part in parts if part.path.startswith(f"tables/{name}/")]
-            self.tables[name, unit] = fsck.table(self.look, found[0]) if found else None
+            self.tables[name, unit] = fsck.table_of(self.look, unit, name)
         return self.tables[name, unit]
 
     def _labels(self, work: str, unit: int) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import synthetic_photo
+from conftest import encoded_png, synthetic_photo
 from PIL import Image
 
 import curate
@@ -44,17 +44,46 @@ def make(folder: Path, number: int = 6) -> Path:
     return folder
 
 
+def make_retried(folder: Path) -> Path:
+    """A store of four shards, the last two of which settle refusals; of the third one source was taken before."""
+    photos, store = folder / "tried", folder / "retried"
+    photos.mkdir(parents=True)
+
+    def take(*names: str, **options: bool) -> None:
+        for name in names:
+            (photos / name).write_bytes(encoded_png(int(name[0])))
+        curate.ingest([photos], store, patch=24, step=12, **options)
+
+    for name in ("1.png", "2.png", "3.png"):
+        (photos / name).write_bytes(name.encode())
+    take("0.png")
+    take("2.png")
+    (photos / "3.png").write_bytes(b"")
+    take("1.png", retry_failed=True)
+    take("3.png", retry_failed=True)
+    curate.score(store, ["sobel"])
+    curate.duplicates(store)
+    return store
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What `make` makes, with records folded in fours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "_BLOCKS", (16, 4))
-        yield make(tmp_path_factory.mktemp("fsck"))
+        folder = make(tmp_path_factory.mktemp("fsck"))
+        make_retried(folder)
+        yield folder
 
 
 @pytest.fixture
 def store(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "store", tmp_path / "store"))
+
+
+@pytest.fixture
+def retried(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "retried", tmp_path / "retried"))
 
 
 def faults(path: Path, deep: bool = True) -> list[Fault]:
@@ -104,23 +133,24 @@ def named(folder: Path) -> list[Fault]:
 
 
 def test_a_store_as_it_was_written_has_no_fault(made: Path) -> None:
-    for name in ("store", "packed"):
+    for name in ("store", "packed", "retried"):
         assert faults(made / name) == []
     names = {path.name for path in all_files(made / "store" / "commits" / INGEST)}
     assert names == {"000000-000003.jsonl", "000004.json", "000005.json"}
 
 
-@pytest.mark.parametrize("name", ["store", "packed"])
+@pytest.mark.parametrize("name", ["store", "packed", "retried"])
 def test_every_flipped_bit_of_any_file_is_found_and_its_file_named(made: Path, name: str) -> None:
     flips, unnoticed = flip_bits(made / name, 2 if name == "store" else 4, seed=0)
     assert unnoticed == [] and sum(flips.values()) > 80
+    assert flips["tables/retried"] == (8 if name == "retried" else 0)
     assert {"store.json", "shards", "tables/cells", "tables/scores", "commits/ingest", "commits/scores"} < {
         "shards" if kind.startswith("shards/") else kind for kind in flips
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["store", "packed"])
+@pytest.mark.parametrize("name", ["store", "packed", "retried"])
 def test_thousands_of_flipped_bits_are_found(made: Path, name: str) -> None:
     flips, unnoticed = flip_bits(made / name, 40, seed=1)
     assert unnoticed == []
@@ -216,6 +246,7 @@ def shifted(patches: object) -> object:
         ("patches", shifted, "its windows are not those of a grid of 24 px every 12 px"),
         ("patches", lambda table: table.slice(1), "its windows are not those of a grid"),
         ("cells", lambda table: table.slice(2), "its images are not those of the table of images"),
+        ("images", lambda table: table.drop_columns(["status"]), "it has other columns"),
         ("images", lambda table: table.slice(0, 0), "its images are not those of the table of images"),
     ],
 )
@@ -255,6 +286,72 @@ def test_a_record_of_other_files_than_its_own_is_damaged(store: Path) -> None:
     record = opened.commits()[4]
     opened.commit(INGEST, 4, record.fingerprint, record.parts[:2])
     assert kinds(store)["commits/ingest/000004.json"] == "damaged"
+
+
+# --- retries ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_bits_of_what_a_retry_settled_are_checked(retried: Path) -> None:
+    path = retried / "tables/retried/000002.parquet"
+    data = path.read_bytes()
+    for bit in range(3, 8 * len(data), 41):
+        path.write_bytes(flipped(data, bit))
+        assert kinds(retried, deep=True) == {"tables/retried/000002.parquet": "damaged"}, bit
+    path.write_bytes(data)
+    for how in HOW.values():
+        how(path)
+        assert kinds(retried).keys() == {"tables/retried/000002.parquet"}
+        shutil.rmtree(path) if path.is_dir() else None
+        path.write_bytes(data)
+    assert kinds(retried) == {}
+
+
+def names_changed(change: Callable[[list[str]], list[str]]) -> Callable[..., object]:
+    def changed(table: object) -> object:
+        rows = [{"source": "tried", "name": name} for name in change(table["name"].to_pylist())]
+        return type(table).from_pylist(rows, layout.RETRIED)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (names_changed(lambda names: [*names, "0.png"]), "'tried/0.png' was not refused before"),
+        (names_changed(lambda names: [*names, "1.png"]), "it has a source twice"),
+        (names_changed(lambda names: names[1:]), "it lacks sources of the table of images"),
+        (names_changed(lambda names: names[::-1]), "it lacks sources of the table of images"),
+        (lambda table: table.rename_columns(["source", "title"]), "it has other columns: ['source', 'title']"),
+    ],
+)
+def test_what_a_retry_settled_was_refused_before(retried: Path, change: Callable[..., object], problem: str) -> None:
+    forge(retried, "retried", 2, change)
+    told = [fault.problem for fault in faults(retried) if fault.path == "tables/retried/000002.parquet"]
+    assert [text for text in told if text.startswith(problem)]
+
+
+def test_what_is_settled_twice_was_refused_in_between(retried: Path) -> None:
+    forge(retried, "retried", 3, names_changed(lambda names: [*names, "1.png"]))
+    assert "'tried/1.png' was not refused before" in [fault.problem for fault in faults(retried)]
+
+
+def test_where_earlier_images_are_lost_nothing_is_said_of_their_refusals(retried: Path) -> None:
+    path = retried / "tables/images/000000.parquet"
+    data = path.read_bytes()
+    path.write_bytes(flipped(data, 400))
+    assert kinds(retried, deep=True) == {"tables/images/000000.parquet": "damaged"}
+    path.write_bytes(data)
+    commits = records.Records(retried / "commits" / INGEST)
+    commits.unfold("000000-000003.jsonl")
+    commits.remove([0])
+    told = kinds(retried, deep=True)
+    assert told["commits/ingest/000000.json"] == "missing" and not any("/retried/" in path for path in told)
+
+
+def test_a_table_that_the_record_of_its_shard_does_not_name_is_a_leftover(retried: Path) -> None:
+    """A retry was killed, and the shard of its number written by another run."""
+    shutil.copy(retried / "tables/retried/000002.parquet", retried / "tables/retried/000001.parquet")
+    assert kinds(retried, deep=True) == {"tables/retried/000001.parquet": "leftover"}
 
 
 def unseal(path: Path, indent: int | None = None) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_fsck import all_files, flipped, make, unseal
+from conftest import encoded_png
+from test_fsck import all_files, flipped, make, make_retried, unseal
 
 import curate
 from curate import files, plugins, records, storage
@@ -52,12 +53,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store of three shards, the records of the first two of which are folded, and what was made of it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "_BLOCKS", (4, 2))
-        yield make(tmp_path_factory.mktemp("repair"), 3)
+        folder = make(tmp_path_factory.mktemp("repair"), 3)
+        make_retried(folder)
+        yield folder
 
 
 @pytest.fixture
 def store(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "store", tmp_path / "store"))
+
+
+@pytest.fixture
+def retried(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "retried", tmp_path / "retried"))
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -287,6 +295,128 @@ def test_a_shard_that_lacks_a_file_gets_no_record(store: Path) -> None:
     report = repair(store)
     assert report.left.whole and all(finding.harmless for finding in report.left.findings)
     assert tree(store) == before  # a photograph is never removed
+
+
+# --- retries ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("unit", [2, 3])
+def test_what_a_retry_settled_is_made_again(made: Path, retried: Path, unit: int, how: str) -> None:
+    DAMAGE[how](retried / f"tables/retried/00000{unit}.parquet")
+    report = repair(retried)
+    assert report.left.whole and [name for name, _ in report.rebuilt] == [f"tables/retried/00000{unit}.parquet"]
+    assert tree(retried) == tree(made / "retried")
+
+
+@pytest.mark.parametrize("named", [["b/x", "a/y"], ["a/y", "b/x"], ["b/x", "a/x"]])
+def test_in_whatever_order_the_folders_were_named(tmp_path: Path, named: list[str]) -> None:
+    """Of each folder one source was taken before it was retried; two folders may have one name."""
+    folders = [tmp_path / name for name in named]
+    for step in range(3):  # all are bad; of each folder the first is whole, and taken; the second too, and a retry
+        for i, folder in enumerate(folders):
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(2):
+                whole = number < step
+                (folder / f"{number}{i}.png").write_bytes(encoded_png(2 * i + number) if whole else b"bad")
+        curate.ingest(folders, tmp_path / "store", patch=24, step=12, retry_failed=step == 2)
+    path = tmp_path / "store/tables/retried/000002.parquet"
+    data = path.read_bytes()
+    assert Store.open(tmp_path / "store").unit_table("retried", 2).num_rows == 4
+    path.unlink()
+    assert repair(tmp_path / "store").left.whole and path.read_bytes() == data
+
+
+def test_where_it_cannot_be_made_again_the_loss_is_named(made: Path, retried: Path) -> None:
+    """The table of images of its shard is lost, and one of its sources was refused again."""
+    zero_a_stretch(retried / "tables/images/000002.parquet")
+    path = retried / "tables/retried/000002.parquet"
+    path.unlink()
+    found = {finding.path: finding for finding in repair(retried, sources=[made / "tried"]).left.findings}
+    assert found.keys() == {str(retried / "tables/images/000002.parquet"), str(path)}
+    assert found[str(path)].problem.endswith("it says which earlier refusals are history, and nothing else")
+    assert repair(retried, sources=[made / "retried"]).left.whole
+    assert tree(retried) == tree(made / "retried")
+
+
+@pytest.mark.parametrize("lost", ["000002-000003.jsonl", "000000-000003.jsonl", ""])
+@pytest.mark.parametrize("tables", [[], [2], [3], [2, 3]])
+def test_records_of_a_retry_are_made_again_with_what_it_settled(
+    made: Path, retried: Path, lost: str, tables: list[int]
+) -> None:
+    """Whatever is lost with them: the scores tell which table is the right one."""
+    folder = retried / "commits" / INGEST
+    for path in [folder / lost] if (folder / lost).is_file() else list(folder.iterdir()):
+        path.unlink()
+    for unit in tables:
+        (retried / f"tables/retried/00000{unit}.parquet").unlink()
+    assert repair(retried).left.whole
+    assert tree(retried) == tree(made / "retried")
+
+
+def test_without_scores_nothing_tells_a_retry_that_lost_its_table_from_an_ingest(made: Path, retried: Path) -> None:
+    """So it is left as a retry that was killed before it wrote the table: another retry does it again."""
+    for name in ("tables/scores", "commits/scores", "tables/checks", "commits/checks"):
+        shutil.rmtree(retried / name)
+    whole = tree(retried)
+    lose_record(retried, 3)
+    (retried / "tables/retried/000003.parquet").unlink()
+    left = repair(retried).left
+    assert left.whole and {Path(finding.path).name for finding in left.findings} == {"000003.tar", "000003.parquet"}
+    assert Store.open(retried).images().num_rows == 4
+    assert curate.ingest([made / "tried"], retried, retry_failed=True).added == 1
+    assert tree(retried) == whole
+
+
+def test_without_scores_a_record_names_a_retry_only_where_the_refusals_allow_it(made: Path, retried: Path) -> None:
+    for name in ("tables/scores", "commits/scores", "tables/checks", "commits/checks"):
+        shutil.rmtree(retried / name)
+    whole = tree(retried)
+    lose_record(retried, 2)
+    assert repair(retried).left.whole and tree(retried) == whole
+    table = Store.open(retried).unit_table("retried", 2)
+    rows = [*table.to_pylist(), {"source": "tried", "name": "0.png"}]  # that was never refused
+    Store.open(retried).write_table("retried", 2, type(table).from_pylist(rows, table.schema))
+    lose_record(retried, 2)
+    report = repair(retried)
+    assert not report.left.whole and report.rebuilt == []
+    shutil.copy(made / "retried/tables/retried/000002.parquet", retried / "tables/retried")
+    zero_a_stretch(retried / "tables/images/000000.parquet")  # now nobody knows what was refused
+    assert "commits/ingest/000002.json" in dict(repair(retried).rebuilt)
+    shutil.copy(made / "retried/tables/images/000000.parquet", retried / "tables/images")
+    assert repair(retried).left.whole and tree(retried) == whole
+
+
+def lose_record(store: Path, unit: int) -> None:
+    unfold(store)
+    (store / f"commits/{INGEST}/{unit:06d}.json").unlink()
+
+
+def unfold(store: Path) -> None:
+    """Give every record a file of its own."""
+    folder = store / "commits" / INGEST
+    for path in folder.glob("*.jsonl"):
+        records.Records(folder).unfold(path.name)
+
+
+def test_a_retry_that_was_killed_before_its_record_is_finished_or_left(made: Path, retried: Path) -> None:
+    lose_record(retried, 3)
+    shutil.rmtree(retried / "commits/scores")
+    assert "commits/ingest/000003.json" in dict(repair(retried).rebuilt)
+    opened = Store.open(retried)
+    assert opened.images().num_rows == 4 and opened.digest() == Store.open(made / "retried").digest()
+
+
+def test_what_a_killed_retry_left_of_a_shard_that_another_run_wrote_is_removed(made: Path, retried: Path) -> None:
+    left = retried / "tables/retried/000001.parquet"
+    shutil.copy(retried / "tables/retried/000002.parquet", left)
+    report = repair(retried)
+    assert report.left.whole and [name for name, _ in report.removed] == ["tables/retried/000001.parquet"]
+    assert tree(retried) == tree(made / "retried")
+    shutil.copy(retried / "tables/retried/000002.parquet", left)
+    shutil.rmtree(retried / "commits" / INGEST)
+    assert repair(retried).left.whole and not left.exists()
+    assert Store.open(retried).digest() == Store.open(made / "retried").digest()
 
 
 # --- what is not curate's, and what is none of a store ----------------------------------------------------------------

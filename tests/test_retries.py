@@ -286,12 +286,12 @@ def test_killed_anywhere_and_run_again_it_ends_with_the_same_bytes(
     assert retry(corpus, tmp_path / "whole", shard_size=1).shards == 3
     publish, at = files.publish, 0
 
-    def stop(path: Path, write: Callable[..., object]) -> str:
+    def stop(path: Path, write: Callable[..., object], **options: bool) -> str:
         nonlocal left
         left -= 1
         if left < 0:
             raise StoppedError
-        return publish(path, write)
+        return publish(path, write, **options)
 
     while True:
         shutil.rmtree(tmp_path / "killed", ignore_errors=True)

@@ -93,3 +93,26 @@ def test_an_empty_table_is_a_table() -> None:
     empty = layout.CELLS.empty_table()
     assert pa.parquet.read_table(pa.BufferReader(parquet_bytes(empty))).equals(empty)
     assert salvage.Shard.of(None, empty, {}, {}).missing() == []
+
+
+def settled(found: list[str], others: list[str], rows: int | None) -> list[list[str]]:
+    """Candidates as `folder/name`."""
+    places = [[(place.split("/")[0], place.split("/")[1]) for place in some] for some in (found, others)]
+    tables = list(salvage.retried_tables(places[0], places[1], rows))
+    assert all(table.schema.equals(layout.RETRIED) for table in tables)
+    return [[f"{row['source']}/{row['name']}" for row in table.to_pylist()] for table in tables]
+
+
+def test_what_a_retry_settled_is_guessed_likely_orders_first() -> None:
+    assert settled(["a/1", "a/3"], ["a/2"], 2) == [["a/1", "a/3"]] * 2
+    assert settled(["a/1", "a/3"], ["a/2"], 3)[0] == ["a/1", "a/2", "a/3"]
+    assert settled(["b/5", "a/1"], ["a/2", "b/3"], 4)[0] == ["b/3", "b/5", "a/1", "a/2"]
+    assert settled([], ["b/1", "a/2"], 2)[:2] in ([["b/1", "a/2"], ["a/2", "b/1"]], [["a/2", "b/1"], ["b/1", "a/2"]])
+    assert ["a/3", "a/2", "a/1"] in settled(["a/3", "a/1"], ["a/2"], 3)  # two folders of one name
+    assert settled(["a/1", "a/3"], ["a/2"], 1) == settled(["a/1"], [], 2) == []
+    assert {len(order) for order in settled(["a/1"], ["a/2", "a/3"], None)} == {1, 2, 3}
+
+
+def test_there_is_an_end_to_what_is_tried() -> None:
+    others = [f"{folder}/{i}" for folder in "bcdefgh" for i in range(6)]
+    assert len(settled(["a/9", "a/1"], others, 22)) <= 2000

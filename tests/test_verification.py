@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from conftest import synthetic_photo
 from PIL import Image
-from test_fsck import all_files, flipped, make, unseal
+from test_fsck import all_files, flipped, make, make_retried, unseal
 
 import curate
 from curate import layout, records, schema
@@ -196,6 +196,28 @@ def test_photographs_that_have_changed_since_are_named_with_what_they_hit(work: 
 def test_photographs_without_a_store_are_a_mistake(work: Path) -> None:
     with pytest.raises(UsageError, match="name it too"):
         verify(work / "half.parquet", against=[str(work / "photos")])
+
+
+def test_refusals_that_are_history_count_no_more(tmp_path: Path) -> None:
+    """A photograph that is again what was refused is not the one that was taken."""
+    store = make_retried(tmp_path)
+    assert verify(store, deep=True, against=[str(tmp_path / "tried")]).whole
+    (tmp_path / "tried/1.png").write_bytes(b"1.png")
+    finding = only(verify(store, against=[str(tmp_path / "tried")]))
+    assert (finding.kind, finding.path, finding.images) == ("changed", "tried/1.png", ["1.png"])
+    patches = Store.open(store).unit_table("patches", 2)
+    assert finding.patches == len(patches) > 0
+    flip(store / "tables/images/000002.parquet", 50)
+    finding = only(verify(store, deep=True))  # the shard has two rows of images, of which one is taken
+    assert finding.patches == len(patches) and finding.scores == ["sobel"]
+
+
+def test_a_damaged_table_of_what_was_settled_hits_no_image(tmp_path: Path) -> None:
+    store = make_retried(tmp_path)
+    flip(store / "tables/retried/000002.parquet", 50)
+    finding = only(verify(store, deep=True))
+    assert (finding.images, finding.patches, finding.scores) == ([], 0, [])
+    assert finding.problem.endswith("it says which earlier refusals are history, and nothing else")
 
 
 # --- checkpoints and what is none of these ----------------------------------------------------------------------------
