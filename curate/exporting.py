@@ -478,7 +478,7 @@ def _claimed(out: str | Path, record: ExportRecord) -> Iterator[Path]:
         path = folder / _RECORD
         if path.is_file():
             found = schema.parse(ExportRecord, path.read_bytes(), path)
-            if found != record:
+            if found != (record if found.lr else record.model_copy(update={"lr": None})):  # older ones do not say
                 other = reuse.differences(_entries(found), _entries(record))
                 raise UsageError(f"'{one_line(folder)}' holds another export: {other}; name a new or empty folder")
         elif not all(entry.match(f".{_RECORD}.*.tmp") for entry in folder.iterdir()):

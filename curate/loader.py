@@ -137,9 +137,6 @@ class _Plan:
             )
         shapes_I2 = np.array([store.shape(image_id) for image_id in ids.tolist()], np.int64)
         weight = columns["weight"].astype(np.float32)
-        _check_windows(corner_W2, columns["size"].astype(np.int64), shapes_I2[image])
-        if not (np.isfinite(weight) & (weight >= 0)).all():
-            raise DataError("the manifest has weights that are no numbers of 0 or more")
         areas = shapes_I2.prod(1)
         paired = np.array([bool(store.cells(image_id, f"lr{scale}")) for image_id in ids.tolist()])
         sizes = areas * 3 + areas * 3 // scale**2 * paired
@@ -157,15 +154,6 @@ class _Plan:
         corner_W2 = self.first_W2 + rng.integers(0, self.span_W2)
         turn, seeds = rng.integers(0, 8, len(order)), rng.integers(0, 1 << 63, len(order))
         return _Epoch(order, block[order], corner_W2[order], turn, seeds)
-
-
-def _check_windows(corner_W2: _Ints, size_W: _Ints, shape_W2: _Ints) -> None:
-    """DataError for a window that is not inside its photograph."""
-    wrong_W = (corner_W2 < 0).any(1) | (corner_W2 + size_W[:, None] > shape_W2).any(1)
-    if wrong_W.any():
-        first = int(wrong_W.argmax())
-        (y, x), size, (height, width) = corner_W2[first].tolist(), int(size_W[first]), shape_W2[first].tolist()
-        raise DataError(f"the manifest's window y={y} x={x} of {size} px is not inside its image of {height}x{width}")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def forged(work: Path, name: str, **columns: Any) -> Path:
         table = table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))
     document = json.loads(table.schema.metadata[schema.METADATA_KEY.encode()])
     document["store"] |= recipe.pop("store", {})
+    del document["checksum"]  # a stranger would make it anew
     table = table.replace_schema_metadata({schema.METADATA_KEY: json.dumps(document | recipe)})
     pq.write_table(table, work / name)
     return work / name
@@ -241,8 +242,8 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a module that leaves `tmp_path/ran` when it is imported."""
     package = f"evil_{tmp_path.name}"
     (tmp_path / package).mkdir()
-    (tmp_path / package / "thing.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    (tmp_path / package / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for file in ("thing.py", "__init__.py"):
+        (tmp_path / package / file).write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield f"{package}.thing"

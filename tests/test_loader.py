@@ -445,11 +445,11 @@ def test_a_window_outside_its_image_is_refused(column: str, value: int, manifest
     index = manifest.table.schema.get_field_index(column)
     values = [value, *manifest.table[column].to_pylist()[1:]]
     table = manifest.table.set_column(index, manifest.table.schema.field(index), pa.array(values, pa.int32()))
-    with pytest.raises(DataError, match=r"the manifest's window .* is not inside its image of"):
+    with pytest.raises(DataError, match=r"the manifest's patch .* is not inside its image: "):
         next(feed(replace(manifest, table=table)))
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
 def test_weights_that_are_none(weight: float, manifest: Manifest) -> None:
-    with pytest.raises(DataError, match="weights that are no numbers of 0 or more"):
+    with pytest.raises(DataError, match=r"the manifest's patch .* has a weight that is none: "):
         next(feed(weighted(manifest, [weight] + [1] * (len(manifest) - 1))))

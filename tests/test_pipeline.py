@@ -233,6 +233,6 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
     [b"", b"\xff", b"[]", b"1", b"[" * 100_000, b'{"weights": "w"}', b'{"weights": "w", "psnr": "1", "ssim": 1.0}'],
 )
 def test_a_damaged_measurement_is_made_again(record: bytes) -> None:
-    assert module._kept(record, "w") is None
-    assert module._kept(b'{"weights": "w", "psnr": 1.0, "ssim": 1.0}', "w") == {"psnr": 1.0, "ssim": 1.0}
-    assert module._kept(b'{"weights": "v", "psnr": 1.0, "ssim": 1.0}', "w") is None
+    assert module._kept(record, {"weights": "w"}) is None
+    assert module._kept(b'{"weights": "w", "psnr": 1.0, "ssim": 1.0}', {"weights": "w"}) == {"psnr": 1.0, "ssim": 1.0}
+    assert module._kept(b'{"weights": "v", "psnr": 1.0, "ssim": 1.0}', {"weights": "w"}) is None

@@ -366,15 +366,14 @@ def test_an_export_of_other_things_is_refused(tmp_path: Path, monkeypatch: Patch
     manifest, options = chosen(store, "one.parquet"), {"to": "basicsr", "scale": 2}
     export(manifest, tmp_path / "out", **options)
     assert export(manifest, tmp_path / "out", **options).kept > 0
-    hashes = "hash of windows, scores, weights and LR images "
     if what == "target":
         options["to"], expected = "folder", "target basicsr, not folder"
     elif what == "scale":
         options["scale"], expected = 3, "scale 2, not 3"
     elif what == "patches":
-        manifest, expected = chosen(store, "two.parquet", 1), hashes
+        manifest, expected = chosen(store, "two.parquet", 1), "hash of windows, scores and weights "
     elif what == "LR bytes":
-        manifest, expected = chosen(made(tmp_path / "b", 0, 1, lr=200), "one.parquet"), hashes
+        manifest, expected = chosen(made(tmp_path / "b", 0, 1, lr=200), "one.parquet"), "hash of the store's LR images "
     else:
         monkeypatch.setattr(exporting, "_VERSION", 2)
         expected = "code version 1, not 2"
@@ -396,7 +395,7 @@ def test_lr_images_that_were_replaced_are_told(tmp_path: Path) -> None:
 
 def test_shards_of_another_version_are_told(tmp_path: Path, monkeypatch: Patch) -> None:
     store = made(tmp_path, 0)
-    monkeypatch.setattr(ingestion, "_FINGERPRINT", "f" * 16)
+    monkeypatch.setattr(ingestion, "FINGERPRINT", "f" * 16)
     assert ingest([tmp_path / "photos"], store.path).other_version == 1
 
 

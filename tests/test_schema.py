@@ -68,7 +68,7 @@ DOCUMENTS: dict[str, Document] = {
         scorers={"srcnn:scale=3": "0123456789abcdef"},
         versions={"curate": "0.1.0"},
     ),
-    "training-state": TrainingState(identity={"rate": 1e-3, "init": None}, step=1000, best={"psnr": 30.5}, digest="0a"),
+    "training-state": TrainingState(identity={"rate": 1e-3, "init": None}, step=1000, best={"psnr": 30.5}),
     "report-record": ReportRecord(
         store={"digest": "ff"},
         manifests=[

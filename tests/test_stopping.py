@@ -72,9 +72,9 @@ def test_a_verb_that_is_stopped_at_any_call_goes_on(work: Work, out: Path, verb:
 
 
 def test_more_signals_while_it_stops_change_nothing(work: Work, out: Path) -> None:
-    """The second comes while the temporary file is removed."""
+    """The second comes while the temporary file is removed; the first such file was the new store.json's."""
     work.prepare("ingest", out)
-    faults = [Fault("rename", 5, signal=signal.SIGINT), Fault("remove", 0, signal=signal.SIGTERM)]
+    faults = [Fault("rename", 5, signal=signal.SIGINT), Fault("remove", 1, signal=signal.SIGTERM)]
     child = work.warm.start(*work.argv("ingest", out), below=out, faults=faults)
     ended = child.end()
     assert ("remove", ended.calls[-1][1]) == ended.calls[-1] and ".tmp" in ended.calls[-1][1]
@@ -85,7 +85,7 @@ def test_more_signals_while_it_stops_change_nothing(work: Work, out: Path) -> No
 def test_what_hangs_while_it_stops_is_cut_off(work: Work, out: Path) -> None:
     good = work.expected("pack", out)
     work.prepare("pack", out)
-    faults = [Fault("rename", 5, signal=signal.SIGTERM), Fault("remove", 0, seconds=60)]
+    faults = [Fault("rename", 5, signal=signal.SIGTERM), Fault("remove", 1, seconds=60)]
     started = time.monotonic()
     child = work.warm.start(*work.argv("pack", out), below=out, faults=faults, grace=0.3)
     check(child, child.end(), signal.SIGTERM)
