@@ -9,24 +9,21 @@ import contextlib
 import errno
 import fcntl
 import glob
-import io
 import os
 import re
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Concatenate, ParamSpec
+from typing import BinaryIO, Concatenate, ParamSpec
 
 import xxhash
 
 from curate.errors import CurateError, DataError, UsageError, one_line
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
 __all__ = [
     "FAILING",
     "BusyError",
+    "begin_to_sync",
     "file_hash",
     "local_path",
     "lock",
@@ -41,7 +38,6 @@ __all__ = [
 FAILING = (errno.EDQUOT, errno.EIO, errno.ENOSPC)  # what a full or failing disk says, whatever path was given
 
 _BLOCK = 1 << 20  # bytes read at a time
-_FLOW = 1 << 25  # bytes after which the system is asked to put them on disk
 _RANDOM = "[0-9a-f]" * 16  # in a temporary file's name
 
 _P = ParamSpec("_P")
@@ -116,30 +112,22 @@ def publish(path: Path, write: Callable[[BinaryIO], object], *, new: bool = Fals
     return digest
 
 
-class _Flowing(io.FileIO):
-    """A file whose bytes begin to go to disk while it is written: of a large one fsync then finds little to wait for.
+def begin_to_sync(file: BinaryIO, start: int, end: int) -> None:
+    """Have the system begin to put these bytes of an open file on disk, so that its sync will find little to wait for.
 
-    Measured on shards of 256 MB: 30 ms instead of 230. Durability still comes from fsync alone.
+    Measured on shards of 256 MB: 30 ms instead of 230. What is on disk for certain is so by a sync alone.
     """
-
-    _written = _asked = 0
-
-    def write(self, data: "ReadableBuffer") -> int:
-        written = super().write(data)
-        self._written += written
-        if self._written - self._asked >= _FLOW and hasattr(os, "posix_fadvise"):  # Linux: macOS has none
-            # Bytes that wait to be written are not dropped: the advice only starts their way to the disk.
-            os.posix_fadvise(self.fileno(), self._asked, self._written - self._asked, os.POSIX_FADV_DONTNEED)
-            self._asked = self._written
-        return written
+    file.flush()
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        # Bytes that wait to be written are not dropped: the advice only starts their way to the disk.
+        os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
 
 def _temporary(path: Path) -> BinaryIO:
     """A new file beside `path`, locked where the file system can."""
     while True:
         # The name is random so that no two machines share one.
-        temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-        file = io.BufferedWriter(_Flowing(temporary, "xb"))
+        file = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp").open("xb")
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:  # else it was taken for a leftover before it was locked

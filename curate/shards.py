@@ -5,15 +5,16 @@ Offsets are known as the tar is written, so that a member can be read at random 
 """
 
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from curate import storage
+from curate import files, storage
 from curate.storage import Place
 
 __all__ = ["write_members", "write_tar"]
 
 _RECORD = 10240  # bytes; a tar file is a multiple of them
+_FLOW = 1 << 25  # bytes after which they begin to go to disk
 
 
 def write_tar(path: Place, members: Iterable[tuple[str, bytes]]) -> tuple[str, dict[str, int]]:
@@ -22,7 +23,21 @@ def write_tar(path: Place, members: Iterable[tuple[str, bytes]]) -> tuple[str, d
     Members are taken one at a time, as they are written. WebDataset needs those of one key side by side.
     """
     offsets: dict[str, int] = {}
-    return storage.publish(path, lambda file: offsets.update(write_members(file, members))), offsets
+
+    def write(file: BinaryIO) -> None:
+        offsets.update(write_members(file, _flowing(file, members)))
+
+    return storage.publish(path, write), offsets
+
+
+def _flowing(file: BinaryIO, members: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The members; meanwhile what is written of them begins to go to disk."""
+    begun = 0
+    for member in members:
+        if (end := file.tell()) - begun >= _FLOW:
+            files.begin_to_sync(file, begun, end)
+            begun = end
+        yield member
 
 
 def write_members(file: BinaryIO, members: Iterable[tuple[str, bytes]]) -> dict[str, int]:

@@ -45,20 +45,6 @@ def test_published_in_pieces_or_at_once_is_the_same(tmp_path: Path) -> None:
     assert digest == files.publish_bytes(tmp_path / "b", b"".join(pieces))
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be asked to write a part of a file")
-def test_a_large_file_is_on_its_way_to_the_disk_while_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(files, "_FLOW", 2 * BLOCK)
-    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, length, advice: asked.append((start, length)))
-    pieces = [noise(size) for size in (1, BLOCK, 3 * BLOCK, 17, 2 * BLOCK)]
-    files.publish(tmp_path / "a", lambda file: [file.write(piece) for piece in pieces])
-    assert (tmp_path / "a").read_bytes() == b"".join(pieces)
-    assert [start for start, _ in asked] == [0, *(start + length for start, length in asked[:-1])]  # each byte once
-    assert len(asked) == 2
-
-
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a"
     files.publish_bytes(path, b"old")

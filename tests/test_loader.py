@@ -317,10 +317,11 @@ def decodes(monkeypatch: pytest.MonkeyPatch, store: Store, decoded_hr: dict[str,
 def test_every_photograph_is_decoded_once_an_epoch(cache: dict[str, int], manifest: Manifest, decodes: Decoded) -> None:
     source = feed(manifest, **cache)
     list(islice(source, len(manifest)))
-    assert sorted(decodes) == sorted(set(manifest.table["image_id"].to_pylist()))
+    names = set(manifest.table["image_id"].to_pylist())
+    assert sorted(decodes[: len(names)]) == sorted(names)  # after these the next epoch may have begun, ahead
     list(islice(source, 2 * len(manifest)))
     source.close()  # type: ignore[attr-defined]
-    most = 3 if cache else 1  # what fits into memory stays there for ever
+    most = 4 if cache else 1  # one epoch may be ahead; what fits into memory stays there for ever
     assert len(decodes) <= most * len(SIZES)
     assert max(Counter(decodes).values()) <= most
 

@@ -1,6 +1,7 @@
 """`write_tar` gives the same bytes for the same members, at the offsets it tells, and tar and WebDataset read them."""
 
 import io
+import os
 import random
 import tarfile
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from curate import files
+from curate import files, shards
 from curate.shards import write_tar
 
 SIZES = (0, 1, 511, 512, 513, 1024, 9000, 10240)  # around a tar's blocks of 512 bytes and records of 10240
@@ -33,6 +34,19 @@ def test_members_come_back_in_their_order_and_lie_where_the_offsets_say(tmp_path
     data = (tmp_path / "a.tar").read_bytes()
     assert {name: data[at : at + len(members[name])] for name, at in offsets.items()} == members
     assert digest == files.file_hash(tmp_path / "a.tar")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be asked to write a part of a file")
+def test_a_large_shard_is_on_its_way_to_the_disk_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    whole, _ = write_tar(tmp_path / "a.tar", some_members().items())
+    monkeypatch.setattr(shards, "_FLOW", 5000)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, length, advice: asked.append((start, length)))
+    assert write_tar(tmp_path / "b.tar", some_members().items())[0] == whole
+    assert len(asked) > 1 and min(length for _, length in asked) >= 5000
+    assert [start for start, _ in asked] == [0, *(start + length for start, length in asked[:-1])]  # each byte once
 
 
 def test_members_are_taken_one_at_a_time(tmp_path: Path) -> None:
