@@ -371,7 +371,7 @@ def test_of_a_packed_photograph_only_the_cells_under_the_crops_are_decoded(
     cells = sum(len(packed.cells(image_id)) for image_id in packed.images()["image_id"].to_pylist())
     assert cells > 70
     assert len(manifest) <= len(decoded) <= 9 * len(manifest) < cells  # crops of 20 px with their margins, cells of 16
-    assert len(set(decoded)) == len(decoded)
+    assert max(Counter(decoded).values()) <= (2 if cache else 1)  # twice where the next epoch has begun
     assert same(take(manifest, 9, store=packed, **options), take(some, 9, **options))
 
 
