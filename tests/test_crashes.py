@@ -249,25 +249,45 @@ def start(words: list[str], folder: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said, start_new_session=True)
 
 
-def finish(words: list[str], folder: Path) -> float:
-    """Run a command to its end; how many seconds that took."""
-    began = time.monotonic()
-    assert start(words, folder).wait(300) == 0, (folder.parent / "said").read_text()
-    return time.monotonic() - began
+def names(folder: Path) -> set[str]:
+    return {f"{top}/{name}" for top, folders, files in os.walk(folder) for name in (*folders, *files)}
 
 
-def kill_at_random(words: list[str], folder: Path, seconds: float, lots: random.Random, most: int) -> Counter[str]:
+def begun(process: "subprocess.Popen[bytes]", folder: Path, before: set[str]) -> bool:
+    """Wait until a command makes its first file, or ends without one."""
+    while names(folder) == before and process.poll() is None:
+        time.sleep(0.002)
+    return process.poll() is None
+
+
+def finish(words: list[str], folder: Path) -> tuple[float, float]:
+    """Run a command to its end; how many seconds that took, and how many from its first file on."""
+    before, started = names(folder), time.monotonic()
+    process = start(words, folder)
+    begun(process, folder, before)
+    first = time.monotonic()
+    assert process.wait(300) == 0, (folder.parent / "said").read_text()
+    return time.monotonic() - started, time.monotonic() - first
+
+
+def kill_at_random(
+    words: list[str], folder: Path, seconds: tuple[float, float], lots: random.Random, most: int
+) -> Counter[str]:
     """Start a command again and again, and kill it each time somewhere before its usual end; then let it finish.
 
-    By turns its group of processes is killed, and its first process alone. Returns what came of the tries: `killed`,
+    Most of a short command's time is its start: one of three kills comes at any moment, two after its first file. By
+    turns its group of processes is killed, and its first process alone. Returns what came of the tries: `killed`,
     and whether that was while it was `starting`, before it had changed anything, or `working`; `ended` before.
     """
     tries: Counter[str] = Counter()
+    untouched = shutil.copytree(folder, folder.parent / "untouched")
     for turn in range(most):
-        before = tree(folder)
+        before, there = tree(folder), names(folder)
         process = start(words, folder)
+        if turn % 3:
+            begun(process, folder, there)
         try:
-            code = process.wait(seconds * lots.random())
+            code = process.wait(seconds[turn % 3 > 0] * lots.random())
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL) if turn % 2 else process.kill()
             code = process.wait()
@@ -275,6 +295,10 @@ def kill_at_random(words: list[str], folder: Path, seconds: float, lots: random.
         tries["ended" if code == 0 else "killed"] += 1
         if code:
             tries["starting" if tree(folder) == before else "working"] += 1
+        else:  # another time from the beginning
+            shutil.rmtree(folder)
+            shutil.copytree(untouched, folder)
+    shutil.rmtree(untouched)
     finish(words, folder)
     return tries
 
