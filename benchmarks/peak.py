@@ -1,5 +1,5 @@
-"""One job, and then the most memory that it took, in MB: python benchmarks/peak.py ingest FOLDER STORE PATCH STEP
-or score STORE SCORER.
+"""One job, and then the most memory that it took, in MB: python benchmarks/peak.py ingest FOLDER STORE PATCH STEP,
+score STORE SCORER, select STORE STRATEGY OUT or sql STORE QUERY.
 
 The peak is the kernel's VmHWM of this process alone (`ru_maxrss` may begin with what its parent had).
 """
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import curate
+from curate import selection
 
 
 def main(verb: str, *arguments: str) -> None:
@@ -16,6 +17,13 @@ def main(verb: str, *arguments: str) -> None:
     if verb == "ingest":
         folder, store, patch, step = arguments
         curate.ingest([folder], store, patch=int(patch), step=int(step))
+    elif verb == "select":
+        store, strategy, out = arguments
+        selection.write(store, out, strategy, by="srcnn")
+    elif verb == "sql":
+        store, query = arguments
+        for _ in curate.Store.open(store).stream(query):
+            pass
     else:
         store, scorer = arguments
         curate.score(store, [scorer], device="cpu")

@@ -1,5 +1,6 @@
 """The most memory that a verb takes for sizes that were chosen to hurt, as the kernel counts it."""
 
+import importlib
 import io
 import struct
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from curate.store import Store
 
 PEAK = Path(__file__).parents[1] / "benchmarks" / "peak.py"  # prints the most that a job took, in MB
 Peak = Callable[..., float]
@@ -23,6 +26,13 @@ def png(width: int, height: int, pixel: bytes) -> bytes:
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
     written = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Store]:
+    """`benchmarks/scale.py`'s: a store of so many patches in so many shards, tables alone, two scores each."""
+    monkeypatch.syspath_prepend(str(PEAK.parent))
+    return importlib.import_module("scale").make
 
 
 def peak(*arguments: object) -> float:
@@ -55,3 +65,17 @@ def test_what_an_image_more_costs(tmp_path: Path) -> None:
         for count in (2_000, 12_000)
     )
     assert few < 300 and (many - few) / 10_000 < 0.006  # MB: a million tiny images take less than 6 GB
+
+
+@pytest.mark.slow
+def test_to_choose_from_millions_and_to_ask_about_them(make: Callable[..., Store], tmp_path: Path) -> None:
+    """Two million patches of fifty thousand images, and thrice as many."""
+    peaks: dict[str, list[float]] = {"select": [], "sql": []}
+    for millions in (2, 6):
+        store = make(tmp_path / f"{millions}", millions * 10**6, 10 * millions).path
+        peaks["select"].append(peak("select", store, "refined", tmp_path / f"{millions}.parquet"))
+        ranked = "select * from scores order by srcnn desc"
+        peaks["sql"].append(peak("sql", store, f"select count(*), max(sobel) from ({ranked} limit 1000000)"))
+    sys.stderr.write(f"{peaks}\n")
+    assert max(peaks["select"]) < 1600 and max(peaks["sql"]) < 2400
+    assert peaks["select"][1] < 1.5 * peaks["select"][0] + 500  # beyond its limit of 1 GB it sorts on the disk
