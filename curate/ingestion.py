@@ -38,7 +38,7 @@ from curate.survey import ChangedError, Examination, Survey, read_again
 __all__ = ["FINGERPRINT", "FINGERPRINTS", "IngestReport", "ingest", "patch_table"]
 
 _DEFAULT_PATCH = 480  # px, as sub-images of DIV2K are usually cut
-_MORE_AHEAD = 4  # sources examined while a shard is synced, read back and entered in tables: about a tenth of a second
+_MORE_AHEAD = 1  # source examined while a shard is synced, read back and entered in tables: hundredths of a second
 MAX_ROWS = 50_000  # source files in one shard, however small they are
 FINGERPRINTS = [hashlib.sha256(text).hexdigest()[:16] for text in (b"ingest 1", b"ingest 2")]  # all there have been
 FINGERPRINT = FINGERPRINTS[-1]  # the version of what is done to a source
