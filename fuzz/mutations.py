@@ -178,8 +178,11 @@ def rejson(data: bytes, rng: Random) -> bytes:
         holder[rng.choice(TEXTS)] = holder[key]
     else:
         holder[key] = _value(holder[key], rng)
-    # Surrogates and NaN stay as Python writes them: not all parsers take them.
-    return json.dumps(places[0][0][0], ensure_ascii=bool(rng.randrange(2))).encode("utf-8", "surrogatepass")
+    try:
+        # Surrogates and NaN stay as Python writes them: not all parsers take them.
+        return json.dumps(places[0][0][0], ensure_ascii=bool(rng.randrange(2))).encode("utf-8", "surrogatepass")
+    except RecursionError:  # it was as deep as can be read, and is deeper now
+        return edit(data, rng)
 
 
 def _value(old: Any, rng: Random) -> Any:

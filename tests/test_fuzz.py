@@ -78,3 +78,10 @@ def test_mutations_change_every_part_of_a_file() -> None:
         made = mutations.edit(data, Random(seed))
         changed |= {at for at, (one, other) in enumerate(zip(data, made, strict=False)) if one != other}
     assert len(changed) > 190
+
+
+def test_what_is_nested_as_deep_as_python_reads_is_mutated_too() -> None:
+    depth = sys.getrecursionlimit() // 2
+    data = b'{"a":' * depth + b"1" + b"}" * depth
+    for seed in range(200):
+        assert isinstance(mutations.rejson(data, Random(seed)), bytes)
