@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -23,6 +21,7 @@ from curate.errors import DataError, UsageError, one_line
 from curate.reuse import differences
 from curate.schema import TrainingState
 from curate.storage import Place
+from curate.tensors import content_hash
 
 __all__ = [
     "STATE_FILE",
@@ -49,7 +48,7 @@ class Snapshot:
     def save(self, folder: Place, identity: Mapping[str, Any]) -> None:
         """Write it into the run's folder, in place of the one before. `identity` says which run it is of."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        record = TrainingState(identity=dict(identity), step=self.step, best=self.best, tensors=_hash(tensors))
+        record = TrainingState(identity=dict(identity), step=self.step, best=self.best, tensors=content_hash(tensors))
         storage.publish_bytes(folder / STATE_FILE, save(tensors, {schema.METADATA_KEY: schema.dump(record).decode()}))
 
     @classmethod
@@ -97,7 +96,7 @@ def _read(file: Place) -> tuple[TrainingState, dict[str, Tensor]]:
         record = schema.parse(TrainingState, text, file)
     except DataError as error:
         raise DataError(f"{error}; delete it to begin again") from None
-    if record.tensors is not None and record.tensors != _hash(tensors):
+    if record.tensors is not None and record.tensors != content_hash(tensors):
         raise DataError(f"'{one_line(file)}' is damaged (its tensors have changed); delete it to begin again")
     return record, tensors
 
@@ -110,14 +109,6 @@ def _content(copy: Path, file: Place) -> tuple[str, dict[str, Tensor]]:
             return text, {name: content.get_tensor(name).clone() for name in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DataError(f"'{one_line(file)}' is damaged ({one_line(error)}); delete it to begin again") from None
-
-
-def _hash(tensors: Mapping[str, Tensor]) -> str:
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

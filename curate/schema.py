@@ -195,7 +195,7 @@ class TrainingState(Sealed):
     identity: dict[str, Any]  # arch, manifest, start and options: what a run that goes on must have in common with it
     step: pydantic.PositiveInt  # steps done
     best: dict[str, Any] | None  # step, psnr and ssim of the best validation so far
-    tensors: str | None = None  # xxh3-128, hex, of their names, types, shapes and values; null in older files
+    tensors: str | None = None  # SHA-256 of their names, types, shapes and values; null in older files
 
 
 class ReportedWindow(pydantic.BaseModel):
