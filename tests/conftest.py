@@ -8,6 +8,7 @@
     untrained     folder of random weights that stand in for curate's bundled ones, so that no test depends on those
     memory        URL of an empty folder in memory; `put(url, data)` writes a file there
     warm          a process that has imported curate and runs commands at once, and into faults: see warm.py
+    div2k         a folder with DIV2K_train_HR and its X2 LR files in DIV2K/, and a test image in Set5/HR
     shared        folder of real photographs and public checkpoints beside the repository; skips where it is absent
 
 Everything is made in the test, but for what released versions wrote (`fixtures`); no network.
@@ -206,6 +207,24 @@ def warm() -> Iterator["Warm"]:
     started = Warm()
     yield started
     started.close()
+
+
+@pytest.fixture
+def div2k(tmp_path: Path) -> Path:
+    """A folder with two photographs laid out as DIV2K is, and one as Set5."""
+    from curate import resize
+    from curate.tensors import to_pixels, to_tensor
+
+    for i in (1, 2):
+        hr = synthetic_photo(492, 504, i)
+        lr = resize.downscale(to_tensor(hr)[None], 2)[0]
+        for name, pixels in (("DIV2K_train_HR/{}.png", hr), ("DIV2K_train_LR_bicubic/X2/{}x2.png", to_pixels(lr))):
+            file = tmp_path / "DIV2K" / name.format(f"{i:04}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+    (tmp_path / "Set5/HR").mkdir(parents=True)
+    Image.fromarray(synthetic_photo(60, 72, 3)).save(tmp_path / "Set5/HR/baby.png")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

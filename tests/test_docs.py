@@ -1,51 +1,13 @@
 """The words: every command that they show runs, every verb and every file of the package is named."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import synthetic_photo
-from PIL import Image
+from pages import ROOT, blocks, shell
 
 import curate
-from curate import plugins, resize
-from curate.tensors import to_pixels, to_tensor
-
-ROOT = Path(__file__).parent.parent
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """The fenced blocks of one language in a Markdown page."""
-    fenced = (ROOT / page).read_text("utf-8").split("```")[1::2]
-    return [text for found, _, text in (block.partition("\n") for block in fenced) if found == language]
-
-
-def shell(script: str, folder: Path) -> str:
-    """Run a shell script with this environment's `curate`; returns what it printed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["sh", "-e"], input=script, cwd=folder, env={**os.environ, "PATH": path}, text=True, capture_output=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture
-def div2k(tmp_path: Path) -> Path:
-    """A folder with two photographs laid out as DIV2K is, and one as Set5."""
-    for i in (1, 2):
-        hr = synthetic_photo(492, 504, i)
-        lr = resize.downscale(to_tensor(hr)[None], 2)[0]
-        for name, pixels in (("DIV2K_train_HR/{}.png", hr), ("DIV2K_train_LR_bicubic/X2/{}x2.png", to_pixels(lr))):
-            file = tmp_path / "DIV2K" / name.format(f"{i:04}")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file)
-    (tmp_path / "Set5/HR").mkdir(parents=True)
-    Image.fromarray(synthetic_photo(60, 72, 3)).save(tmp_path / "Set5/HR/baby.png")
-    return tmp_path
+from curate import plugins
 
 
 def test_the_readme_s_commands_run(div2k: Path) -> None:

@@ -1,0 +1,83 @@
+"""Running what a page of the documentation shows.
+
+    ```sh       commands, run one block after the other in one folder; they see this environment's `curate`
+    ```python   run in the same folder, in this process; names are kept from block to block
+    ```sql      one SELECT, asked of the store `store` there, every manifest `*.parquet` there under its name
+    ```text     what is printed, trees of files, pictures in characters: not run
+
+Any other language is for other programs' files, and is what the page's own test looks at.
+"""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import curate
+
+ROOT = Path(__file__).parent.parent
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+
+
+def all_blocks(page: str) -> list[Block]:
+    """The fenced blocks of a Markdown page, in order. `page` is its path in the repository."""
+    fenced = (ROOT / page).read_text("utf-8").split("```")[1::2]
+    return [Block(found, text) for found, _, text in (block.partition("\n") for block in fenced)]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of one language in a Markdown page."""
+    return [block.text for block in all_blocks(page) if block.language == language]
+
+
+def shell(script: str, folder: Path, **environment: str) -> str:
+    """Run a shell script with this environment's `curate`; returns what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-e"],
+        input=script,
+        cwd=folder,
+        env={**os.environ, "PATH": path, **environment},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def run_page(page: str, folder: Path, cheaper: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run every sh, python and sql block of a page in order in `folder`; returns what each printed.
+
+    `cheaper` says what is replaced in the text first, such as the number of training steps; each of its keys is in the
+    page, or the test would go on believing that it still changes something.
+    """
+    whole = (ROOT / page).read_text("utf-8")
+    assert [key for key in cheaper if key not in whole] == []
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {"__name__": "page"}
+    printed = []
+    for block in all_blocks(page):
+        text = block.text
+        for key, value in cheaper.items():
+            text = text.replace(key, value)
+        if block.language == "sh":
+            printed.append(shell(text, folder))
+        elif block.language == "python":
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(compile(text, page, "exec"), names)
+            printed.append(output.getvalue())
+        elif block.language == "sql":
+            manifests = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
+            printed.append(str(curate.Store.open(folder / "store").query(text, manifests).to_pylist()))
+    return printed
