@@ -6,9 +6,10 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
-from curate.reporting import figures, ranks
+from curate.reporting import figures
 from curate.reporting.figures import Figure, is_wide
 
 HOSTILE = '<script>$x$ & "q" \x1b[31m\u202e\' \U0001f4f7'
@@ -19,10 +20,9 @@ def drawn(label: str = "srcnn", name: str = "refined") -> list[Figure]:
     score, other = rng.lognormal(-6, 2, 500), rng.uniform(0, 1, 500)
     score[:3] = np.nan
     everything, chosen = np.ones(500, bool), np.arange(500) % 2 == 0
-    order = ranks.descending(score, everything)
     counts = np.array([10, 20, 5])
     return [
-        figures.curve(label, score, everything, {name: chosen}, ranks.window(score, order, chosen)),
+        figures.curve(label, score, everything, {name: chosen}),
         figures.histogram(label, score, everything, {name: chosen, "other": ~chosen}),
         figures.agreement([label, "b"], [[1.0, None], [-0.3, 1.0]]),
         figures.scatter(label, "b", score, other, chosen, name),
@@ -67,13 +67,23 @@ def test_figures_of_a_page_share_no_identifier() -> None:
     assert sum(map(len, ids)) == len(set.union(*ids))
 
 
-def test_the_shaded_window_has_its_edges() -> None:
-    score, everything = np.arange(100.0), np.ones(100, bool)
-    chosen = (score >= 45) & (score < 95)
-    order = ranks.descending(score, everything)
-    with_window = figures.curve("s", score, everything, {"m": chosen}, ranks.window(score, order, chosen)).svg()
-    without = figures.curve("s", score, everything, {"m": chosen}, None).svg()
-    assert with_window.count("var(--c0)") > without.count("var(--c0)")
+@pytest.mark.parametrize("num", [10, 99, 426, 1000])
+def test_shades_and_strips_are_where_the_chosen_ranks_are(num: int) -> None:
+    """Of every manifest that is one stretch of the order; of one that is not, the strip alone."""
+    score, everything = np.arange(num)[::-1].astype(float), np.ones(num, bool)
+    ends = {"refined": (num // 20, int(0.549 * num)), "des": (0, num // 2 - 1), "asc": (num // 2, num - 1)}
+    places = np.arange(num)
+    chosen = {name: (places >= first) & (places <= last) for name, (first, last) in ends.items()}
+    drawing = Drawing()
+    figures.curve("s", score, everything, {**chosen, "broken": places % 3 != 1}).draw(drawing)
+    top, *strips = drawing.axes
+    expected = [[100 * first / num, 100 * (last + 1) / num] for first, last in ends.values()]
+    shades = [(shade.get_x(), shade.get_x() + shade.get_width()) for shade in top.patches]
+    assert np.allclose(shades, expected) and len(strips) == 4
+    for strip, (left, right) in zip(strips, expected, strict=False):
+        heights, edges, _ = strip.patches[0].get_data()
+        taken = np.flatnonzero(heights)
+        assert (edges[taken[0]], edges[taken[-1] + 1]) == pytest.approx((left, right))
 
 
 def test_a_log_axis_is_for_positive_scores_far_apart() -> None:
@@ -85,5 +95,5 @@ def test_a_log_axis_is_for_positive_scores_far_apart() -> None:
 
 def test_scores_that_are_all_one_are_drawn() -> None:
     same, everything = np.full(10, 0.25), np.ones(10, bool)
-    assert "<svg" in figures.curve("s", same, everything, {"m": everything}, None).svg()
+    assert "<svg" in figures.curve("s", same, everything, {"m": everything}).svg()
     assert "<svg" in figures.histogram("s", same, everything, {"m": everything}).svg()

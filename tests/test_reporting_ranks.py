@@ -38,11 +38,24 @@ def test_equal_scores_at_an_end_are_no_gap() -> None:
     assert found is not None and found.unbroken
 
 
-def test_shares_are_of_equal_stretches() -> None:
+def test_shares_are_of_stretches_about_equal() -> None:
     order = np.arange(10)
-    assert share_by_rank(mask(0, 1, 2, of=10), order, 5).tolist() == [1.0, 0.5, 0.0, 0.0, 0.0]
-    assert share_by_rank(mask(0, of=2), np.arange(2), 100).tolist() == [1.0, 0.0]
-    assert share_by_rank(np.zeros(0, bool), np.arange(0), 100).tolist() == [0.0]
+    edges, shares = share_by_rank(mask(0, 9, of=10), order, 5)
+    assert (edges.tolist(), shares.tolist()) == ([0, 2, 4, 6, 8, 10], [0.5, 0.0, 0.0, 0.0, 0.5])
+    edges, shares = share_by_rank(mask(0, of=2), np.arange(2), 100)
+    assert (edges.tolist(), shares.tolist()) == ([0, 1, 2], [1.0, 0.0])
+    assert [len(part) for part in share_by_rank(np.zeros(0, bool), np.arange(0), 100)] == [1, 0]
+
+
+@pytest.mark.parametrize("of", [7, 99, 100, 101, 426, 1000])
+@pytest.mark.parametrize("bins", [5, 100])
+def test_stretches_hold_every_rank_once_and_the_chosen_end_at_their_edges(of: int, bins: int) -> None:
+    first, last = of // 20, int(0.549 * of)
+    edges, shares = share_by_rank(mask(*range(first, last + 1), of=of), np.arange(of), bins)
+    assert (edges[0], edges[-1]) == (0, of) and len(edges) <= bins + 3
+    assert (shares * np.diff(edges)).sum() == pytest.approx(last + 1 - first)
+    taken = np.flatnonzero(shares)
+    assert (edges[taken[0]], edges[taken[-1] + 1]) == (first, last + 1) and set(shares[taken]) == {1.0}
 
 
 def test_the_correlation_is_spearman_s_with_ties_at_their_mean_rank() -> None:

@@ -55,8 +55,7 @@ class Contents:
             score, candidates = self.facts.scores[label], self._main.candidates
             if not np.isfinite(score[candidates]).any():
                 continue
-            window = ranks.window(score, ranks.descending(score, candidates), self.facts.choices[0].chosen)
-            curve = figures.curve(label, score, candidates, self._masks, window)
+            curve = figures.curve(label, score, candidates, self._masks)
             drawn.append((label, curve, figures.histogram(label, score, candidates, self._masks)))
         return drawn
 
@@ -164,7 +163,6 @@ class Contents:
 
     def _content(self) -> dict[str, Any]:
         facts, record = self.facts, self.record
-        first = record.manifests[0]
         concentration, shares = self.drawn_coverage
         images = self._images()
         return {
@@ -182,7 +180,6 @@ class Contents:
                 }
                 for label, curve, histogram in self.curves
             ],
-            "shaded": any(not window.gaps for window in first.windows.values()),
             "sheets": self.extremes,
             "patches": self._patches(),
             "legend": self._legend(),

@@ -126,10 +126,8 @@ def is_wide(values: Floats) -> bool:
 # ---- one score
 
 
-def curve(
-    label: str, score: Floats, candidates: Mask, chosen: Mapping[str, Mask], shaded: ranks.Window | None
-) -> Figure:
-    """The sorted scores with the window of the first manifest shaded; below, what each manifest took of each rank."""
+def curve(label: str, score: Floats, candidates: Mask, chosen: Mapping[str, Mask]) -> Figure:
+    """The sorted scores; shaded, each manifest that is one stretch of them; below, what each took of each rank."""
     order = ranks.descending(score, candidates)
     ordered = score[order]
 
@@ -139,20 +137,21 @@ def curve(
         top, *strips = drawing.subplots(1 + rows, 1, sharex=True, height_ratios=[12] + [1] * rows, squeeze=False)[:, 0]
         places = _places(len(ordered))
         percent = 100 * (places + 0.5) / len(ordered)
-        if shaded is not None and shaded.unbroken:
-            left, right = (100 * rank / len(ordered) for rank in (shaded.first, shaded.last + 1))
-            top.axvspan(left, right, color=COLOURS["c0"], alpha=0.14, lw=0)
-            for edge in {left, right} - {0.0, 100.0}:
-                top.axvline(edge, color=COLOURS["c0"], lw=0.9)
+        for index, mask in enumerate(chosen.values()):
+            window = ranks.window(score, order, mask)
+            if window is not None and window.unbroken:
+                left, right = (100 * rank / len(ordered) for rank in (window.first, window.last + 1))
+                top.axvspan(left, right, color=_colour(index), alpha=0.14, lw=0)
+                for edge in sorted({left, right} - {0.0, 100.0}):
+                    top.axvline(edge, color=_colour(index), ls=_dash(index), lw=0.9)
         top.plot(percent, ordered[places], color=COLOURS["ink"])
         _scale(top, "y", ordered)
         top.set_ylabel(_label(label), parse_math=False)
         top.grid(axis="y")
         top.set_xlim(0, 100)
         for index, (axes, (name, mask)) in enumerate(zip(strips, chosen.items(), strict=True)):
-            shares = ranks.share_by_rank(mask, order, _RANK_BINS)
-            edges = np.linspace(0, 100, len(shares) + 1)
-            axes.stairs(shares, edges, fill=True, color=_colour(index), lw=0)
+            edges, shares = ranks.share_by_rank(mask, order, _RANK_BINS)
+            axes.stairs(shares, 100 * edges / len(ordered), fill=True, color=_colour(index), lw=0)
             axes.set(ylim=(0, 1), yticks=[])
             axes.set_ylabel(_label(name, 12), rotation=0, ha="right", va="center", fontsize=8, parse_math=False)
             axes.spines["left"].set_visible(False)

@@ -60,10 +60,18 @@ def window(score: Floats, order: Ints, chosen: Mask) -> Window | None:
     )
 
 
-def share_by_rank(chosen: Mask, order: Ints, bins: int) -> Floats:
-    """The share of the patches that was chosen in each of `bins` equal stretches of the order, or fewer of few."""
-    parts = np.array_split(chosen[order], max(1, min(bins, len(order))))
-    return np.array([part.mean() if len(part) else 0.0 for part in parts])
+def share_by_rank(chosen: Mask, order: Ints, bins: int) -> tuple[Ints, Floats]:
+    """The share of the patches that was chosen, stretch by stretch of the order: (edges, shares).
+
+    Stretch i holds ranks edges[i] to edges[i + 1] - 1. There are about `bins` of about equal length, fewer of few
+    patches; one begins at the first that was chosen and one ends at the last, so that a picture shows both exactly.
+    """
+    there = chosen[order]
+    places = np.flatnonzero(there)
+    ends = [places[0], places[-1] + 1] if len(places) else []
+    edges = np.unique(np.r_[np.linspace(0, len(order), bins + 1).round(), ends]).astype(np.int64)
+    taken = np.r_[0, np.cumsum(there)]
+    return edges, np.diff(taken[edges]) / np.diff(edges)
 
 
 def correlation(one: Floats, other: Floats) -> float | None:
