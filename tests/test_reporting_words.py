@@ -2,7 +2,7 @@
 
 import pytest
 
-from curate.reporting.words import number, percent, plural, power, short
+from curate.reporting.words import decimal, number, percent, plural, power, short
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,10 @@ def test_numbers(value: float | None, text: str) -> None:
 
 def test_powers_of_ten_are_raised() -> None:
     assert (power(1e-4), power(1000.0), power(2e-4)) == ("10⁻⁴", "10³", number(2e-4))
+
+
+def test_decimals_have_a_minus_sign() -> None:
+    assert (decimal(0.125, 2), decimal(-1.0, 3), decimal(None, 2)) == ("0.12", "\N{MINUS SIGN}1.000", "\N{EN DASH}")
 
 
 def test_shares_and_plurals() -> None:

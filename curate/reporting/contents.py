@@ -61,19 +61,19 @@ class Contents:
 
     @cached_property
     def matrix(self) -> Figure | None:
-        """How far scores agree, if there are two."""
+        """How far scores agree, where there are three or more: of two a line tells as much."""
         labels = list(self.record.agreement)
-        if len(labels) < 2:
+        if len(labels) < 3:
             return None
         return figures.agreement(labels, [[self.record.agreement[a][b] for b in labels] for a in labels])
 
     @cached_property
     def scatters(self) -> list[Figure]:
         """The other scores against the main one."""
-        scores, first = self.facts.scores, self.facts.choices[0]
+        scores = self.facts.scores
         others = [label for label in scores if label != self._score][:_SCATTERS]
         return [
-            figures.scatter(self._score, other, scores[self._score], scores[other], first.chosen, first.name)
+            figures.scatter(self._score, other, scores[self._score], scores[other], self._masks)
             for other in others
             if self._score is not None and (np.isfinite(scores[self._score]) & np.isfinite(scores[other])).any()
         ]
@@ -200,6 +200,8 @@ class Contents:
             "num_duplicates": record.duplicates,
             "leaks": self._leaks(),
             "num_leaks": record.leaks,
+            "scores": list(facts.scores),
+            "agreement": record.agreement,
             "matrix": None if self.matrix is None else _shown(self.matrix),
             "scatters": [_shown(figure) for figure in self.scatters],
             "overlaps": record.overlaps,

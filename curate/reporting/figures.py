@@ -16,13 +16,12 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from curate.errors import one_line
 from curate.reporting import ranks
-from curate.reporting.words import NONE, number, power, short, slug
+from curate.reporting.words import decimal, number, power, short, slug
 
 __all__ = ["COLOURS", "Figure", "agreement", "concentration", "curve", "histogram", "is_wide", "scatter", "shares"]
 
@@ -76,6 +75,8 @@ _BINS = 60  # of a histogram
 _RANK_BINS = 100  # of the strips under a curve
 _POINTS = 700  # of a scatter: few enough to stay light, many enough to show the cloud
 _CURVE_POINTS = 300  # along a curve, and as many again towards each of its ends
+_STRONGEST = 0.5  # opacity of a correlation of 1 or -1: ink on it can be read on light ground and on dark
+_MARKERS = "^vsDP*"
 _WIDE = 30  # times from the 1st to the 99th percentile: from here on a log axis shows more
 
 Floats = npt.NDArray[np.float64]
@@ -181,9 +182,7 @@ def histogram(label: str, score: Floats, candidates: Mask, chosen: Mapping[str, 
         _scale(axes, "x", values)
         axes.set_xlim(edges[0], edges[-1])
         axes.set_xlabel(_label(label), parse_math=False)
-        axes.set_ylabel("patches")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-        axes.grid(axis="y")
+        _counts(axes, "patches")
         _legend(axes)
 
     caption = f"Histogram of {label}: all candidates, and the chosen of {', '.join(chosen)}"
@@ -200,14 +199,14 @@ def agreement(labels: Sequence[str], matrix: Sequence[Sequence[float | None]]) -
         drawing.subplots_adjust(left=0.28, bottom=0.28, top=0.99, right=0.99)
         axes = drawing.subplots()
         values = np.array([[np.nan if value is None else value for value in row] for row in matrix])
-        ramp = LinearSegmentedColormap.from_list("", [COLOURS["c1"], COLOURS["paper"], COLOURS["c0"]])
         names = [_label(label, 20) for label in labels]
         for row, column in np.ndindex(values.shape):
-            value = values[row, column]
-            face = COLOURS["line"] if np.isnan(value) else to_hex(tuple(ramp((value + 1) / 2)))
-            axes.fill_between([column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=face, lw=0)
-            ink = "#ffffff" if abs(value) > 0.6 else "#1f2431"  # on its own ground, dark page or not
-            axes.text(column, row, NONE if np.isnan(value) else f"{value:.2f}", ha="center", va="center", color=ink)
+            value = float(values[row, column])
+            face, alpha = COLOURS["c0" if value >= 0 else "c1"], _STRONGEST * abs(value)
+            if np.isnan(value):
+                face, alpha = COLOURS["line"], 1.0
+            axes.fill_between([column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=face, alpha=alpha, lw=0)
+            axes.text(column, row, decimal(value, 2), ha="center", va="center", color=COLOURS["ink"])
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", parse_math=False)
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")
@@ -219,19 +218,16 @@ def agreement(labels: Sequence[str], matrix: Sequence[Sequence[float | None]]) -
     return Figure("agreement", f"Spearman's rank correlation between {', '.join(labels)}", draw, (side, side))
 
 
-def scatter(one: str, other: str, x: Floats, y: Floats, chosen: Mask, name: str) -> Figure:
-    """Two scores of a sample of the patches, those of one manifest in its colour."""
+def scatter(one: str, other: str, x: Floats, y: Floats, chosen: Mapping[str, Mask]) -> Figure:
+    """Two scores of a sample of the patches, each in the colour of the manifest that chose it."""
     there = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     sample = np.sort(np.random.default_rng(0).choice(there, min(_POINTS, len(there)), replace=False))
 
     def draw(drawing: Drawing) -> None:
         axes = drawing.subplots()
-        for mask, colour, marker, label in (
-            (~chosen, COLOURS["soft"], "o", "not chosen"),
-            (chosen, _colour(0), "^", _label(name)),
-        ):
-            rows = sample[mask[sample]]
-            axes.plot(x[rows], y[rows], marker, ms=2.6, mew=0, alpha=0.6, color=colour, label=label)
+        for mask, colour, marker, label in _takers(chosen):
+            if len(rows := sample[mask[sample]]):
+                axes.plot(x[rows], y[rows], marker, ms=2.6, mew=0, alpha=0.6, color=colour, label=label)
         _scale(axes, "x", x[there])
         _scale(axes, "y", y[there])
         axes.set_xlabel(_label(one), parse_math=False)
@@ -251,7 +247,7 @@ def concentration(patches: npt.NDArray[np.int64], chosen: Mapping[str, npt.NDArr
 
     def draw(drawing: Drawing) -> None:
         axes = drawing.subplots()
-        axes.plot([0, 100], [0, 100], color=COLOURS["soft"], lw=0.9, label="all images alike")
+        axes.plot([0, 100], [0, 100], color=COLOURS["soft"], lw=0.9, label="every image alike")
         for index, (name, counts) in enumerate(chosen.items()):
             order = np.argsort(-counts / patches, kind="stable")
             xs = 100 * np.r_[0, np.cumsum(patches[order])] / patches.sum()
@@ -265,7 +261,8 @@ def concentration(patches: npt.NDArray[np.int64], chosen: Mapping[str, npt.NDArr
         _legend(axes)
 
     caption = (
-        "Cumulative share of the chosen patches over the images, most-taken first; the straight line is an even draw"
+        "The share of the chosen patches that comes from the images most taken from. Were the same share taken of "
+        "every image, it would be the straight line; the further above, the fewer images a choice lives on."
     )
     return Figure("concentration", caption, draw)
 
@@ -283,12 +280,10 @@ def shares(patches: npt.NDArray[np.int64], chosen: Mapping[str, npt.NDArray[np.i
             axes.stairs(heights, edges, color=_colour(index), ls=_dash(index), lw=1.3, label=_label(name))
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of an image's patches that was chosen (%)")
-        axes.set_ylabel("images")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-        axes.grid(axis="y")
+        _counts(axes, "images")
         _legend(axes)
 
-    return Figure("shares", "How many images give which share of their patches", draw)
+    return Figure("shares", "How many images give which share of their patches.", draw)
 
 
 # ---- what they share
@@ -300,6 +295,26 @@ def _colour(index: int) -> str:
 
 def _dash(index: int) -> Any:
     return _DASHES[index % len(_DASHES)]
+
+
+def _takers(chosen: Mapping[str, Mask]) -> list[tuple[Mask, str, str, str]]:
+    """Who chose a patch, each with a colour, a marker and a label: nobody, one manifest alone, several."""
+    count = np.sum(list(chosen.values()), axis=0)
+    several = len(chosen) > 1
+    nobody = "in neither" if len(chosen) == 2 else "in none" if several else f"not in {_label(next(iter(chosen)))}"
+    takers = [(count == 0, COLOURS["soft"], "o", nobody)]
+    for index, (name, mask) in enumerate(chosen.items()):
+        marker = _MARKERS[index % len(_MARKERS)]
+        takers.append((mask & (count == 1), _colour(index), marker, f"{_label(name)}{' alone' if several else ''}"))
+    return [*takers, (count > 1, COLOURS["ink"], "d", "in both" if len(chosen) == 2 else "in several")]
+
+
+def _counts(axes: Axes, unit: str) -> None:
+    """An upright axis of whole numbers."""
+    axes.set_ylabel(unit)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.grid(axis="y")
 
 
 def _label(text: str, limit: int = 28) -> str:

@@ -16,12 +16,12 @@ from markupsafe import Markup
 from curate import __version__
 from curate.errors import one_line
 from curate.reporting.figures import COLOURS
-from curate.reporting.words import number, percent, plural
+from curate.reporting.words import decimal, number, percent, plural
 
-__all__ = ["render"]
+__all__ = ["DARK", "render"]
 
 _FOLDER = Path(__file__).parent
-_DARK = {
+DARK = {
     "ink": "#e5e8ed",
     "soft": "#9aa3b2",
     "line": "#333a46",
@@ -50,6 +50,7 @@ def render(content: Mapping[str, Any]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
         **content,
+        decimal=decimal,
         number=number,
         percent=percent,
         plural=plural,
@@ -62,6 +63,6 @@ def render(content: Mapping[str, Any]) -> str:
 
 def _style() -> str:
     text = (_FOLDER / "page.css").read_text("utf-8")
-    for place, colours in (("__LIGHT__", COLOURS), ("__DARK__", _DARK)):
+    for place, colours in (("__LIGHT__", COLOURS), ("__DARK__", DARK)):
         text = text.replace(place, " ".join(f"--{role}: {colour};" for role, colour in colours.items()))
     return text

@@ -5,7 +5,7 @@ import re
 
 from curate.errors import one_line
 
-__all__ = ["NONE", "TIMES", "number", "percent", "plural", "power", "short", "slug"]
+__all__ = ["NONE", "TIMES", "decimal", "number", "percent", "plural", "power", "short", "slug"]
 
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -34,6 +34,11 @@ def power(value: float) -> str:
     """A power of ten as `10⁻³`; any other number as `number` writes it."""
     exponent = round(math.log10(value))
     return f"10{str(exponent).translate(_RAISED)}" if math.isclose(value, 10.0**exponent) else number(value)
+
+
+def decimal(value: float | None, digits: int) -> str:
+    """`0.12` with so many digits after the point, a minus sign and not a hyphen before; a dash for none."""
+    return NONE if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", _MINUS)
 
 
 def percent(part: float, whole: float) -> str:
