@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ from markupsafe import Markup
 
 from curate import plugins
 from curate.progress import Progress
-from curate.reporting import coverage, figures, maps, pictures, ranks, sheets
+from curate.reporting import coverage, figures, lineage, maps, pictures, prints, ranks, sentences, sheets
 from curate.reporting.facts import Choice, Facts
 from curate.reporting.figures import Figure
 from curate.reporting.page import render
 from curate.reporting.pictures import Pictures
 from curate.reporting.sheets import Sheet
-from curate.reporting.words import NONE, TIMES, number, percent, plural, slug
-from curate.schema import ReportedManifest, ReportedWindow, ReportRecord
+from curate.reporting.words import TIMES, alike, number, plural, short, slug
+from curate.schema import ReportedManifest, ReportRecord
 
 __all__ = ["Contents"]
 
@@ -31,7 +32,8 @@ _SCATTERS = 5
 _FINDINGS = 6  # pairs of duplicates, and leaks, that are shown
 _IMAGES = 1000  # rows of the table of images
 _REFUSED = 200
-_HEAT = 0.55  # how far a map covers its photograph in a PNG file
+_HEAT = 0.6  # how far a map covers its photograph, which is grey and pale below it
+_CONTRAST = 0.6  # of that photograph
 
 
 class Contents:
@@ -43,7 +45,8 @@ class Contents:
         self._progress = progress
         self._score = facts.main_score
         self._masks = {choice.name: choice.chosen for choice in facts.choices}
-        self._main = next((c for c in facts.choices if c.by == self._score), facts.choices[0])
+        self._main = next((i for i, c in enumerate(facts.choices) if c.by == self._score), 0)
+        self._write = {label: alike(score) for label, score in facts.scores.items()}
 
     # ---- what is drawn
 
@@ -52,7 +55,7 @@ class Contents:
         """A curve and a histogram of each score, the main one first."""
         drawn = []
         for label in sorted(self.facts.scores, key=lambda name: name != self._score):
-            score, candidates = self.facts.scores[label], self._main.candidates
+            score, candidates = self.facts.scores[label], self.facts.choices[self._main].candidates
             if not np.isfinite(score[candidates]).any():
                 continue
             curve = figures.curve(label, score, candidates, self._masks)
@@ -97,15 +100,16 @@ class Contents:
     def sheets(self) -> dict[str, list[Sheet]]:
         """The edges of each manifest, and some of it at random."""
         found = {}
-        for choice in self.facts.choices:
-            found[choice.name] = [*sheets.edges(self.facts, choice, self._count), sheets.sample(choice, self._count)]
+        for index, choice in enumerate(self.facts.choices):
+            own = sheets.edges(self.facts, index, self._count)
+            found[choice.name] = [*own, sheets.sample(self.facts, index, self._count)]
         return found
 
     @cached_property
     def changes(self) -> dict[str, list[Sheet]]:
         """What entered and left from the first manifest to each other one."""
-        first, *others = self.facts.choices
-        return {other.name: sheets.changes(first, other, self._count) for other in others}
+        others = list(enumerate(self.facts.choices))[1:]
+        return {other.name: sheets.changes(self.facts, 0, index, self._count) for index, other in others}
 
     @property
     def _count(self) -> int:
@@ -118,9 +122,23 @@ class Contents:
     @cached_property
     def mapped(self) -> list[int]:
         """Rows of the photographs that are shown with a map."""
-        return (
-            [] if self._score is None else maps.photographs(self.facts, self.facts.scores[self._score], _MAPS).tolist()
-        )
+        ordered = self._ordered
+        spread = np.linspace(0, len(ordered) - 1, min(_MAPS, len(ordered))).round().astype(np.int64)
+        return [ordered[place] for place in spread.tolist()]
+
+    @cached_property
+    def _ordered(self) -> list[int]:
+        """Rows of the photographs that could be chosen from, that of the highest mean score first."""
+        if self._score is None:
+            return []
+        rows: list[int] = maps.ordered(self.facts, self._candidate_scores).tolist()
+        return rows
+
+    @property
+    def _candidate_scores(self) -> npt.NDArray[np.float64]:
+        """The main score where a patch could be chosen, NaN elsewhere."""
+        assert self._score is not None
+        return np.where(self.facts.choices[self._main].candidates, self.facts.scores[self._score], np.nan)
 
     @cached_property
     def pictures(self) -> Pictures:
@@ -167,14 +185,20 @@ class Contents:
         images = self._images()
         return {
             "title": ", ".join(choice.name for choice in facts.choices),
+            "store": {"name": facts.store.path.resolve().name, "words": sentences.of_store(facts)},
             "choices": [self._choice(*pair) for pair in zip(facts.choices, record.manifests, strict=True)],
-            "notes": self._notes(),
+            "notes": sentences.notes(facts, facts.choices[self._main]),
             "main_score": self._score,
             "curves": [
                 {
                     "label": label,
                     "about": self._about(label),
-                    "windows": [f"{m.name}: {_window(m.windows.get(label), m.patches)}" for m in record.manifests],
+                    "windows": [
+                        f"{m.name}: {sentences.of_window(m.windows.get(label), self._write[label])}"
+                        if m.by != label
+                        else None  # told at the head of the page
+                        for m in record.manifests
+                    ],
                     "curve": _shown(curve),
                     "histogram": _shown(histogram),
                 }
@@ -188,6 +212,7 @@ class Contents:
             "sources": coverage.by_source(facts),
             "sizes": coverage.by_size(facts),
             "images": images,
+            "maps_of": len(self._ordered),
             "images_left": facts.images.num_rows - len(images),
             "refused": facts.refused.slice(0, _REFUSED).to_pylist(),
             "refused_left": max(0, facts.refused.num_rows - _REFUSED),
@@ -210,8 +235,8 @@ class Contents:
                 for name, group in self.changes.items()
             ],
             "commands": record.commands,
-            "commands_exact": not any("=LR" in line for line in record.commands),
-            "store_facts": _store_terms(record.store),
+            "placeholders": lineage.placeholders(facts),
+            "store_facts": lineage.terms_of_store(facts, record.store),
             "scorers": [
                 {
                     "name": name,
@@ -223,59 +248,13 @@ class Contents:
         }
 
     def _choice(self, choice: Choice, record: ReportedManifest) -> dict[str, Any]:
-        facts, recipe = self.facts, choice.manifest.recipe
-        pixels = coverage.pixels(facts)
-        images = facts.images.num_rows
         return {
             "name": choice.name,
-            "words": self._words(choice, record),
-            "coverage": (
-                f"{choice.name} takes patches from {number(record.images)} of {plural(images, 'image')}, "
-                f"and {percent(record.pixels, pixels)} of the pixels under all windows "
-                f"({number(record.pixels / 1e6)} of {number(pixels / 1e6)} Mpx, each counted once). "
-                f"The tenth of the images that give most give {percent(record.top_tenth, 1)} of its patches."
-            ),
+            "words": sentences.of_choice(choice, record, self._write.get(choice.by or "", number)),
+            "coverage": sentences.of_coverage(self.facts, choice, record),
             "sheets": self.sheets[choice.name],
-            "facts": _terms({"digest": record.digest, "command": record.command, **recipe.model_dump(mode="json")}),
+            "facts": lineage.terms_of_choice(choice, record.digest, self.record.store["digest"]),
         }
-
-    def _words(self, choice: Choice, record: ReportedManifest) -> str:
-        """Which score and which window chose, in a sentence or two."""
-        recipe = choice.manifest.recipe
-        counts = recipe.counts
-        kept = f"{number(record.patches)} of {number(counts.get('candidates'))} candidate patches"
-        by = f"ranked by {choice.by}" if choice.by is not None else "without a score of its own"
-        words = [f"{recipe.strategy}, {by}, keeps {kept} ({percent(record.patches, counts.get('candidates', 0))})."]
-        if choice.by is not None:
-            words.append(f"{_window(record.windows.get(choice.by), record.patches).capitalize()}.")
-        if recipe.where is not None:
-            words.append(f"Candidates met the condition {recipe.where}.")
-        left_out = [
-            f"{number(counts[name])} {what}"
-            for name, what in (
-                ("flagged", "patches of images that a check had flagged"),
-                ("without_finite_score", "patches without a finite score"),
-            )
-            if counts.get(name)
-        ]
-        if left_out:
-            words.append(f"Left out beforehand: {' and '.join(left_out)}.")
-        return " ".join(words)
-
-    def _notes(self) -> list[str]:
-        if self.facts.store.header.packed is not None:
-            return ["This store is packed and holds the chosen patches alone: ranks are told among these."]
-        notes = []
-        for choice in self.facts.choices:
-            counts = choice.manifest.recipe.counts
-            then = counts.get("candidates", 0) - counts.get("without_finite_score", 0)
-            now = int(choice.candidates.sum())
-            if then != now:
-                notes.append(
-                    f"{choice.name} was chosen from {number(then)} candidates with a score; by the checks and scores "
-                    f"of now there are {number(now)}. Ranks are told among these."
-                )
-        return notes
 
     def _about(self, label: str) -> str:
         found = self.facts.sets.get(label)
@@ -294,7 +273,7 @@ class Contents:
             image = {name: facts.images[name][int(facts.image[row])].as_py() for name in facts.images.column_names}
             values = {label: score[row] for label, score in facts.scores.items()}
             ranked = [
-                (f"rank in {choice.name}", f"{number(int(choice.rank[row]))} of {number(int(choice.chosen.sum()))}")
+                (f"rank in {choice.name}", f"{number(int(choice.rank[row]) + 1)} of {number(int(choice.chosen.sum()))}")
                 if choice.rank[row] >= 0
                 else (f"in {choice.name}", "no")
                 for choice in facts.choices
@@ -308,13 +287,13 @@ class Contents:
                 "chosen": [bool(choice.rank[row] >= 0) for choice in facts.choices],
                 "told": [
                     {
-                        "place": number(int(places[row])) if places[row] >= 0 else "",
-                        "score": number(float(values[label])) if label is not None else "",
+                        "place": number(int(places[row]) + 1) if places[row] >= 0 else "",
+                        "score": self._write[label](float(values[label])) if label is not None else "",
                     }
                     for label, places in ordered
                 ],
                 "details": [
-                    *((label, number(float(value))) for label, value in values.items()),
+                    *((label, self._write[label](float(value))) for label, value in values.items()),
                     *ranked,
                     ("window", f"y {patch['y']}, x {patch['x']}, {patch['size']} {TIMES} {patch['size']} px"),
                     ("photograph", f"{image['name']}, {image['width']} {TIMES} {image['height']} px"),
@@ -350,6 +329,7 @@ class Contents:
                 "pixels": image["height"] * image["width"],
                 "patches": int(patches[row]),
                 "mean": float(means[row]),
+                "mean_words": self._write[self._score](float(means[row])) if self._score is not None else "",
                 "chosen": [int(count[row]) for count in counts],
             }
             for row, image in zip(rows, images, strict=True)
@@ -376,7 +356,8 @@ class Contents:
         if self._score is None:
             return None
         scale = self._scale
-        ends = {"low": number(scale.low), "high": number(scale.high)}
+        write = self._write[self._score]
+        ends = {"low": write(scale.low), "high": write(scale.high)}
         return {**ends, "log": scale.log, "stops": ", ".join(scale.stops())}
 
     def _colours(self, row: int, shown: tuple[int, int]) -> npt.NDArray[np.uint8]:
@@ -390,6 +371,13 @@ class Contents:
 
     def _image(self, row: int) -> dict[str, Any]:
         return {name: self.facts.images[name][row].as_py() for name in self.facts.images.column_names}
+
+    def _map_words(self, row: int) -> str:
+        """The mean of the score over a photograph, and its place among all."""
+        assert self._score is not None
+        mean = float(np.nanmean(self._candidate_scores[self.facts.image == row]))
+        place, of = self._ordered.index(row) + 1, len(self._ordered)
+        return f"mean {self._score} {self._write[self._score](mean)}, place {number(place)} of {number(of)}"
 
     def _maps(self, photos: Mapping[str, str]) -> list[dict[str, Any]]:
         shown = []
@@ -410,7 +398,8 @@ class Contents:
                     "photo": photos[image["image_id"]],
                     "heat": pictures.heat(self._colours(row, (photo.height, photo.width))),
                     "borders": borders,
-                    "words": f"{plural(int(mine.sum()), 'patch', 'patches')}: {', '.join(taken)}",
+                    "place": self._map_words(row),
+                    "words": f"{', '.join(taken)} of {plural(int(mine.sum()), 'patch', 'patches')}",
                 }
             )
         return shown
@@ -423,60 +412,65 @@ class Contents:
         drawn += [*self.drawn_coverage, *([] if self.matrix is None else [self.matrix]), *self.scatters]
         for figure in drawn:
             yield figure.name, figure.png()
-        for sheet in self._all_sheets():
-            if sheet.rows:
-                yield f"patches-{slug(sheet.name)}", pictures.mosaic(self.pictures.patches[row] for row in sheet.rows)
-        for row in self.mapped:
-            image = self._image(row)
-            photo = self.pictures.maps[image["image_id"]]
-            mine = np.flatnonzero((self.facts.image == row) & self.facts.choices[0].chosen)
-            lines = maps.borders(maps.windows_of(self.facts, mine), (image["height"], image["width"]))
-            grey = np.asarray(photo.convert("L").convert("RGB"))
-            painted = maps.painted(grey, self._colours(row, grey.shape[:2]), _HEAT)
-            yield f"map-{image['image_id']}", pictures.outlined(painted, lines, photo.width / image["width"])
+        told = self._patches()
+        groups = [("", self.extremes), *((f"{name}: ", group) for name, group in self.sheets.items())]
+        for head, group in [*groups, *(("", group) for group in self.changes.values())]:
+            for sheet in sheets.every(group):
+                if sheet.rows:
+                    yield f"patches-{slug(sheet.name)}", self._sheet_print(head, sheet, told)
+        for row, name in zip(self.mapped, self._map_names(), strict=True):
+            yield f"map-{name}", self._map_print(row)
+
+    def _sheet_print(self, head: str, sheet: Sheet, told: Mapping[int, dict[str, Any]]) -> bytes:
+        several = len(self.facts.choices) > 1
+        tiles = []
+        for row in sheet.rows:
+            chosen, words = told[row]["chosen"], told[row]["told"][sheet.index]
+            marks = [figures.colour(index) for index, taken in enumerate(chosen) if taken]
+            tiles.append(
+                prints.Tile(
+                    self.pictures.patches[row],
+                    (f"{words['place']}   {words['score']}".strip(), told[row]["name"]),
+                    out=not any(chosen) if sheet.of_all else not chosen[sheet.index],
+                    marks=tuple(marks) if sheet.of_all and several else (),
+                )
+            )
+        below = "Below each: its rank from the highest score, which is 1; the score; the photograph."
+        keys = ", ".join(f"{figures.name_of(i)} {choice.name}" for i, choice in enumerate(self.facts.choices))
+        squares = f" Squares: who chose it, {keys}." if sheet.of_all and several else ""
+        return prints.sheet_print(
+            f"{head}{sheet.title}", f"{sheet.words} {below if self._score else ''}{squares}".strip(), tiles
+        )
+
+    def _map_names(self) -> list[str]:
+        """The photographs' names as parts of files' names, with the image's id where two would be one."""
+        images = [self._image(row) for row in self.mapped]
+        names = [slug(image["name"].removesuffix(Path(image["name"]).suffix))[:80] for image in images]
+        folded = [name.casefold() for name in names]
+        return [
+            f"{name}-{image['image_id']}" if folded.count(name.casefold()) > 1 else name
+            for name, image in zip(names, images, strict=True)
+        ]
+
+    def _map_print(self, row: int) -> bytes:
+        assert self._score is not None
+        image, first = self._image(row), self.facts.choices[0]
+        photo = self.pictures.maps[image["image_id"]]
+        mine = np.flatnonzero((self.facts.image == row) & first.chosen)
+        lines = maps.borders(maps.windows_of(self.facts, mine), (image["height"], image["width"]))
+        grey = 128 + _CONTRAST * (np.asarray(photo.convert("L").convert("RGB"), np.float64) - 128)
+        painted = maps.painted(grey.round().astype(np.uint8), self._colours(row, (photo.height, photo.width)), _HEAT)
+        ramp = self._scale.ramp()[None]
+        seen = maps.painted(np.full((*ramp.shape[:2], 3), 128, np.uint8), ramp, _HEAT)[0]
+        ends = [self._write[self._score](value) for value in (self._scale.low, self._scale.high)]
+        bar = prints.Bar(f"{self._score}{' (log)' if self._scale.log else ''}", ends[0], ends[1], seen)
+        words = f"{_capital(self._map_words(row))}. Outlined: the area under the patches of {first.name}."
+        return prints.map_print(short(image["name"], 80), words, painted, lines, photo.width / image["width"], bar)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _shown(figure: Figure) -> dict[str, Any]:
     return {"caption": figure.caption, "markup": Markup(figure.svg())}
-
-
-def _window(window: ReportedWindow | None, patches: int) -> str:
-    """Where a choice lies in the order of one score, in words."""
-    if window is None:
-        return "none of its patches has this score"
-    ends = f"from {number(window.high)} down to {number(window.low)}"
-    if window.gaps:
-        first, last = number(window.first), number(window.last)
-        return f"spread over ranks {first} to {last} of {number(window.candidates)}, {ends}"
-    above = window.first
-    if window.chosen == window.candidates:
-        return f"all {number(window.candidates)}, {ends}"
-    below = window.candidates - window.first - window.chosen
-    parts = f"ranks {number(above)} to {number(window.last)} of {number(window.candidates)}, highest first, {ends}"
-    passed = f"passes over the {percent(above, window.candidates)} above" if above else "nothing is passed over above"
-    rest = f"leaves the {percent(below, window.candidates)} below" if below > 0 else "nothing is left below"
-    return f"{parts}: {passed}, {rest}"
-
-
-def _store_terms(store: Mapping[str, Any]) -> list[tuple[str, str]]:
-    counts = [(name, number(store[name])) for name in ("images", "refused", "patches", "shards")]
-    patch, step = store["patch_px"], store["step_px"]
-    rest = {name: store[name] for name in ("packed", "checks", "created_by")}
-    return [
-        ("digest", store["digest"]),
-        *counts,
-        ("size", f"{store['bytes'] / 1e6:,.1f} MB"),
-        ("windows", f"{patch} {TIMES} {patch} px, every {step} px"),
-        *_terms(rest),
-    ]
-
-
-def _terms(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Nested facts as (term, words)."""
-    terms = []
-    for key, value in content.items():
-        if isinstance(value, dict):
-            terms.append((key, ", ".join(f"{name}: {item}" for name, item in sorted(value.items())) or "none"))
-        else:
-            terms.append((key, NONE if value is None else str(value)))
-    return terms

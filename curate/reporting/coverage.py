@@ -11,7 +11,7 @@ import pyarrow as pa
 from curate import coverage
 from curate.reporting.facts import Choice, Facts
 
-__all__ = ["Group", "by_size", "by_source", "of_images", "pixels", "refusals", "top_tenth"]
+__all__ = ["Group", "by_size", "by_source", "of_images", "pixels", "refusals", "tenth", "top_tenth"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -37,7 +37,12 @@ def of_images(facts: Facts, choice: Choice | None = None) -> Ints:
 def top_tenth(patches: Ints, chosen: Ints) -> float:
     """The share of a choice that comes from the tenth of the images that give it most; 0.1 if all give alike."""
     there = np.sort(chosen[patches > 0])[::-1]
-    return float(there[: max(1, round(len(there) / 10))].sum() / max(1, there.sum()))
+    return float(there[: tenth(len(there))].sum() / max(1, there.sum()))
+
+
+def tenth(images: int) -> int:
+    """How many images a tenth of them is, one at least."""
+    return max(1, round(images / 10))
 
 
 def pixels(facts: Facts, choice: Choice | None = None) -> int:

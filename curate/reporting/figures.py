@@ -23,7 +23,19 @@ from curate.errors import one_line
 from curate.reporting import ranks
 from curate.reporting.words import decimal, number, power, short, slug
 
-__all__ = ["COLOURS", "Figure", "agreement", "concentration", "curve", "histogram", "is_wide", "scatter", "shares"]
+__all__ = [
+    "COLOURS",
+    "Figure",
+    "agreement",
+    "colour",
+    "concentration",
+    "curve",
+    "histogram",
+    "is_wide",
+    "name_of",
+    "scatter",
+    "shares",
+]
 
 # Role -> colour on white paper. No two are alike, for the page finds them by value.
 COLOURS = {
@@ -39,6 +51,7 @@ COLOURS = {
     "c4": "#b58900",
     "c5": "#56b4e9",
 }
+_NAMES = ("blue", "orange", "green", "pink", "ochre", "light blue")  # c0 to c5
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (7, 2)), (0, (2, 2)))
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -115,6 +128,16 @@ class Figure:
             drawing.savefig(file, **options)
 
 
+def colour(index: int) -> str:
+    """The colour of a manifest, by its place among those of a report."""
+    return COLOURS[f"c{index % 6}"]
+
+
+def name_of(index: int) -> str:
+    """The same in a word."""
+    return _NAMES[index % 6]
+
+
 def is_wide(values: Floats) -> bool:
     """Whether a log axis shows more of these finite values."""
     positive = values[values > 0]
@@ -142,9 +165,9 @@ def curve(label: str, score: Floats, candidates: Mask, chosen: Mapping[str, Mask
             window = ranks.window(score, order, mask)
             if window is not None and window.unbroken:
                 left, right = (100 * rank / len(ordered) for rank in (window.first, window.last + 1))
-                top.axvspan(left, right, color=_colour(index), alpha=0.14, lw=0)
+                top.axvspan(left, right, color=colour(index), alpha=0.14, lw=0)
                 for edge in sorted({left, right} - {0.0, 100.0}):
-                    top.axvline(edge, color=_colour(index), ls=_dash(index), lw=0.9)
+                    top.axvline(edge, color=colour(index), ls=_dash(index), lw=0.9)
         top.plot(percent, ordered[places], color=COLOURS["ink"])
         _scale(top, "y", ordered)
         top.set_ylabel(_label(label), parse_math=False)
@@ -152,7 +175,7 @@ def curve(label: str, score: Floats, candidates: Mask, chosen: Mapping[str, Mask
         top.set_xlim(0, 100)
         for index, (axes, (name, mask)) in enumerate(zip(strips, chosen.items(), strict=True)):
             edges, shares = ranks.share_by_rank(mask, order, _RANK_BINS)
-            axes.stairs(shares, 100 * edges / len(ordered), fill=True, color=_colour(index), lw=0)
+            axes.stairs(shares, 100 * edges / len(ordered), fill=True, color=colour(index), lw=0)
             axes.set(ylim=(0, 1), yticks=[])
             axes.set_ylabel(_label(name, 12), rotation=0, ha="right", va="center", fontsize=8, parse_math=False)
             axes.spines["left"].set_visible(False)
@@ -177,8 +200,8 @@ def histogram(label: str, score: Floats, candidates: Mask, chosen: Mapping[str, 
         for index, (name, mask) in enumerate(chosen.items()):
             counts = np.histogram(score[mask & np.isfinite(score)], edges)[0]
             if index == 0:
-                axes.stairs(counts, edges, fill=True, color=_colour(0), alpha=0.35)
-            axes.stairs(counts, edges, color=_colour(index), ls=_dash(index), lw=1.3, label=_label(name))
+                axes.stairs(counts, edges, fill=True, color=colour(0), alpha=0.35)
+            axes.stairs(counts, edges, color=colour(index), ls=_dash(index), lw=1.3, label=_label(name))
         _scale(axes, "x", values)
         axes.set_xlim(edges[0], edges[-1])
         axes.set_xlabel(_label(label), parse_math=False)
@@ -225,9 +248,9 @@ def scatter(one: str, other: str, x: Floats, y: Floats, chosen: Mapping[str, Mas
 
     def draw(drawing: Drawing) -> None:
         axes = drawing.subplots()
-        for mask, colour, marker, label in _takers(chosen):
+        for mask, ink, marker, label in _takers(chosen):
             if len(rows := sample[mask[sample]]):
-                axes.plot(x[rows], y[rows], marker, ms=2.6, mew=0, alpha=0.6, color=colour, label=label)
+                axes.plot(x[rows], y[rows], marker, ms=2.6, mew=0, alpha=0.6, color=ink, label=label)
         _scale(axes, "x", x[there])
         _scale(axes, "y", y[there])
         axes.set_xlabel(_label(one), parse_math=False)
@@ -253,7 +276,7 @@ def concentration(patches: npt.NDArray[np.int64], chosen: Mapping[str, npt.NDArr
             xs = 100 * np.r_[0, np.cumsum(patches[order])] / patches.sum()
             ys = 100 * np.r_[0, np.cumsum(counts[order])] / max(1, counts.sum())
             keep = _places(len(xs))
-            axes.plot(xs[keep], ys[keep], color=_colour(index), ls=_dash(index), label=_label(name))
+            axes.plot(xs[keep], ys[keep], color=colour(index), ls=_dash(index), label=_label(name))
         axes.set(xlim=(0, 100), ylim=(0, 101))
         axes.set_xlabel("all patches, most-taken images first (%)")
         axes.set_ylabel("chosen patches (%)")
@@ -276,8 +299,8 @@ def shares(patches: npt.NDArray[np.int64], chosen: Mapping[str, npt.NDArray[np.i
         for index, (name, counts) in enumerate(chosen.items()):
             heights = np.histogram(100 * counts / patches, edges)[0]
             if index == 0:
-                axes.stairs(heights, edges, fill=True, color=_colour(0), alpha=0.35)
-            axes.stairs(heights, edges, color=_colour(index), ls=_dash(index), lw=1.3, label=_label(name))
+                axes.stairs(heights, edges, fill=True, color=colour(0), alpha=0.35)
+            axes.stairs(heights, edges, color=colour(index), ls=_dash(index), lw=1.3, label=_label(name))
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of an image's patches that was chosen (%)")
         _counts(axes, "images")
@@ -287,10 +310,6 @@ def shares(patches: npt.NDArray[np.int64], chosen: Mapping[str, npt.NDArray[np.i
 
 
 # ---- what they share
-
-
-def _colour(index: int) -> str:
-    return COLOURS[f"c{index % 6}"]
 
 
 def _dash(index: int) -> Any:
@@ -305,7 +324,7 @@ def _takers(chosen: Mapping[str, Mask]) -> list[tuple[Mask, str, str, str]]:
     takers = [(count == 0, COLOURS["soft"], "o", nobody)]
     for index, (name, mask) in enumerate(chosen.items()):
         marker = _MARKERS[index % len(_MARKERS)]
-        takers.append((mask & (count == 1), _colour(index), marker, f"{_label(name)}{' alone' if several else ''}"))
+        takers.append((mask & (count == 1), colour(index), marker, f"{_label(name)}{' alone' if several else ''}"))
     return [*takers, (count > 1, COLOURS["ink"], "d", "in both" if len(chosen) == 2 else "in several")]
 
 
@@ -369,7 +388,7 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     svg = re.sub(r'(id="|"#|url\(#)', lambda match: f"{match[1]}{slug(name)}-", svg)
-    for role, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{role})")
+    for role, value in COLOURS.items():
+        svg = svg.replace(value, f"var(--{role})")
     svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
     return re.sub(r"\s*\n\s*", " ", svg).strip()

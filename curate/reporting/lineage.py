@@ -1,15 +1,27 @@
 """Lineage: every hash, option and version behind a report, and the commands that make its manifests again."""
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from curate import storage
 from curate.errors import one_line
 from curate.reporting.facts import Choice, Facts
+from curate.reporting.words import TIMES, number
 from curate.storage import Place
+from curate.store import CheckSet
 
-__all__ = ["commands", "facts_of_choice", "facts_of_store", "select_command"]
+__all__ = [
+    "commands",
+    "facts_of_choice",
+    "facts_of_store",
+    "placeholders",
+    "select_command",
+    "terms_of_choice",
+    "terms_of_store",
+]
+
+_COUNTS = {"patches": "patches in the store", "without_finite_score": "without a finite score"}
 
 
 def commands(facts: Facts, here: Place) -> list[str]:
@@ -64,26 +76,97 @@ def facts_of_choice(choice: Choice) -> dict[str, Any]:
     return {"digest": choice.manifest.digest(), "recipe": choice.manifest.recipe.model_dump(mode="json")}
 
 
+def placeholders(facts: Facts) -> list[tuple[str, str]]:
+    """Names in the commands that stand for places which the store does not keep, and what lies there."""
+    named = []
+    if facts.store.header.packed is None:
+        named = [(source, "photographs") for source in _unique(facts.images["source"])]
+        named += [("LR", "LR images")] if _lr_roles(facts) else []
+    return named + [(found.record.label, "test images") for found in _used_checks(facts) if _is_leaks(found)]
+
+
+def terms_of_store(facts: Facts, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was ingested, in words: `record` as `facts_of_store` gives it."""
+    packed = record["packed"]
+    terms = [
+        ("digest of what was ingested", record["digest"]),
+        *((name, number(record[name])) for name in ("images", "refused", "patches", "shards")),
+        ("size", f"{record['bytes'] / 1e6:,.1f} MB"),
+        ("windows", f"{record['patch_px']} {TIMES} {record['patch_px']} px, every {record['step_px']} px"),
+        ("packed, from", "" if packed is None else _listed(packed)),
+        ("checks", _named_checks(record["checks"])),
+        ("written by", record["created_by"]),
+    ]
+    return [(term, words) for term, words in terms if words]
+
+
+def terms_of_choice(choice: Choice, digest: str, store_digest: str) -> list[tuple[str, str]]:
+    """A recipe in words; what is as the page says elsewhere, or is not there, is left out."""
+    recipe = choice.manifest.recipe
+    then = recipe.store
+    terms = [
+        ("strategy", recipe.strategy),
+        ("its options", _listed(recipe.options)),
+        ("keeps", f"{recipe.keep:g} of the candidates' {recipe.unit}"),
+        ("ranked by", recipe.by or ""),
+        ("fingerprints of scores", _listed(recipe.scorers)),
+        ("condition", recipe.where or ""),
+        ("checks that it heeded", _named_checks(recipe.checks)),
+        ("patches", _listed({_COUNTS.get(k, k): number(v) for k, v in recipe.counts.items() if v and k != "pixels"})),
+        (
+            "pixels under the chosen",
+            f"{number(recipe.counts['pixels'] / 1e6)} Mpx" if "pixels" in recipe.counts else "",
+        ),
+        ("digest of the store then", "" if then.digest == store_digest else f"{then.digest}, shards: {then.shards}"),
+        ("packed, from", "" if recipe.packed_from is None else _listed(recipe.packed_from.model_dump(mode="json"))),
+        ("hash of patches and weights", digest),
+        ("versions", _listed(recipe.versions)),
+    ]
+    return [(term, words) for term, words in terms if words]
+
+
+def _listed(content: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in sorted(content.items()))
+
+
+def _named_checks(checks: Mapping[str, str]) -> str:
+    """`duplicates@0a1b2c3d, leaks@4e5f6a7b (Set5)`."""
+    return ", ".join(
+        folder if folder.partition("@")[0] == label else f"{folder} ({label})"
+        for folder, label in sorted(checks.items())
+    )
+
+
+def _used_checks(facts: Facts) -> list[CheckSet]:
+    used = {folder for choice in facts.choices for folder in choice.manifest.recipe.checks}
+    return [found for found in facts.store.check_sets() if found.folder in used]
+
+
+def _is_leaks(found: CheckSet) -> bool:
+    return found.record.check == "leaks"
+
+
+def _lr_roles(facts: Facts) -> list[str]:
+    roles = (role for unit in facts.store.commits() for role in facts.store.unit_table("cells", unit)["role"])
+    return [role for role in _unique(roles) if role.startswith("lr")]
+
+
 def _ingest(facts: Facts, store: str) -> list[str]:
     if facts.store.header.packed is not None:
         return []  # it was packed from another store, which is named by its digest
     header = facts.store.header
     words = ["curate", "ingest", *_unique(facts.images["source"]), store]
     words += ["--patch", str(header.patch), "--step", str(header.step)]
-    roles = _unique(role for unit in facts.store.commits() for role in facts.store.unit_table("cells", unit)["role"])
-    for role in roles:
-        words += ["--lr", f"{role[2:]}=LR"] if role.startswith("lr") else []
+    for role in _lr_roles(facts):
+        words += ["--lr", f"{role[2:]}=LR"]
     return [_line(words)]
 
 
 def _checks(facts: Facts, store: str) -> list[str]:
-    used = {folder for choice in facts.choices for folder in choice.manifest.recipe.checks}
-    lines = []
-    for found in facts.store.check_sets():
-        if found.folder in used:
-            leaks = found.record.check == "leaks"
-            lines.append(_line(["curate", found.record.check, store, *([found.record.label] if leaks else [])]))
-    return lines
+    return [
+        _line(["curate", found.record.check, store, *([found.record.label] if _is_leaks(found) else [])])
+        for found in _used_checks(facts)
+    ]
 
 
 def _scores(facts: Facts, store: str) -> list[str]:

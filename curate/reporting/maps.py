@@ -13,13 +13,13 @@ import numpy.typing as npt
 from curate.reporting.facts import Facts
 from curate.reporting.figures import is_wide
 
-__all__ = ["Scale", "Windows", "borders", "means", "outline", "painted", "photographs", "scale", "windows_of"]
+__all__ = ["Scale", "Windows", "borders", "means", "ordered", "outline", "painted", "scale", "windows_of"]
 
 Line = tuple[int, int, int, int]  # x, y, and x, y of its other end, px
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_COLOURS = "cividis"  # even in brightness, and the same to people with any colour vision
+_COLOURS = "viridis"  # even in brightness, and told apart by people with any colour vision
 
 
 class Windows(NamedTuple):
@@ -52,10 +52,13 @@ class Scale:
         ramp[np.isnan(values)] = 0
         return np.asarray(ramp, np.uint8)
 
+    def ramp(self) -> npt.NDArray[np.uint8]:
+        """The colours from low to high, for a legend: nine, uint8 RGBA."""
+        return np.asarray(matplotlib.colormaps[_COLOURS](np.linspace(0, 1, 9), bytes=True), np.uint8)
+
     def stops(self) -> list[str]:
-        """The colours from low to high, for a legend."""
-        ramp = matplotlib.colormaps[_COLOURS](np.linspace(0, 1, 9), bytes=True)[:, :3]
-        return [f"rgb({r},{g},{b})" for r, g, b in ramp.tolist()]
+        """The same as CSS has them."""
+        return [f"rgb({r},{g},{b})" for r, g, b, _ in self.ramp().tolist()]
 
 
 def scale(score: Floats) -> Scale:
@@ -68,14 +71,13 @@ def scale(score: Floats) -> Scale:
     return Scale(float(low), float(high), log)
 
 
-def photographs(facts: Facts, score: Floats, count: int) -> Ints:
-    """Rows of images that show the range: from the one of the highest mean score to that of the lowest, evenly."""
+def ordered(facts: Facts, score: Floats) -> Ints:
+    """Rows of the images with a score, from the one of the highest mean to that of the lowest."""
     there = np.isfinite(score)
     windows = np.bincount(facts.image[there], minlength=facts.images.num_rows)
     sums = np.bincount(facts.image[there], score[there], minlength=facts.images.num_rows)
     rows = np.flatnonzero(windows)
-    rows = rows[np.argsort(-sums[rows] / windows[rows], kind="stable")]
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
+    return rows[np.argsort(-sums[rows] / windows[rows], kind="stable")]
 
 
 def means(windows: Windows, score: Floats, photograph: tuple[int, int], shown: tuple[int, int]) -> Floats:

@@ -44,9 +44,12 @@
   // Maps: how strong the score is drawn, and whose windows.
   const maps = $("#maps");
   if (maps) {
+    const section = $("#maps-section"); // its legend too
     $("#heat").addEventListener("input", (event) => {
-      maps.style.setProperty("--heat", event.target.value / 100);
-      maps.style.setProperty("--grey", event.target.value > 0 ? 1 : 0);
+      const there = event.target.value > 0;
+      section.style.setProperty("--heat", event.target.value / 100);
+      section.style.setProperty("--grey", there ? 1 : 0);
+      section.style.setProperty("--contrast", there ? 0.6 : 1);
     });
     for (const box of all("[data-show]"))
       box.addEventListener("change", () => maps.classList.toggle(`show${box.dataset.show}`, box.checked));

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from curate.pool import ahead
 from curate.progress import Progress, silent
-from curate.reporting.figures import COLOURS
 from curate.store import Store
 
-__all__ = ["Box", "Pictures", "data_uri", "heat", "mosaic", "outlined", "png", "take"]
+__all__ = ["PATCH_PX", "Box", "Pictures", "data_uri", "heat", "png", "take"]
 
-_PATCH_PX = 144  # longest side of a patch's picture
+PATCH_PX = 144  # longest side of a patch's picture
 _PHOTO_PX = 360  # of a photograph's, in which a patch's place is shown
 _MAP_PX = 720  # of one that a map is drawn over
 _QUALITIES = ((80, 1.0), (70, 1.0), (60, 0.8), (50, 0.65), (40, 0.5), (30, 0.4))  # of WebP, and a factor of the sides
@@ -74,7 +73,7 @@ def take(
     def look(job: _Job) -> tuple[_Job, dict[int, Image.Image], Image.Image | None, Image.Image | None]:
         pixels = store.pixels(job.image_id)
         patches = {
-            key: _scaled_to(Image.fromarray(np.ascontiguousarray(pixels[y : y + size, x : x + size])), _PATCH_PX)
+            key: _scaled_to(Image.fromarray(np.ascontiguousarray(pixels[y : y + size, x : x + size])), PATCH_PX)
             for key, (y, x, size) in job.windows
         }
         whole = Image.fromarray(pixels)
@@ -100,33 +99,11 @@ def data_uri(data: bytes, kind: str = "image/webp") -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def mosaic(images: Iterable[Image.Image], columns: int = 8, gap: int = 4) -> bytes:
-    """Pictures side by side on white, as a PNG file."""
-    tiles = list(images)
-    side = _PATCH_PX + gap
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (min(columns, max(1, len(tiles))) * side - gap, max(1, rows) * side - gap), "white")
-    for index, tile in enumerate(tiles):
-        sheet.paste(tile.resize((_PATCH_PX, _PATCH_PX)), (index % columns * side, index // columns * side))
-    return png(sheet)
-
-
 def png(image: Image.Image) -> bytes:
     """An image as a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
-
-
-def outlined(pixels: npt.NDArray[np.uint8], lines: Iterable[tuple[int, int, int, int]], factor: float) -> bytes:
-    """A picture with lines drawn on it, which are in px before it was scaled by `factor`, as a PNG file."""
-    image = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(image)
-    scaled = [tuple(factor * place for place in line) for line in lines]
-    for colour, width in (("white", 5), (COLOURS["c0"], 2)):
-        for line in scaled:
-            draw.line(line, fill=colour, width=width)
-    return png(image)
 
 
 def heat(colours: npt.NDArray[np.uint8]) -> str:

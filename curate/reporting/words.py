@@ -2,10 +2,14 @@
 
 import math
 import re
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
 
 from curate.errors import one_line
 
-__all__ = ["NONE", "TIMES", "decimal", "number", "percent", "plural", "power", "short", "slug"]
+__all__ = ["NONE", "TIMES", "alike", "decimal", "number", "percent", "plural", "power", "scientific", "short", "slug"]
 
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -27,13 +31,30 @@ def number(value: float | None) -> str:
     mantissa, _, exponent = f"{value:.2e}".partition("e")
     mantissa = mantissa.rstrip("0").rstrip(".").replace("-", _MINUS)
     of_ten = power(10.0 ** int(exponent))
-    return of_ten if mantissa == "1" else f"{mantissa} {TIMES} {of_ten}"
+    return of_ten if mantissa == "1" else f"{mantissa}{TIMES}{of_ten}"
 
 
 def power(value: float) -> str:
     """A power of ten as `10⁻³`; any other number as `number` writes it."""
     exponent = round(math.log10(value))
     return f"10{str(exponent).translate(_RAISED)}" if math.isclose(value, 10.0**exponent) else number(value)
+
+
+def scientific(value: float | None) -> str:
+    """Three digits and a power of ten, however large the number: 4.30 times 10⁻⁵; a dash for none."""
+    if not value or math.isnan(value):
+        return number(value)
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{mantissa.replace('-', _MINUS)}{TIMES}{power(10.0 ** int(exponent))}"
+
+
+def alike(values: npt.NDArray[np.float64]) -> Callable[[float | None], str]:
+    """How to write these numbers so that they compare at sight: each with a power of ten if small ones are among them.
+
+    Small are those below a thousandth, where one in a hundred of all is: they could not be told apart as decimals.
+    """
+    there = np.abs(values[np.isfinite(values) & (values != 0)])
+    return scientific if len(there) and np.percentile(there, 1) < 1e-3 else number
 
 
 def decimal(value: float | None, digits: int) -> str:
