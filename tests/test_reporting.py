@@ -22,9 +22,11 @@ from curate import cli, comparison, schema
 from curate.duplication import duplicates
 from curate.errors import DataError, UsageError
 from curate.ingestion import ingest
+from curate.leakage import leaks
 from curate.manifest import Manifest
 from curate.packing import pack
 from curate.reporting import contents, report
+from curate.reporting.words import slug
 from curate.scoring import score
 from curate.selection import select
 from curate.store import Store
@@ -237,12 +239,134 @@ def test_papers_get_png_files(made: Path) -> None:
     report(manifests(made)[:2], made / "report.html", png=made / "png")
     names = {path.stem for path in (made / "png").iterdir()}
     figures = {f"{kind}-{label}" for kind in ("curve", "histogram") for label in ("sobel", "laplacian")}
-    assert figures | {"agreement", "concentration", "shares", "scatter-sobel-laplacian"} <= names
+    assert figures | {"concentration", "shares", "scatter-sobel-laplacian"} <= names
     assert {"patches-hardest", "patches-easiest", "patches-upper-edge-refined", "patches-entered-asc"} <= names
-    assert any(name.startswith("map-") for name in names)
+    assert "agreement" not in names  # of two scores a line tells as much
+    shown = {slug(name.rpartition(".")[0]) for name in Store.open(made / "store").images()["name"].to_pylist()}
+    drawn = {name.removeprefix("map-") for name in names if name.startswith("map-")}
+    assert drawn and drawn <= shown
     for path in (made / "png").iterdir():
         with Image.open(path) as image:
             assert image.format == "PNG"
+
+
+def test_maps_of_photographs_of_one_name_are_two_files(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
+    for seed, name in enumerate(("a.png", "A.PNG", "b.png")):
+        file = write_photos(tmp_path / str(seed), [(100, 100)], seed=seed) / "000.png"
+        (tmp_path / "photos" / str(seed)).mkdir(parents=True)
+        file.rename(tmp_path / "photos" / name if seed == 2 else tmp_path / "photos" / str(seed) / name)
+    ingest([tmp_path / "photos" / "0", tmp_path / "photos" / "1", tmp_path / "photos"], tmp_path / "store", patch=48)
+    score(tmp_path / "store", ["sobel"])
+    select(tmp_path / "store", "des", by="sobel").save(tmp_path / "des.parquet")
+    report([tmp_path / "des.parquet"], tmp_path / "report.html", png=tmp_path / "png")
+    names = sorted(path.stem for path in (tmp_path / "png").glob("map-*.png"))
+    assert len(names) == len({name.casefold() for name in names}) == 3 and "map-b" in names
+
+
+def words(path: Path) -> str:
+    """The text of a page as one line."""
+    return " ".join(Page(path.read_text("utf-8")).text.split())
+
+
+def test_a_page_says_once_what_it_is_of_and_what_was_chosen(made: Path) -> None:
+    record = report(manifests(made)[:2], made / "report.html")
+    text = words(made / "report.html")
+    assert text.startswith("curate report: refined, asc")
+    photographs, patches = record.store["images"], record.store["patches"]
+    assert (
+        f"From the store store: {photographs} photographs, {patches} patches of 48 px, every 24 px; 2 files were"
+        in text
+    )
+    for manifest in record.manifests:
+        assert manifest.by is not None
+        window = manifest.windows[manifest.by]
+        said = f"anks {window.first + 1} to {window.last + 1} of {window.candidates}, highest first"
+        assert text.count(said) == 1
+    assert "All images are from photos." in text
+
+
+def test_scores_are_compared_in_a_line_or_in_a_matrix(made: Path) -> None:
+    matrix = 'aria-label="Spearman&#39;s rank correlation between'
+    record = report(manifests(made)[:1], made / "report.html")
+    there = record.agreement["sobel"]["laplacian"]
+    assert there is not None
+    assert f"Spearman's rank correlation over all patches is {there:.2f}: 1 is" in words(made / "report.html")
+    assert matrix not in (made / "report.html").read_text("utf-8")
+    score(made / "store", ["entropy"])
+    report(manifests(made)[:1], made / "report.html")
+    assert "correlation over all patches: 1 is" in words(made / "report.html")
+    assert matrix in (made / "report.html").read_text("utf-8")
+
+
+class Tiles(HTMLParser):
+    """The captions of a page's patches by the heading above them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.under: dict[str, list[str]] = {}
+        self._heading = self._part = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("h3", "h4"):
+            self._heading = ""
+        if tag == "figcaption" and self._part == "tile":
+            self.under.setdefault(self._heading, []).append("")
+        self._part = "tile" if tag == "figure" and "tile" in (dict(attrs).get("class") or "") else self._part
+        self._part = tag if tag in ("h3", "h4", "section") else self._part
+        self._caption = tag in ("figcaption", "span") and self._part == "tile"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._caption = self._caption and tag != "figcaption"
+        self._part = "" if tag in ("h3", "h4") else self._part
+
+    def handle_data(self, data: str) -> None:
+        if self._part in ("h3", "h4"):
+            self._heading += data
+        elif self._part == "tile" and self._caption and self.under.get(self._heading):
+            self.under[self._heading][-1] += data
+
+
+def test_what_one_manifest_has_alone_is_told_by_its_own_score_in_its_order(made: Path) -> None:
+    select(made / "store", "des", by="laplacian", keep=0.3).save(made / "des.parquet")
+    report([made / "refined.parquet", made / "des.parquet"], made / "report.html")
+    captions = Tiles((made / "report.html").read_text("utf-8")).under["In des alone"]
+    places = [int(caption.split()[0].replace(",", "")) for caption in captions]
+    table = Manifest.load(made / "des.parquet").table
+    refined = set(Manifest.load(made / "refined.parquet").table["patch_id"].to_pylist())
+    alone = [rank + 1 for rank, patch in enumerate(table["patch_id"].to_pylist()) if patch not in refined]
+    assert len(places) > 3 and places == sorted(places) and set(places) <= set(alone)
+    assert (places[0], places[-1]) == (alone[0], alone[-1])
+
+
+def test_the_table_of_images_shows_the_number_that_it_is_sorted_by(made: Path) -> None:
+    report([made / "asc.parquet"], made / "report.html")
+    text = (made / "report.html").read_text("utf-8")
+    table = text[text.index('<table class="sortable"') :]
+    table = table[: table.index("</table>")]
+    headings = re.findall(r"<th(?: [^>]*)?>", table)
+    (sorted_by,) = (index for index, heading in enumerate(headings) if "aria-sort" in heading)
+    rows = [re.findall(r"<td[^>]*>(?:<span[^>]*>.*?</span>)?([^<]*)", row) for row in table.split("<tr>")[2:]]
+    counts = [int(row[sorted_by]) for row in rows]
+    assert all(len(row) == len(headings) for row in rows)
+    assert counts == sorted(counts, reverse=True) and sum(counts) == len(Manifest.load(made / "asc.parquet"))
+
+
+def test_lineage_tells_each_thing_once_and_what_to_put_for_names(
+    made: Path, tmp_path: Path, write_photos: Callable[..., Path]
+) -> None:
+    leaks(made / "store", write_photos(tmp_path / "bench", [(64, 64)], seed=7))
+    select(made / "store", "des", by="sobel").save(made / "des.parquet")
+    record = report([made / "refined.parquet", made / "des.parquet"], made / "report.html")
+    text = words(made / "report.html")
+    text = text[text.index("These commands, run in") :]
+    assert "for photos put the place of the photographs, and for bench put the place of the test images." in text
+    assert text.count(record.store["digest"]) == 1
+    for manifest in record.manifests:
+        assert text.count(manifest.digest) == 1 and text.count(manifest.command) == 1
+    assert "packed" not in text and " none " not in text and "\N{EN DASH}" not in text and "None" not in text
+    for value in ("drop_top: 0.05", "0.5 of the candidates' patches", "leaks@", "(bench)", "duckdb: "):
+        assert value in text
 
 
 def test_a_store_that_has_grown_is_shown_as_it_was(
