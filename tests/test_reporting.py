@@ -219,6 +219,7 @@ def test_patches_are_shown_with_their_ranks_and_places(made: Path) -> None:
     )
     boxes = [attrs["data-box"] for tag, attrs in page.tags if tag == "button" and "data-box" in attrs]
     first = next(box for box in boxes if box is not None)
+    assert re.search(r"rank in refined1 of \d+window", page.text) and "rank in refined0" not in page.text
     assert first.split()[:3] == [str(best["y"][0]), str(best["x"][0]), "48"]
     photos = json.loads(re.findall(r'id="photos">(.*?)</script>', (made / "report.html").read_text("utf-8"))[0])
     keys = {attrs["data-photo"] for tag, attrs in page.tags if tag == "button" and "data-photo" in attrs}
@@ -244,7 +245,10 @@ def test_papers_get_png_files(made: Path) -> None:
     assert "agreement" not in names  # of two scores a line tells as much
     shown = {slug(name.rpartition(".")[0]) for name in Store.open(made / "store").images()["name"].to_pylist()}
     drawn = {name.removeprefix("map-") for name in names if name.startswith("map-")}
-    assert drawn and drawn <= shown
+    store = Store.open(made / "store")
+    flagged = store.query("SELECT name FROM images JOIN flags USING (image_id)")["name"].to_pylist()
+    assert drawn <= shown and not drawn & {slug(name.rpartition(".")[0]) for name in flagged}
+    assert len(drawn) == 4 and len(flagged) == 1
     for path in (made / "png").iterdir():
         with Image.open(path) as image:
             assert image.format == "PNG"
@@ -272,11 +276,8 @@ def test_a_page_says_once_what_it_is_of_and_what_was_chosen(made: Path) -> None:
     record = report(manifests(made)[:2], made / "report.html")
     text = words(made / "report.html")
     assert text.startswith("curate report: refined, asc")
-    photographs, patches = record.store["images"], record.store["patches"]
-    assert (
-        f"From the store store: {photographs} photographs, {patches} patches of 48 px, every 24 px; 2 files were"
-        in text
-    )
+    grid = f"{record.store['patches']} patches of 48 px, every 24 px; 2 files were refused."
+    assert f"curate report refined, asc From the store store: {record.store['images']} photographs, {grid}" in text
     for manifest in record.manifests:
         assert manifest.by is not None
         window = manifest.windows[manifest.by]
