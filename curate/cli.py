@@ -376,7 +376,7 @@ def info(
     from curate.inspection import parse_size
 
     content = describe(path, size=parse_size(size) if size else None, arch=arch)
-    display.answer(json.dumps(content, indent=2) if form == "json" else "\n".join(display.tree(content)))
+    display.answer(json.dumps(content, indent=2) if form == "json" else "\n".join(display.description(content)))
 
 
 @app.command()

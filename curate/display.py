@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from curate import sketch
 from curate.errors import one_line
 from curate.progress import Progress
 
-__all__ = ["answer", "named_output", "note", "progress", "table", "tree"]
+__all__ = ["answer", "description", "named_output", "note", "progress", "table", "tree"]
 
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
@@ -143,6 +144,21 @@ def _lines(verb: str, unit: str) -> Progress:
             sys.stderr.flush()
 
     return line
+
+
+def description(content: Mapping[str, Any]) -> list[str]:
+    """What `curate.info` says as a `tree`, and the picture of its scores."""
+    facts = {key: value for key, value in content.items() if key != "histogram"}
+    found = content.get("histogram") or {}
+    drawn = {"manifest": sketch.of_manifest, "store": sketch.of_store}[content["kind"]](found, _pen()) if found else []
+    return [*tree(facts), *([""] if drawn else []), *drawn]
+
+
+def _pen() -> sketch.Pen:
+    """How standard output can be drawn on. In the C locale Python writes UTF-8, but nobody has asked for it."""
+    plain = os.environ.get("LC_ALL") in ("C", "POSIX")
+    blocks = not plain and sketch.can_write(sys.stdout.encoding)
+    return sketch.Pen(blocks, sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
 
 
 def tree(content: Mapping[str, Any], indent: str = "") -> list[str]:
