@@ -214,8 +214,15 @@ class Scan:
         strings = [name for name in columns if name in ("patch_id", "image_id")]
         options = {"page_checksum_verification": True, "read_dictionary": strings}
         rows = tables.batches(self.path, columns, **options)
+
+        def piece(_: Path) -> pa.RecordBatch | None:
+            batch = next(rows, None)
+            if batch is not None:
+                batch.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
+            return batch
+
         assert self.manifest.path is not None
-        while (batch := _parquet(lambda _: next(rows, None), self.path, self.manifest.path)) is not None:
+        while (batch := _parquet(piece, self.path, self.manifest.path)) is not None:
             yield batch
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import curate
 from curate import distribution
 from curate.distribution import BINS, of_manifest, of_store
 from curate.manifest import Manifest
@@ -99,6 +100,24 @@ def test_candidates_are_those_of_then(place: Path, tmp_path: Path, write_store: 
         assert found["candidates"] == counts["candidates"] - counts["without_finite_score"] < ROWS - 3
         write_store(store, (8,), first=len(UNITS) + number)
         assert asked(tmp_path / "chosen.parquet") == found
+
+
+def test_what_checks_had_flagged_was_no_candidate(photos: Callable[..., Path], tmp_path: Path) -> None:
+    """Nor is it now; a choice with flagged images, or from before the check, has them. Of a packed store, a note."""
+    store = tmp_path / "store"
+    curate.ingest([photos(((60, 72), (72, 60), (48, 96)))], store, patch=24, step=12)
+    curate.score(store, ["sobel"])
+    before = select(store, "des").save(tmp_path / "before.parquet")
+    curate.leaks(store, tmp_path / "photos" / "000.png", name="test")
+    after = select(store, "des").save(tmp_path / "after.parquet")
+    with_flagged = select(store, "des", with_flagged=True).save(tmp_path / "with.parquet")
+    assert after.recipe.counts["flagged"] > 0
+    for manifest, name in ((before, "before"), (after, "after"), (with_flagged, "with")):
+        found = asked(tmp_path / f"{name}.parquet")
+        assert found["note"] is None and found["candidates"] == manifest.recipe.counts["candidates"]
+    curate.pack(tmp_path / "after.parquet", tmp_path / "packed")
+    packed = tmp_path / "packed" / "manifest.parquet"
+    alone(asked(packed), packed, "its store is packed and has the chosen patches alone")
 
 
 def test_a_choice_without_a_score_is_laid_beside_one(place: Path, tmp_path: Path) -> None:
