@@ -19,7 +19,7 @@ from curate.errors import CurateError, UsageError, listed, one_line
 from curate.histogram import Histogram
 from curate.manifest import Scan
 from curate.schema import ManifestRecipe
-from curate.store import ScoreSet, Store
+from curate.store import Store
 
 __all__ = ["BINS", "of_manifest", "of_store"]
 
@@ -30,6 +30,7 @@ Numbers = Callable[[], Iterator[Floats]]  # the same pieces of a column each tim
 
 _BATCH_ROWS = 2**18
 _MEMORY = "1GB"
+_NUMBERS = ("FLOAT", "DOUBLE")  # a vector is FLOAT[512]
 _MOST_JOINED = 2**20  # patches of a store that are looked for in a manifest: beyond, that takes longer than is waited
 
 
@@ -55,27 +56,27 @@ class _Tally:
 
 
 def of_store(store: Store) -> dict[str, dict[str, Any]]:
-    """SQL column -> the distribution of its scores. Nothing of a store at a URL: its tables are not fetched for it."""
+    """SQL column -> the distribution of its scores, read without the patches that they belong to; vectors have none.
+
+    Nothing of a store at a URL: its tables are not fetched for it. Raises CurateError for a table that is none.
+    """
     if not isinstance(store.path, Path):
         return {}
     found = {}
     for name, (scores, column) in store.score_columns().items():
-        if not scores.record.vector:
-            with _column_of(store, scores, column) as numbers:
-                found[name] = _alone(numbers)
+        files = store.score_files(scores)
+        if not files:  # the scorer was cut off before its first shard
+            found[name] = _alone(lambda: iter(()))
+            continue
+        try:
+            source = sql.parquet(files, f"{sql.identifier(column)} AS score")
+            with sql.connect({"scores": source}, files, memory=_MEMORY) as connection:
+                rows = connection.sql("FROM scores")
+                if str(rows.types[0]) in _NUMBERS:
+                    found[name] = _alone(_numbers(rows))
+        except duckdb.Error as error:
+            raise sql.query_error(error) from None
     return found
-
-
-@contextlib.contextmanager
-def _column_of(store: Store, scores: ScoreSet, column: str) -> Iterator[Numbers]:
-    """The numbers of one score of a store, read without the patches that they belong to."""
-    files = store.score_files(scores)
-    if not files:  # the scorer was cut off before its first shard
-        yield lambda: iter(())
-        return
-    source = sql.parquet(files, f"CAST({sql.identifier(column)} AS DOUBLE) AS score")
-    with sql.connect({"scores": source}, files, memory=_MEMORY) as connection:
-        yield _numbers(connection.sql("FROM scores"))
 
 
 def of_manifest(scan: Scan) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pytest
 
 import curate
-from curate import distribution
+from curate import distribution, files
 from curate.distribution import BINS, of_manifest, of_store
+from curate.errors import CurateError
 from curate.manifest import Manifest
 from curate.reporting import ranks
+from curate.schema import ScorerRecord
 from curate.selection import select
 from curate.store import Store
 
@@ -223,6 +225,29 @@ def test_scores_that_are_none_have_no_bins(tmp_path: Path, write_store: Write) -
     assert of_store(store) == {"a": {"without_finite_score": 4}, "b": {"without_finite_score": 0}}
     select(store, "random").save(tmp_path / "chosen.parquet")
     assert asked(tmp_path / "chosen.parquet") == {"score": None, "note": "no candidate has a finite score 'a'"}
+
+
+def test_a_vector_has_no_distribution(tmp_path: Path, write_store: Write) -> None:
+    store = write_store(tmp_path / "store", (2,), {"a": [1.0, 2.0]})
+    record = ScorerRecord(scorer="v", label="v", columns=["v"], identity={}, fingerprint="v" * 16)
+    kind = store.add_score_set(record).kind
+    vectors = pa.array([[1.0, 2.0]] * 2, pa.list_(pa.float32(), 2))
+    table = pa.table({"patch_id": store.patches()["patch_id"], "v": vectors})
+    store.commit(kind, 0, "0" * 16, [store.write_table(kind, 0, table)])
+    assert of_store(store).keys() == {"a"}
+
+
+def test_a_table_that_is_none_is_a_line(tmp_path: Path, write_store: Write) -> None:
+    """Its hash is right, so that only the reader can find out."""
+    store = write_store(tmp_path / "store", (2,))
+    kind = store.add_score_set(
+        ScorerRecord(scorer="v", label="v", columns=["v"], identity={}, fingerprint="v" * 16)
+    ).kind
+    path = store.path / "tables" / kind / "000000.parquet"
+    store.commit(kind, 0, "0" * 16, [store.part(path, files.publish_bytes(path, b"none"), 2)])
+    with pytest.raises(CurateError) as refused:
+        of_store(Store.open(store.path))
+    assert str(refused.value).isprintable()
 
 
 def test_one_patch_is_a_window(tmp_path: Path, write_store: Write) -> None:
