@@ -102,6 +102,9 @@ def test_candidates_are_those_of_then(place: Path, tmp_path: Path, write_store: 
         assert found["candidates"] == counts["candidates"] - counts["without_finite_score"] < ROWS - 3
         write_store(store, (8,), first=len(UNITS) + number)
         assert asked(tmp_path / "chosen.parquet") == found
+    found, _ = chosen(tmp_path, tmp_path, "random")
+    write_store(store, (8,), first=len(UNITS) + 2)  # without scores: such patches are candidates of a random choice
+    assert asked(tmp_path / "chosen.parquet") == found and found["candidates"] is not None
 
 
 def test_what_checks_had_flagged_was_no_candidate(photos: Callable[..., Path], tmp_path: Path) -> None:
