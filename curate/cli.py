@@ -450,7 +450,7 @@ def info(
     if as_json:
         display.record(content)
         return
-    display.answer("\n".join(display.tree(content)))
+    display.answer("\n".join(display.description(content)))
 
 
 @app.command()

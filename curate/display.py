@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from curate import sketch
 from curate.errors import one_line
 from curate.progress import Progress, silent
 
-__all__ = ["Pace", "answer", "named_output", "note", "progress", "quiet", "record", "table", "tree"]
+__all__ = ["Pace", "answer", "description", "named_output", "note", "progress", "quiet", "record", "table", "tree"]
 
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal,
 _PLAIN_OFTEN = 300.0  # for so many seconds: a log of a night is to be read
@@ -220,6 +221,21 @@ class Pace:
         (first, before), (last, after) = self._told[0], self._told[-1]
         if last > first:
             self.rate = (after - before) / (last - first)
+
+
+def description(content: Mapping[str, Any]) -> list[str]:
+    """What `curate.info` says as a `tree`, and the picture of its scores."""
+    facts = {key: value for key, value in content.items() if key != "histogram"}
+    found = content.get("histogram") or {}
+    drawn = {"manifest": sketch.of_manifest, "store": sketch.of_store}[content["kind"]](found, _pen()) if found else []
+    return [*tree(facts), *([""] if drawn else []), *drawn]
+
+
+def _pen() -> sketch.Pen:
+    """How standard output can be drawn on. In the C locale Python writes UTF-8, but nobody has asked for it."""
+    plain = os.environ.get("LC_ALL") in ("C", "POSIX")
+    blocks = not plain and sketch.can_write(sys.stdout.encoding)
+    return sketch.Pen(blocks, sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
 
 
 def tree(content: Mapping[str, Any], indent: str = "") -> list[str]:

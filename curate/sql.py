@@ -33,6 +33,7 @@ __all__ = [
     "connect",
     "head",
     "identifier",
+    "number",
     "parquet",
     "query_error",
     "reader",
@@ -150,6 +151,11 @@ def text(value: str) -> str:
     """`value` quoted as an SQL string. UsageError for one that is not UTF-8."""
     _check_utf8(value)
     return "'" + value.replace("'", "''") + "'"
+
+
+def number(value: float) -> str:
+    """A finite float64 in SQL, to the last bit."""
+    return f"CAST('{value!r}' AS DOUBLE)"
 
 
 def _check_utf8(text: str) -> None:

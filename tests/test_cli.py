@@ -1,6 +1,7 @@
 """The command line: what each verb prints, and that a mistake is one clear line, exit code 2, nothing half-written."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -130,6 +131,53 @@ def test_info_says_what_it_is(run: Run, work: Path, tmp_path: Path, kind: str) -
     content = json.loads(run("info", paths[kind], "--json").out)
     assert content["kind"] == kind
     assert run("info", paths[kind]).out.startswith(f"kind: {kind}\n")
+
+
+def test_info_draws_what_was_chosen(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks where the output can carry them, else ASCII; colour on a terminal alone, and not with NO_COLOR."""
+
+    def drawn(name: str) -> str:
+        answer = run("info", work / name)
+        assert answer.code == 0 and not answer.err
+        return answer.out.partition("\n\n")[2]
+
+    monkeypatch.delenv("LC_ALL", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", _Output(sys.stdout, "utf-8"))
+    picture = drawn("half.parquet")
+    assert "█" in picture and "(rank 50 %)" in picture and "\x1b" not in picture
+    assert len(drawn("store").splitlines()) == 2 and "█" in drawn("store")
+    assert all(len(line) <= 76 for line in picture.splitlines())
+    monkeypatch.setattr(sys.stdout, "tty", True)
+    assert drawn("half.parquet").replace("\x1b[36m", "").replace("\x1b[2m", "").replace("\x1b[0m", "") == picture
+    assert "\x1b[36m" in drawn("half.parquet")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert drawn("half.parquet") == picture
+    monkeypatch.setenv("LC_ALL", "C")
+    assert drawn("half.parquet").isascii() and "#" in drawn("half.parquet")
+    monkeypatch.delenv("LC_ALL")
+    monkeypatch.setattr(sys.stdout, "encoding", "ascii")
+    assert drawn("half.parquet").isascii() and "#" in drawn("half.parquet")
+
+
+class _Output:
+    """Standard output that says what it is."""
+
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self.stream, self.encoding, self.tty = stream, encoding, False
+
+    def isatty(self) -> bool:
+        return self.tty
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
+def test_info_draws_where_there_is_ascii_alone(work: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", "from curate.cli import entry; entry()", "info", str(work / "half.parquet")]
+    ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=True)
+    assert ended.stdout.isascii() and b"# " in ended.stdout and not ended.stderr
 
 
 def test_info_of_a_store_counts(run: Run, work: Path) -> None:
