@@ -36,7 +36,7 @@ Candidates = list[tuple[str, str]]
 
 _DEVICES = {"auto": "the GPU if there is one", "cpu": "the processors", "cuda": "the first GPU"}
 _PLAIN = re.compile(r"[\w:=,.@+/-]+")  # a name that no shell and no terminal takes for anything else
-_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)')  # that is not between double quotes
+_GIVEN = re.compile(r'(\w+) *=(?:"[^"]*"|[^,"])*,')  # an option that has its value
 _NAME = re.compile(r"[A-Za-z_]\w*")  # that SQL takes without quotes
 _LAST = re.compile(r"(?:\b[A-Za-z_]\w*)?\Z")  # such a name at the end
 
@@ -49,9 +49,10 @@ def spec(names: Mapping[str, str], fields: Callable[[str], Iterable[Field]], inc
         return [*found, (f"{name}:", "its options")] if name in names and any(fields(name)) else found
     if name not in names:
         return []
-    *before, last = _COMMA.split(options)
+    commas = (i for i, letter in enumerate(options) if letter == "," and options[:i].count('"') % 2 == 0)
+    last = options[max(commas, default=-1) + 1 :]
     head = incomplete.removesuffix(last)
-    given = {item.partition("=")[0].strip() for item in before}
+    given = _GIVEN.findall(head[len(name) + 1 :])
     left = [field for field in fields(name) if field.name not in given]
     option, equals, value = last.partition("=")
     if not equals:

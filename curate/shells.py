@@ -134,9 +134,10 @@ def _bash_answer(candidates: list[tuple[str, str]], before: str, end: str) -> st
 
 def _quoted_as(typed: str, text: str) -> str:
     """A text as it is to be written where `typed` stands now: after its open quote, if it has one."""
-    if typed.startswith("'"):
+    quote = typed[:1] if _is_open(typed) else ""
+    if quote == "'":
         return text.replace("'", "'\\''")
-    special = r'["\\$`]' if typed.startswith('"') else r"[^\w:=,.@+/%-]"
+    special = r'["\\$`]' if quote == '"' else r"[^\w:=,.@+/%-]"
     return re.sub(special, lambda match: f"\\{match[0]}", text)
 
 
