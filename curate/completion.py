@@ -28,7 +28,6 @@ __all__ = [
     "query",
     "scorers",
     "scores",
-    "spec",
     "strategies",
 ]
 
@@ -41,7 +40,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*")  # that SQL takes without quotes
 _LAST = re.compile(r"(?:\b[A-Za-z_]\w*)?\Z")  # such a name at the end
 
 
-def spec(names: Mapping[str, str], fields: Callable[[str], Iterable[Field]], incomplete: str) -> Candidates:
+def _spec(names: Mapping[str, str], fields: Callable[[str], Iterable[Field]], incomplete: str) -> Candidates:
     """Continue `name:option=value,option=value`; `names` have a line each, `fields` are the options of one of them."""
     name, colon, options = incomplete.partition(":")
     if not colon:
@@ -74,7 +73,7 @@ def _help(field: Field) -> str:
 
 def _of_plugins(kind: plugins.Kind, incomplete: str, given: Iterable[str] = ()) -> Candidates:
     names = {name: line for name, line in plugins.describe(kind).items() if name not in given}
-    return spec(names, lambda name: _options(kind, name), incomplete)
+    return _spec(names, lambda name: _options(kind, name), incomplete)
 
 
 def _options(kind: plugins.Kind, name: str) -> tuple[Field, ...]:
@@ -106,7 +105,7 @@ def degradations(incomplete: str) -> Candidates:
     called = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower(): name for name in classes}
     start = max((match.end() for match in re.finditer(r"\+(?=[A-Za-z_]|\Z)", incomplete)), default=0)
     names = {name: classes[called[name]] for name in sorted(called)}
-    found = spec(names, lambda name: _parts("degrade", called[name]), incomplete[start:])
+    found = _spec(names, lambda name: _parts("degrade", called[name]), incomplete[start:])
     return [(incomplete[:start] + text, line) for text, line in found]
 
 

@@ -30,12 +30,12 @@ def serve(app: Callable[..., object]) -> None:
     shell = os.environ.get(_VARIABLE, "").removeprefix("complete_")
     if shell == "bash":
         words, end = _bash_words(os.environ.get("COMP_WORDS", ""), int(os.environ.get("COMP_CWORD", "0")))
-        answer = _bash_answer(_candidates(app, words), words[-1].removesuffix(_unquoted(end)), end)
+        answer = _bash_answer(_of_one_line(_candidates(app, words)), words[-1].removesuffix(_unquoted(end)), end)
     elif shell == "zsh":
         answer = _zsh_answer(_candidates(app, _words(os.environ.get("_TYPER_COMPLETE_ARGS", ""))))
     elif shell == "fish":
         action = os.environ.get("_TYPER_COMPLETE_FISH_ACTION")
-        found = _candidates(app, _words(os.environ.get("_TYPER_COMPLETE_ARGS", "")))
+        found = _of_one_line(_candidates(app, _words(os.environ.get("_TYPER_COMPLETE_ARGS", ""))))
         if action == "is-args":  # the first of its two questions: is there an answer, or should it be a file?
             sys.exit(0 if found else 1)
         answer = "\n".join(f"{value}\t{line}" for value, line in found)
@@ -68,6 +68,11 @@ def _candidates(app: Callable[..., object], words: list[str]) -> list[tuple[str,
         app(prog_name="curate", complete_var=_VARIABLE)
     rows = [row.partition("\t") for row in said.getvalue().split("\n") if row]
     return [(f"{prefix}{asked}{value[len(flat) :]}", line) for value, _, line in rows if value.startswith(flat)]
+
+
+def _of_one_line(candidates: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those that bash and fish can take, whose answers are lines: one with a line break would be two."""
+    return [(value, line) for value, line in candidates if "\n" not in value]
 
 
 def _words(line: str) -> list[str]:
