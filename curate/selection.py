@@ -1,5 +1,6 @@
 """Select: scores -> a Manifest. Which patches are candidates, how many to keep, and what is written down about it."""
 
+import contextlib
 import math
 import platform
 import tempfile
@@ -20,6 +21,7 @@ from curate import __version__, coverage, flags, layout, plugins, sql
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.histogram import Histogram
 from curate.manifest import Manifest
+from curate.progress import Progress, silent
 from curate.schema import ManifestRecipe, StoreReference
 from curate.store import Store
 from curate.strategies import Picks, Ranked, Strategy, share
@@ -82,6 +84,7 @@ def write(
     where: str | None = None,
     with_flagged: bool = False,
     memory: str = "1GB",
+    progress: Progress = silent,
     **options: object,
 ) -> ManifestRecipe:
     """`select(...).save(out)`, the same bytes, where memory is short; returns the manifest's recipe.
@@ -96,9 +99,10 @@ def write(
         return _select(choice).save(out).recipe
     with tempfile.TemporaryDirectory(prefix="curate-") as spill:
         views, tables = choice.store.views(), choice.store.table_files()
-        connection = sql.connect(views, tables, memory=memory, spill=Path(spill))
+        watched = progress is not silent
+        connection = sql.connect(views, tables, memory=memory, spill=Path(spill), watched=watched)
         try:
-            return _stream(choice, connection, out)
+            return _stream(choice, connection, out, progress)
         except duckdb.Error as error:
             raise sql.query_error(error) from None
         finally:
@@ -153,14 +157,18 @@ def _select(choice: _Choice) -> Manifest:
     return Manifest(_manifest_table(finite, picks), _recipe(choice, counts))
 
 
-def _stream(choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | Path) -> ManifestRecipe:
+def _stream(
+    choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | Path, progress: Progress
+) -> ManifestRecipe:
     """The choice of a stretch of ranks, written as it is sorted. Two passes over the candidates find the band."""
     passed = not choice.with_flagged and connection.sql("FROM flags LIMIT 1").fetchall()
     flagged = "image_id IN (SELECT image_id FROM flags)" if passed else "false"
     score = f"CAST({sql.identifier(choice.column or '')} AS DOUBLE)"
     wanted = f"{', '.join(_COLUMNS)}, {score} AS score, {flagged} AS flagged"
     rows = _rows(connection, choice.where).project(wanted)
-    counts, scores = _tally(choice.store, rows)
+    patches = sum(choice.store.rows(unit, "patches") for unit in choice.store.commits().values())
+    with _shown(connection, patches, "counted", progress):
+        counts, scores = _tally(choice.store, rows)
     budget = share(choice.keep, scores.total)
     if not budget:
         raise _nothing(choice, scores.total, counts["flagged"])
@@ -171,7 +179,8 @@ def _stream(choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | P
     low, high, before = scores.band(first, end, descending=descending)
     band = rows.filter(f"NOT flagged AND score BETWEEN {_number(low)} AND {_number(high)}")
     order = f"score {'DESC' if descending else 'ASC'}, patch_id"
-    ordered = band.order(order).limit(end - first, first - before).to_arrow_reader(_BATCH_ROWS)
+    with _shown(connection, end - first, "sorted", progress):
+        ordered = band.order(order).limit(end - first, first - before).to_arrow_reader(_BATCH_ROWS)
     ends: list[tuple[float, str]] = []  # score and patch_id of a batch's first and last pick
 
     def picks() -> Iterator[pa.Table]:
@@ -181,6 +190,7 @@ def _stream(choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | P
             ends.extend((scores[row].as_py(), ids[row].as_py()) for row in (0, len(ids) - 1))
             yield _ranked_rows(batch, place)
             place += batch.num_rows
+            progress(place, end - first, "written")
         assert place == end - first
 
     def recipe() -> ManifestRecipe:
@@ -196,6 +206,15 @@ def _stream(choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | P
         return _recipe(choice, counts)
 
     return Manifest.write(out, picks(), recipe)
+
+
+def _shown(
+    connection: duckdb.DuckDBPyConnection, rows: int, what: str, progress: Progress
+) -> contextlib.AbstractContextManager[None]:
+    """While in it, DuckDB's own estimate of how many of `rows` are counted or sorted is told."""
+    if progress is silent:
+        return contextlib.nullcontext()
+    return sql.watching(connection, lambda share: progress(int(share * rows), rows, what))
 
 
 def _tally(store: Store, rows: duckdb.DuckDBPyRelation) -> tuple[dict[str, int], Histogram]:

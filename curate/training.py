@@ -44,7 +44,7 @@ from curate.loader import Batch, batches
 from curate.manifest import Manifest
 from curate.metrics import rgb_to_y
 from curate.processes import Team
-from curate.progress import Progress, silent
+from curate.progress import Meter, Progress, silent
 from curate.reuse import differences
 from curate.storage import Place
 from curate.store import Store
@@ -54,7 +54,6 @@ __all__ = ["train"]
 _VERSION = 1  # raise it when the same options begin to give other steps
 _HARMLESS = ("log_every", "save_every")  # options that change nothing about what is trained
 _CHARBONNIER = 1e-3  # epsilon, of values in [0, 1] (LapSRN, Lai et al. 2017)
-_PROGRESS_EVERY = 10  # steps
 
 
 def train(
@@ -300,7 +299,7 @@ class _Live:
 def _fit(run: _Run, live: _Live, feed: Iterator[Batch], team: Team, keeper: "_Keeper") -> None:
     """The loop."""
     config = run.config
-    for batch in islice(feed, run.steps - live.step):
+    for batch in keeper.meter.waiting("decoding", islice(feed, run.steps - live.step)):
         torch.manual_seed(_step_seed(config.seed, live.step, team.rank))
         for group in live.optimiser.param_groups:
             group["lr"] = config.rate * _factor(config, live.step, run.steps)
@@ -375,6 +374,7 @@ class _Keeper:
     curves: Curves
     progress: Progress
     last: dict[str, float] = field(default_factory=dict)
+    meter: Meter = field(default_factory=lambda: Meter(rest="device"))
 
     def after_step(self, live: _Live) -> None:
         config, step, end = self.run.config, live.step, live.step == self.run.steps
@@ -382,8 +382,7 @@ class _Keeper:
             self.last = live.meter.take(step)
             rate = live.optimiser.param_groups[0]["lr"]
             self.curves(step, {**{f"train/{name}": value for name, value in self.last.items()}, "train/rate": rate})
-        if step % _PROGRESS_EVERY == 0 or end:
-            self.progress(step, self.run.steps, self._note(live))
+        self.progress(step, self.run.steps, self._note(live))
         if self.validation is not None and (step % config.validate_every == 0 or end):
             self._validate(live)
         if self.folder and step % config.save_every == 0 and not end:
@@ -417,8 +416,8 @@ class _Keeper:
     def _note(self, live: _Live) -> str:
         if not self.last:
             return ""
-        note = "loss {loss:.5f} {psnr:.2f} dB {images_per_second:.0f} images/s".format(**self.last)
-        return f"{note}, best {live.best['psnr']:.2f}" if live.best else note
+        now = "loss {loss:.5f}, {psnr:.2f} dB, {images_per_second:.0f} crops/s".format(**self.last)
+        return self.meter.note(now, f"best {live.best['psnr']:.2f} dB" if live.best else "")
 
 
 class _Meter:
