@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from curate import stopping
+from curate import completion, shells, stopping
 from curate.config import Option, TrainConfig, options_of, plan
 from curate.errors import CurateError, UsageError, one_line
 
@@ -80,7 +80,7 @@ app = _Verbs(
 
 # A place is text: of the two slashes of a URL a Path would leave one.
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder or URL made by 'curate ingest'.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", autocompletion=completion.devices)]
 EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This process, or workers on a Ray cluster.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Ray's workers (as many as it can have).")]
 PartOption = Annotated[str | None, typer.Option(metavar="i/N", help="One of N runs that do this together: 1/4.")]
@@ -122,6 +122,7 @@ def main() -> None:
     """Run the command line; a mistake of the user's is one line and exit code 2, anything else on disk 1."""
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")  # to look for some takes 20 ms of every command
     try:
+        shells.serve(app)
         app()
     except BaseException as error:
         done = isinstance(error, SystemExit) and not error.code  # before it could be stopped
@@ -270,7 +271,10 @@ def leaks(
 @app.command()
 def score(
     store: StoreArgument,
-    scorers: Annotated[list[str], typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...")],
+    scorers: Annotated[
+        list[str],
+        typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...", autocompletion=completion.scorers),
+    ],
     device: DeviceOption = "auto",
     engine: EngineOption = "local",
     workers: WorkersOption = None,
@@ -298,13 +302,23 @@ def score(
 @app.command()
 def select(
     store: StoreArgument,
-    strategy: Annotated[str, typer.Argument(help="asc, des, refined, random:seed=1, ...")],
+    strategy: Annotated[
+        str, typer.Argument(help="asc, des, refined, random:seed=1, ...", autocompletion=completion.strategies)
+    ],
     out: Annotated[str, typer.Option("-o", "--out", help="The manifest to write: NAME.parquet.")],
-    by: Annotated[str | None, typer.Option(help="The score: srcnn, sobel, ... (needed if there are several).")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="The score: srcnn, sobel, ... (needed if there are several).", autocompletion=completion.scores
+        ),
+    ] = None,
     keep: Annotated[float, typer.Option(help="Share of the candidates to keep, above 0, at most 1.")] = 0.5,
     unit: Annotated[Literal["patches", "pixels"], typer.Option(help="What --keep counts; pixels once.")] = "patches",
     drop_top: Annotated[float | None, typer.Option(help="Share of the hardest to pass over (refined: 0.05).")] = None,
-    where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition on the candidates.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="A condition on the candidates.", autocompletion=completion.condition),
+    ] = None,
     with_flagged: Annotated[bool, typer.Option("--with-flagged", help="Also from near-duplicates and leaks.")] = False,
     memory: Annotated[str, typer.Option(help="For sorting; asc, des, refined and window need no more.")] = "1GB",
     as_json: JsonOption = False,
@@ -346,7 +360,12 @@ def select(
 @app.command()
 def sql(
     store: StoreArgument,
-    query: Annotated[str, typer.Argument(help="One SELECT over images, patches, scores and the manifests.")],
+    query: Annotated[
+        str,
+        typer.Argument(
+            help="One SELECT over images, patches, scores and the manifests.", autocompletion=completion.query
+        ),
+    ],
     manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
     form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
     out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
@@ -438,7 +457,10 @@ def info(
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Count multiply-adds for an answer of 1280x720.")
     ] = None,
-    arch: Annotated[str | None, typer.Option(help="For a checkpoint that does not say: srcnn:scale=2.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="For a checkpoint that does not say: srcnn:scale=2.", autocompletion=completion.archs),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a path is, its counts and its recipe."""
@@ -511,7 +533,13 @@ def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
             option.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[_on_the_command_line(option.type), typer.Option(help=_help(option))],
+            annotation=Annotated[
+                _on_the_command_line(option.type),
+                typer.Option(
+                    help=_help(option),
+                    autocompletion=completion.degradations if option.name == "degrade" else None,
+                ),
+            ],
         )
         for option in options_of(TrainConfig)
     ]
@@ -535,7 +563,10 @@ def train(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
     *,
     out: Annotated[str, typer.Option("-o", "--out", metavar="RUN", help="Its folder or URL; made, or gone on with.")],
-    arch: Annotated[str | None, typer.Option(help="fsrcnn:scale=2, swinir:scale=2,variant=light, ...")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="fsrcnn:scale=2, swinir:scale=2,variant=light, ...", autocompletion=completion.archs),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Arch and options; those given here win.")] = None,
     init: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Weights to start from.")] = None,
     validate: Annotated[str | None, typer.Option(metavar="FOLDER", help="HR images; the best is kept.")] = None,
@@ -584,7 +615,10 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="HR images, or a benchmark's HR and LR_bicubic.")],
     lr: Annotated[str | None, typer.Option(metavar="FOLDER", help="Their LR images; made if there are none.")] = None,
-    arch: Annotated[str | None, typer.Option(help="For a file that does not say: srcnn:scale=2,kernel=9-1-5.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="For a file that does not say: srcnn:scale=2,kernel=9-1-5.", autocompletion=completion.archs),
+    ] = None,
     protocol: Annotated[
         Literal["y", "luma", "rgb"], typer.Option(help="y: most tables; luma: SRCNN's; rgb: EDSR's.")
     ] = "y",

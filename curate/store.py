@@ -517,6 +517,14 @@ class Store:
             "scores": self._scores_view(units),
         }
 
+    def columns(self) -> dict[str, list[str]]:
+        """View -> the names of its columns, of which no table has to be read."""
+        patches = [*_PATCHES, "shard"]
+        scores = [*patches, *self.score_columns()]
+        return {"images": [*_IMAGES], "patches": patches, "scores": scores} | {
+            name: [*columns] for name, columns in flags.COLUMNS.items()
+        }
+
     def _scores_view(self, units: Mapping[int, CommitRecord]) -> str:
         """Patches with a column a scorer.
 
