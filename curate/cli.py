@@ -47,6 +47,7 @@ FormatOption = Annotated[Literal["table", "json"], typer.Option("--format", help
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _LISTED = 10  # refusals that are listed
 _TABLE_ROWS = 1000  # rows of an answer that are drawn as a table; other formats stream without a limit
+_SCRIPT = 16 << 20  # bytes of queries on standard input
 
 
 def entry() -> None:
@@ -276,7 +277,10 @@ def select(
 @app.command()
 def sql(
     store: StoreArgument,
-    query: Annotated[str, typer.Argument(help="One SELECT over images, patches, scores and the manifests.")],
+    query: Annotated[
+        str | None,
+        typer.Argument(help="One SELECT over images, patches, scores and the manifests; without it, a prompt."),
+    ] = None,
     manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
     form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
     out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
@@ -284,31 +288,51 @@ def sql(
     threads: Annotated[int | None, typer.Option(min=1, help="At most (all).")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds at most (no limit).")] = None,
 ) -> None:
-    """Ask the store: read-only SQL (DuckDB) over its tables and over manifests."""
+    """Ask the store: read-only SQL (DuckDB) over its tables and over manifests.
+
+    Without QUERY at a terminal it is a prompt; elsewhere queries come from standard input, each ended by a semicolon.
+    """
     from curate import display, limits, storage
     from curate import sql as engine
     from curate.manifest import Manifest
     from curate.store import Store
 
+    if out is not None and form == "table":
+        raise UsageError("-o should go with --format csv, json or parquet, found a table")
     most = None if memory is None else _bytes(memory, "--memory")
     named = Manifest.named(manifest or [])
     connection = Store.open(store).connect(named, memory=None if most is None else f"{most}B", threads=threads)
     limits.memory(most)
-    with limits.time(timeout, connection.interrupt):
-        if form == "table":
-            columns, rows, more = engine.head(connection, query, _TABLE_ROWS)
-            display.table(columns, rows)
-            if more:
-                display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
-            return
-        answer = engine.reader(connection, query)
-        if out is not None:
-            place = storage.place(out, "an answer")
-            storage.remove_leftovers_of(place)
-            storage.publish(place, lambda stream: engine.write(answer, stream, form))
-            return
-        with display.named_output():
-            engine.write(answer, sys.stdout.buffer, form)
+
+    def answer(query: str, most_rows: int = _TABLE_ROWS) -> int:
+        with limits.time(timeout, connection.interrupt):
+            if form == "table":
+                columns, rows, more = engine.head(connection, query, most_rows)
+                display.table(columns, rows)
+                if more:
+                    display.note(f"the first {most_rows} rows; --format csv, json or parquet gives them all")
+                return len(rows)
+            found = engine.reader(connection, query)
+            if out is not None:
+                place = storage.place(out, "an answer")
+                storage.remove_leftovers_of(place)
+                counts: list[int] = []
+                storage.publish(place, lambda stream: counts.append(engine.write(found, stream, form)))
+                return counts[0]
+            with display.named_output():
+                return engine.write(found, sys.stdout.buffer, form)
+
+    if query is not None:
+        answer(query)
+    elif sys.stdin is not None and sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty()):
+        if out is not None or form == "parquet":
+            raise UsageError(f"{'-o' if out else '--format parquet'} should go with a query, found none")
+        from curate import history
+        from curate.prompt import prompt
+
+        prompt(connection, answer, history.History(history.place()), name=storage.place(store, "a store").name)
+    else:
+        _answer_all(engine.statements(connection, _standard_input()), answer, form)
 
 
 @app.command()
@@ -611,6 +635,28 @@ def demo(
     from curate.demo import demo as run
 
     run(folder, steps=steps, say=display.answer, progress=display.progress)
+
+
+def _standard_input() -> str:
+    """What standard input holds. UsageError for more than any queries are."""
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(_SCRIPT + 1)
+    if len(data) > _SCRIPT:
+        raise UsageError(f"standard input should be queries, found more than {_SCRIPT >> 20} MiB")
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _answer_all(queries: list[str], answer: Callable[[str], object], form: str) -> None:
+    """One after the other, a line apart. UsageError for none, and for several where there is room for one."""
+    from curate import display
+
+    if not queries:
+        raise UsageError("no query: give one, or several on standard input")
+    if len(queries) > 1 and form != "table":
+        raise UsageError(f"--format {form} is one answer, found {len(queries)} queries on standard input")
+    for index, query in enumerate(queries):
+        if index:
+            display.answer("")
+        answer(query)
 
 
 def _show(rows: "pa.Table", form: str) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "parquet",
     "query_error",
     "reader",
+    "statements",
     "text",
     "write",
 ]
@@ -179,6 +180,16 @@ def reader(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchR
     with _refusing(connection):
         answer = _by_arrow(_answer(connection, query))
     return pa.RecordBatchReader.from_batches(answer.schema, batches(answer))
+
+
+def statements(connection: duckdb.DuckDBPyConnection, script: str) -> list[str]:
+    """The statements of a script, each as it stands there; whether they are queries is not looked at.
+
+    Raises UsageError for one that DuckDB cannot parse, before any of them has been run.
+    """
+    _check_utf8(script)
+    with _refusing(connection):
+        return [statement.query for statement in connection.extract_statements(script)]
 
 
 def head(

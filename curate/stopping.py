@@ -9,10 +9,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["Stopped", "caught", "code", "kept", "line", "listen"]
+__all__ = ["Stopped", "caught", "code", "instead", "kept", "line", "listen"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE = 3.0  # seconds for getting out
@@ -47,6 +47,20 @@ def kept() -> Iterator[None]:
     finally:
         if listening:
             signal.signal(signal.SIGTERM, _stop)
+
+
+@contextlib.contextmanager
+def instead(act: Callable[[], object]) -> Iterator[None]:
+    """Ctrl-C does `act` and stops nothing; SIGTERM and SIGHUP stop as ever. In the main thread."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def caught() -> bool:
