@@ -299,40 +299,48 @@ def sql(
 
     if out is not None and form == "table":
         raise UsageError("-o should go with --format csv, json or parquet, found a table")
+    limits.check(timeout)
     most = None if memory is None else _bytes(memory, "--memory")
     named = Manifest.named(manifest or [])
     connection = Store.open(store).connect(named, memory=None if most is None else f"{most}B", threads=threads)
     limits.memory(most)
 
-    def answer(query: str, most_rows: int = _TABLE_ROWS) -> int:
+    def answer(query: str, most_rows: int) -> tuple[int, bool]:
+        """Print an answer: how many rows, and whether there are more."""
         with limits.time(timeout, connection.interrupt):
             if form == "table":
                 columns, rows, more = engine.head(connection, query, most_rows)
-                display.table(columns, rows)
-                if more:
-                    display.note(f"the first {most_rows} rows; --format csv, json or parquet gives them all")
-                return len(rows)
+                display.table(columns, rows, whole=True)
+                return len(rows), more
             found = engine.reader(connection, query)
             if out is not None:
                 place = storage.place(out, "an answer")
                 storage.remove_leftovers_of(place)
                 counts: list[int] = []
                 storage.publish(place, lambda stream: counts.append(engine.write(found, stream, form)))
-                return counts[0]
+                return counts[0], False
             with display.named_output():
-                return engine.write(found, sys.stdout.buffer, form)
+                return engine.write(found, sys.stdout.buffer, form), False
 
-    if query is not None:
-        answer(query)
-    elif sys.stdin is not None and sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty()):
+    if query is None and sys.stdin is not None and sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty()):
         if out is not None or form == "parquet":
             raise UsageError(f"{'-o' if out else '--format parquet'} should go with a query, found none")
         from curate import history
         from curate.prompt import prompt
 
         prompt(connection, answer, history.History(history.place()), name=storage.place(store, "a store").name)
-    else:
-        _answer_all(engine.statements(connection, _standard_input()), answer, form)
+        return
+    queries = [query] if query is not None else engine.statements(connection, _standard_input())
+    if not queries:
+        raise UsageError("no query: give one, or several on standard input")
+    if len(queries) > 1 and form != "table":
+        raise UsageError(f"--format {form} is one answer, found {len(queries)} queries on standard input")
+    for index, one in enumerate(queries):
+        if index:
+            display.answer("")
+        _, more = answer(one, _TABLE_ROWS)
+        if more:
+            display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
 
 
 @app.command()
@@ -643,20 +651,6 @@ def _standard_input() -> str:
     if len(data) > _SCRIPT:
         raise UsageError(f"standard input should be queries, found more than {_SCRIPT >> 20} MiB")
     return data.decode("utf-8-sig", "surrogateescape")
-
-
-def _answer_all(queries: list[str], answer: Callable[[str], object], form: str) -> None:
-    """One after the other, a line apart. UsageError for none, and for several where there is room for one."""
-    from curate import display
-
-    if not queries:
-        raise UsageError("no query: give one, or several on standard input")
-    if len(queries) > 1 and form != "table":
-        raise UsageError(f"--format {form} is one answer, found {len(queries)} queries on standard input")
-    for index, query in enumerate(queries):
-        if index:
-            display.answer("")
-        answer(query)
 
 
 def _show(rows: "pa.Table", form: str) -> None:

@@ -33,7 +33,7 @@ def place() -> Path | None:
 
 
 class History:
-    """`entries`, oldest first, as they were when it was opened; `trouble`, if there is any, in one line.
+    """`entries`, oldest first; `trouble`, if there is any, in one line.
 
     path None keeps nothing. The newest 2,000 stay in the file.
     """
@@ -50,9 +50,10 @@ class History:
             self._give_up(error)
 
     def add(self, text: str) -> None:
-        """Keep one more. Several processes may do so at a time."""
-        if self._path is None:
+        """Keep one more, unless it is the last one again. Several processes may do so at a time."""
+        if self._path is None or self.entries[-1:] == [text]:
             return
+        self.entries.append(text)
         try:
             _append(self._path, _line(text))
         except OSError as error:

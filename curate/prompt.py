@@ -9,11 +9,13 @@ with a dot is for the prompt itself: see `.help`.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import create_app_session, get_app
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
@@ -21,8 +23,10 @@ from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, completion_is_selected, has_focus
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.lexers import PygmentsLexer
 from prompt_toolkit.output import create_output
+from prompt_toolkit.output.plain_text import PlainTextOutput
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 from pygments.lexers.sql import SqlLexer
@@ -72,7 +76,7 @@ _STYLE = Style.from_dict(
 
 def prompt(
     connection: duckdb.DuckDBPyConnection,
-    answer: Callable[[str, int], int],
+    answer: Callable[[str, int], tuple[int, bool]],
     history: History,
     *,
     name: str,
@@ -81,32 +85,35 @@ def prompt(
 ) -> None:
     """Ask at the terminal for queries of `connection`, and have them answered, until their user leaves.
 
-    `answer` prints the answer to one query, at most so many rows of it, and returns how many there were. It may raise
-    any CurateError, or MemoryError: that is said, and the prompt stays. `name` is what stands before the `>`. Without
-    `input` and `output` both are the terminal's.
+    `answer` prints the answer to one query, at most so many rows of it, and returns how many, and whether there are
+    more. It may raise any CurateError, or MemoryError: that is said, and the prompt stays. `name` is what stands before
+    the `>`. Without `input` and `output` both are the terminal's.
     """
-    _Prompt(connection, answer, history, name, input, output).run()
+    with create_app_session(input, _terminal() if output is None else output):
+        _Prompt(connection, answer, history, name).run()
+
+
+def _terminal() -> Output:
+    """Where the prompt is drawn: `> file` is for answers, and a terminal that knows no codes gets none."""
+    return PlainTextOutput(sys.stdout) if is_dumb_terminal() else create_output(always_prefer_tty=True)
 
 
 class _Prompt:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        answer: Callable[[str, int], int],
+        answer: Callable[[str, int], tuple[int, bool]],
         history: History,
         name: str,
-        input: Input | None,
-        output: Output | None,
     ) -> None:
         self._connection = connection
         self._answer = answer
         self._history = history
         self._names = names(connection)
         self._rows = _ROWS
-        if output is None and not is_dumb_terminal():  # which prompt_toolkit finds for itself, and leaves plain
-            output = create_output(always_prefer_tty=True)  # `> file` is for answers
+        self._name = one_line(name)[:_NAME]
         self._session: PromptSession[str] = PromptSession(
-            [("class:name", f"{one_line(name)[:_NAME]}> ")],
+            [("class:name", f"{self._name}> ")],
             multiline=True,
             prompt_continuation=_continuation,
             completer=_Completer(self._names),
@@ -117,13 +124,12 @@ class _Prompt:
             style=_STYLE,
             include_default_pygments_style=False,
             reserve_space_for_menu=6,
-            input=input,
-            output=output,
+            enable_suspend=True,
         )
 
     def run(self) -> None:
         counts = ", ".join(f"{one_line(table)} {rows}" for table, rows in self._counts().items())
-        _say(f"{counts}\nread-only SQL; end a query with ;  .help  .quit")
+        _say(f"{self._name}: {counts}\nread-only SQL; end a query with ;  .help  .quit")
         told = None
         while True:
             if self._history.trouble != told:
@@ -155,8 +161,10 @@ class _Prompt:
         for query in sql.statements(self._connection, text):
             began = time.monotonic()
             with self._interruptible():
-                rows = self._answer(query, self._rows)
-            _say(f"{rows} row{'s' * (rows != 1)}, {time.monotonic() - began:.2f} s", "dim")
+                rows, more = self._answer(query, self._rows)
+            seconds = time.monotonic() - began
+            left = " of more (.rows N shows them)" * more
+            _say(f"{rows} row{'s' * (rows != 1)}{left}, {seconds:.2f} s", "dim")
         return True
 
     @contextlib.contextmanager
@@ -174,7 +182,7 @@ class _Prompt:
                 yield
         except CurateError:
             if pressed:
-                raise UsageError("stopped") from None
+                raise UsageError("stopped by Ctrl-C") from None
             raise
 
     def _command(self, command: str, argument: str) -> bool:
@@ -222,7 +230,8 @@ def _say(text: str, style: str = "") -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(text, style=style))
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 
 
 def _bare(text: str) -> str:
@@ -247,10 +256,12 @@ def _keys() -> KeyBindings:
     def choose(event: KeyPressEvent) -> None:
         event.current_buffer.complete_state = None
 
+    @keys.add(Keys.Vt100MouseEvent)
+    def ignore(event: KeyPressEvent) -> None:
+        """What is pasted may look like a mouse, which is not asked for; prompt_toolkit would fail to read it."""
+
     @Condition
     def is_whole() -> bool:
-        from prompt_toolkit.application import get_app
-
         return _whole(get_app().current_buffer.text)
 
     @keys.add("enter", filter=has_focus(DEFAULT_BUFFER) & ~completion_is_selected & is_whole)

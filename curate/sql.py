@@ -44,6 +44,7 @@ Format = Literal["csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
 
 _SHOWN = 200  # characters of a query that is too long to be repeated in a message
+_LONG = 1000  # characters of a line of DuckDB's, which may have all of a query in it
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
 _TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
 # Values that Python gets from DuckDB as it would by way of Arrow, which takes longer to import than most answers take.
@@ -147,17 +148,22 @@ def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     try:
         tree = json.loads(parsed)
     except RecursionError:
-        raise UsageError(f"the query is nested too deeply: '{one_line(query[:_SHOWN])} ...'") from None
+        raise UsageError(f"the query is nested too deeply: '{_shown(query)}'") from None
     if tree["error"]:
-        raise UsageError(one_line(f"SQL: {tree['error_message']}: '{query}'"))
+        raise UsageError(f"SQL: {one_line(tree['error_message'])}: '{_shown(query)}'")
     for node in _nodes(tree):
         if str(node.get("type")).endswith("_QUERY_NODE"):  # COPY, INSERT, UPDATE, ... as a common table expression
             found = node["type"].removesuffix("_QUERY_NODE")
-            raise UsageError(f"a query can only read; found {found}: '{one_line(query)}'")
+            raise UsageError(f"a query can only read; found {found}: '{_shown(query)}'")
         function = node["function"]["function_name"] if node.get("type") == "TABLE_FUNCTION" else None
         if function is not None and function.lower() not in _TABLE_FUNCTIONS:
             known = listed(_TABLE_FUNCTIONS)
             raise UsageError(f"the table function '{one_line(function)}' is not for queries here; there are: {known}")
+
+
+def _shown(query: str) -> str:
+    """A query as a message repeats it."""
+    return one_line(query if len(query) <= _SHOWN else f"{query[:_SHOWN]} ...")
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -215,7 +221,7 @@ def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBP
     statements = connection.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         found = ", ".join(statement.type.name for statement in statements) or "nothing"
-        raise UsageError(f"a query should be one SELECT; found {found}: '{one_line(query)}'")
+        raise UsageError(f"a query should be one SELECT; found {found}: '{_shown(query)}'")
     check(connection, query)
     return connection.sql(query).project("*")
 
@@ -261,6 +267,7 @@ def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None =
     if any(lines[0].startswith(kind) or f": {kind}" in lines[0] for kind in _NOT_THE_QUERY):
         hint = "; allow more memory, or make room where it spills to (TMPDIR)" if "offload" in lines[0] else ""
         return CurateError(one_line(f"SQL: {lines[0]}{hint}"))
+    lines = [line if len(line) <= _LONG else f"{line[:_LONG]} ..." for line in lines]
     hints = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate", "LINE"))]
     if connection is not None and lines[0].startswith("Catalog Error: Table with name"):
         hints = [f"there are: {listed(name for (name,) in connection.sql('SHOW TABLES').fetchall())}"]
