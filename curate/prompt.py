@@ -9,6 +9,7 @@ with a dot is for the prompt itself: see `.help`.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -136,7 +137,8 @@ class _Prompt:
                 told = self._history.trouble
                 _say(str(told), "dim")
             try:
-                text = self._session.prompt()
+                with stopping.after(_leave):
+                    text = self._session.prompt()
             except KeyboardInterrupt:
                 continue
             except EOFError:
@@ -199,7 +201,7 @@ class _Prompt:
         elif command == ".columns":
             display.table(*self._columns(argument))
         elif command == ".rows":
-            if not argument.isdecimal() or not 0 < len(argument) < 10:
+            if not re.fullmatch("[1-9][0-9]{0,8}", argument):
                 raise UsageError(f".rows should be followed by a number of rows, found '{one_line(argument)}'")
             self._rows = int(argument)
         else:
@@ -223,6 +225,13 @@ class _Prompt:
                 columns, rows, _ = sql.head(self._connection, query, len(self._names.tables[table]))
                 return columns, rows
         raise UsageError(f"no table '{one_line(argument)}'; there are: {listed(self._names.tables)}")
+
+
+def _leave() -> None:
+    """From a signal: end the prompt that is being shown."""
+    app = get_app()
+    if app.loop is not None and app.is_running:
+        app.loop.call_soon_threadsafe(lambda: app.is_done or app.exit(exception=EOFError()))
 
 
 def _say(text: str, style: str = "") -> None:

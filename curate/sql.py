@@ -218,12 +218,24 @@ def head(
 def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
     """One SELECT, checked and not run yet."""
     _check_utf8(query)
-    statements = connection.extract_statements(query)
+    body = _body(query)
+    statements = connection.extract_statements(body)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         found = ", ".join(statement.type.name for statement in statements) or "nothing"
         raise UsageError(f"a query should be one SELECT; found {found}: '{_shown(query)}'")
-    check(connection, query)
-    return connection.sql(query).project("*")
+    check(connection, body)
+    return connection.sql(body).project("*")
+
+
+def _body(query: str) -> str:
+    """A query without the `;` and the comments at its end: DuckDB makes a subquery of it as it stands."""
+    data = query.encode()
+    end = len(data)
+    for start, kind in reversed(duckdb.tokenize(query)):
+        if kind != duckdb.token_type.comment and data[start : start + 1] != b";":
+            break
+        end = start
+    return data[:end].decode()
 
 
 def _by_arrow(answer: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:

@@ -30,6 +30,7 @@ pivot unpivot sample true false interval date timestamp recursive any rows range
 _BEFORE_A_TABLE = {"from", "join", "describe", "summarize", "desc"}
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that needs no quotes, unless it is a word of SQL's own
 _WORD = re.compile(r"(?<!\w)[^\W\d]\w*$")
+_ENDED = re.compile(r"""[\w"']$""")  # a number or something quoted, which nothing continues
 _ELSEWHERE = " zz"  # a word put after a text: it is one of its own unless the text ends in something open
 
 
@@ -93,6 +94,8 @@ def suggestions(before: str, known: Names, after: str = "") -> list[Suggestion]:
     inside = _open(before)
     if inside is None:
         word = match[0] if (match := _WORD.search(before)) else ""
+        if not word and _ENDED.search(before):
+            return []
     elif inside.text.startswith('"'):
         word = before.encode(errors="replace")[inside.start :].decode()
     else:
@@ -126,15 +129,19 @@ def _fitting(
             yield table, "table"
         if before in ("from", "join"):
             return
+    every = dict.fromkeys(column for columns in known.tables.values() for column in columns)
     scope = dict.fromkeys(column for columns in named.values() for column in columns)
+    if head and not named:
+        scope = every
     for column in scope:
         yield column, "column"
     if not word.startswith('"'):
         for keyword in _KEYWORDS.split():
             yield keyword, "keyword"
-    for table in tables:
-        yield table, "table"
-    for column in dict.fromkeys(column for columns in known.tables.values() for column in columns):
+    if before not in _BEFORE_A_TABLE:
+        for table in tables:
+            yield table, "table"
+    for column in every:
         if column not in scope:
             yield column, "column"
     if word and not word.startswith('"'):
