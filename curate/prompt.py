@@ -150,6 +150,8 @@ class _Prompt:
                 if not self._do(text):
                     return
             except CurateError as error:
+                if stopping.caught():  # DuckDB has made this of it
+                    raise
                 _say(str(error), "red")
             except MemoryError:
                 _say("there is not enough memory for this", "red")

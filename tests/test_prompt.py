@@ -525,7 +525,8 @@ def test_a_signal_ends_the_prompt(
         curate.wait(re.escape(ENDLESS))
     time.sleep(0.5 if moment is None else moment)
     os.kill(curate.pid, number)
-    curate.wait(f"curate: stopped by {number.name}; what is finished is kept")
+    said = curate.wait(f"curate: stopped by {number.name}; what is finished is kept")
+    assert "SQL" not in said and "store>" not in said
     assert curate.end() == 128 + number and curate.echoes()
 
 
