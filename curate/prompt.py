@@ -150,8 +150,6 @@ class _Prompt:
                 if not self._do(text):
                     return
             except CurateError as error:
-                if stopping.caught():  # DuckDB has made this of it
-                    raise
                 _say(str(error), "red")
             except MemoryError:
                 _say("there is not enough memory for this", "red")
@@ -182,7 +180,7 @@ class _Prompt:
             self._connection.interrupt()
 
         try:
-            with stopping.instead(press):
+            with stopping.after(self._connection.interrupt), stopping.instead(press):
                 yield
         except CurateError:
             if pressed:

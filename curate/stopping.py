@@ -65,7 +65,8 @@ def instead(act: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def after(leave: Callable[[], object]) -> Iterator[None]:
-    """SIGTERM and SIGHUP `leave` what is inside, and stop after it: an event loop swallows what is raised in it."""
+    """SIGTERM and SIGHUP `leave` what is inside, and stop after it: an event loop swallows what is raised in it, and
+    DuckDB goes on for a while."""
 
     def act(number: int, frame: FrameType | None) -> None:
         if _first(number):
