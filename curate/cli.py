@@ -650,7 +650,7 @@ def _standard_input() -> str:
     data = b"" if sys.stdin is None else sys.stdin.buffer.read(_SCRIPT + 1)
     if len(data) > _SCRIPT:
         raise UsageError(f"standard input should be queries, found more than {_SCRIPT >> 20} MiB")
-    return data.decode("utf-8-sig", "surrogateescape")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _show(rows: "pa.Table", form: str) -> None:

@@ -30,6 +30,9 @@ def test_it_is_for_its_owner_alone(tmp_path: Path) -> None:
     History(path).add("select 'secret'")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     path.chmod(0o644)
+    History(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
     path.write_text("none\n" + path.read_text())  # and so it is written anew
     History(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
