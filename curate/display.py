@@ -5,6 +5,7 @@ answer.
 """
 
 import os
+import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,14 +60,20 @@ def named_output() -> Iterator[None]:
         raise
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """An answer as an aligned table. Control characters in cells are shown, not obeyed."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, whole: bool = False) -> None:
+    """An answer as an aligned table. Control characters in cells are shown, not obeyed.
+
+    Where it is wider than the terminal its cells are cut; if they should be `whole`, a cell becomes a line.
+    """
     numeric = [all(isinstance(row[index], int | float) for row in rows) for index in range(len(columns))]
     names, cells = [one_line(name) for name in columns], [[_cell(value) for value in row] for row in rows]
-    if sys.stdout.isatty():
-        _draw(names, cells, numeric)
-    else:  # a row is a line however wide it is
+    if not sys.stdout.isatty():  # a row is a line however wide it is
         answer("\n".join(_aligned([names, *cells], numeric)))
+    elif whole and max(map(_width, _aligned([names, *cells], numeric))) > shutil.get_terminal_size().columns:
+        blocks = ["\n".join(_aligned(list(zip(names, row, strict=True)), [False, False])) for row in cells]
+        answer("\n\n".join(blocks or ["\n".join(names)]))
+    else:
+        _draw(names, cells, numeric)
 
 
 def _draw(names: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:

@@ -10,10 +10,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["Stopped", "caught", "code", "deferred", "kept", "line", "listen"]
+__all__ = ["Stopped", "after", "caught", "code", "deferred", "instead", "kept", "line", "listen"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE = 3.0  # seconds for getting out,
@@ -68,6 +68,41 @@ def deferred() -> Iterator[None]:
         raise Stopped
 
 
+@contextlib.contextmanager
+def instead(act: Callable[[], object]) -> Iterator[None]:
+    """Ctrl-C does `act` and stops nothing; SIGTERM and SIGHUP stop as ever. In the main thread."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def after(leave: Callable[[], object]) -> Iterator[None]:
+    """SIGTERM and SIGHUP `leave` what is inside, and stop after it: an event loop swallows what is raised in it, and
+    DuckDB goes on for a while."""
+
+    def act(number: int, frame: FrameType | None) -> None:
+        if _first(number):
+            leave()
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is _stop]
+    for number in numbers:
+        signal.signal(number, act)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, _stop)
+        if _caught:
+            raise Stopped
+
+
 def caught() -> bool:
     """Whether a signal has come. What it raised may have become an error of DuckDB's or Arrow's on its way."""
     return bool(_caught)
@@ -84,14 +119,19 @@ def code() -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    if _first(number) and not _deferring:
+        raise Stopped
+
+
+def _first(number: int) -> bool:
+    """Whether a signal is the first one; from it on time runs."""
     if _caught:
-        return
+        return False
     _caught.append(signal.Signals(number))
     timer = threading.Timer(_LONG_GRACE if _deferring else _GRACE, _cut_off)
     timer.daemon = True
     timer.start()
-    if not _deferring:
-        raise Stopped
+    return True
 
 
 def _cut_off() -> None:
