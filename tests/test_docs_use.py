@@ -1,0 +1,111 @@
+"""The pages for users: every command runs, and what they show is what is printed."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pages
+import pytest
+from conftest import synthetic_photo
+from pages import all_blocks, run_page
+from PIL import Image
+from typer.testing import CliRunner
+
+from curate import resize
+from curate.cli import app
+from curate.tensors import to_pixels, to_tensor
+
+RUN = ("sh", "python", "sql")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """`run(page, cheaper)`: what each block printed; of commands their notes too, as a terminal shows them.
+
+    Commands of curate run in this process, where torch is imported once and not once a command.
+    """
+
+    def with_notes(script: str, folder: Path) -> str:
+        if not all(line.startswith("curate ") for line in script.splitlines()):
+            return plain(f"exec 2>&1\n{script}", folder)
+        ran = [CliRunner().invoke(app, shlex.split(line)[1:]) for line in script.splitlines()]
+        assert [f"{done.output}{done.exception!r}" for done in ran if done.exit_code] == []
+        return "".join(done.output for done in ran)
+
+    plain = pages.shell
+    monkeypatch.setattr(pages, "shell", with_notes)
+    return lambda page, cheaper: run_page(page, tmp_path, cheaper, monkeypatch)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """DIV2K/ with three photographs of four windows each, their X2 LR, and Set5/ with one image."""
+    for i in range(1, 4):
+        put(tmp_path, i, synthetic_photo(492, 504, i))
+    (tmp_path / "Set5/HR").mkdir(parents=True)
+    Image.fromarray(synthetic_photo(200, 240, 99)).save(tmp_path / "Set5/HR/woman.png")
+    return tmp_path
+
+
+def put(folder: Path, number: int, hr: np.ndarray) -> None:
+    """A photograph and its LR, where DIV2K has them."""
+    lr = to_pixels(resize.downscale(to_tensor(hr)[None], 2)[0])
+    for name, pixels in (("DIV2K_train_HR/{}.png", hr), ("DIV2K_train_LR_bicubic/X2/{}x2.png", lr)):
+        file = folder / "DIV2K" / name.format(f"{number:04}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file, compress_level=1)
+
+
+def shape(line: str) -> str:
+    """A line without what differs from run to run: numbers, hashes, widths of columns."""
+    for pattern in (r"[0-9a-f]{16,64}", r"(?<=@)[0-9a-f]{8}", r"-?\d+(\.\d+)?(e-?\d+)?"):
+        line = re.sub(pattern, "#", line)
+    return " ".join(line.split())
+
+
+def not_printed(page: str, printed: list[str]) -> list[str]:
+    """Lines of the page's text blocks that the command before did not print, whatever the numbers are."""
+    outputs = iter(printed)
+    lines: set[str] = set()
+    missing = []
+    for block in all_blocks(page):
+        if block.language in RUN:
+            lines = {shape(line) for line in next(outputs).splitlines()}
+        elif block.language == "text":
+            missing += [line for line in block.text.splitlines() if line.strip() != "..." and shape(line) not in lines]
+    return missing
+
+
+def test_what_is_not_printed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = [pages.Block("sh", "curate score"), pages.Block("text", "12 patches of 3 images, 0.5 s\nall done\n...\n")]
+    monkeypatch.setitem(globals(), "all_blocks", lambda _: page)
+    assert not_printed("page", ["7 patches of  1 images, 1e-05 s\n"]) == ["all done"]
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")  # Lightning's, of torch
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves its tar files to Python
+def test_the_trainers_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
+    page = "docs/trainers.md"
+    printed = run(
+        page,
+        {
+            "seed=0), 200)": "seed=0), 2)",
+            "trainer(40)": "trainer(6)",
+            "trainer(20)": "trainer(3)",
+            "losses[20:]": "losses[3:]",
+        },
+    )
+    assert not_printed(page, printed) == []
+    for block in all_blocks(page):
+        language, _, name = block.language.partition(" ")
+        if language == "tree":  # every file of the export, and no other, but for the two that all have
+            patterns = [*block.text.split(), "manifest.parquet", "export.json"]
+            found = [file.relative_to(photographs / name) for file in (photographs / name).rglob("*") if file.is_file()]
+            assert [p for p in patterns if not any(file.match(p) for file in found)] == []
+            assert [str(file) for file in found if not any(file.match(p) for p in patterns)] == []
+        elif name:  # a stub, as it is but for where the export lies
+            lines = (photographs / name).read_text("utf-8").splitlines(keepends=True)
+            written = "".join(line for line in lines if not line.startswith("#"))
+            assert block.text.replace("/data/", f"{photographs}/") == written
