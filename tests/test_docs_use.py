@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from pages import all_blocks, run_page
 from PIL import Image
 from typer.testing import CliRunner
 
-from curate import resize
+import curate
+from curate import resize, stopping
 from curate.cli import app
 from curate.tensors import to_pixels, to_tensor
 
 RUN = ("sh", "python", "sql")
+WOMAN = synthetic_photo(200, 240, 99)
 
 
 @pytest.fixture
@@ -41,21 +44,41 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[s
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """DIV2K/ with three photographs of four windows each, their X2 LR, and Set5/ with one image."""
+    """DIV2K/ with three photographs of four windows each and their X2 LR; Set5/ with its five names."""
     for i in range(1, 4):
-        put(tmp_path, i, synthetic_photo(492, 504, i))
-    (tmp_path / "Set5/HR").mkdir(parents=True)
-    Image.fromarray(synthetic_photo(200, 240, 99)).save(tmp_path / "Set5/HR/woman.png")
+        put(tmp_path / "DIV2K", (f"DIV2K_train_HR/{i:04}.png", f"DIV2K_train_LR_bicubic/X2/{i:04}x2.png"), photo(i))
+    for i, name in enumerate(("baby", "bird", "butterfly", "head")):
+        put(tmp_path / "Set5", (f"HR/{name}.png", f"LR_bicubic/X2/{name}x2.png"), synthetic_photo(48, 60, i))
+    put(tmp_path / "Set5", ("HR/woman.png", "LR_bicubic/X2/womanx2.png"), WOMAN)
     return tmp_path
 
 
-def put(folder: Path, number: int, hr: np.ndarray) -> None:
-    """A photograph and its LR, where DIV2K has them."""
+@pytest.fixture
+def faulty(photographs: Path) -> Path:
+    """The same, and six faults: two LR images, a second copy, half a file, a near-duplicate, a leak."""
+    leaking = photo(9)
+    leaking[60:260, 24:264] = WOMAN
+    darker = (photo(1) * 0.9 + 12).astype(np.uint8)
+    for i, pixels in enumerate((photo(1), photo(1) + 1, photo(1), photo(1), darker, leaking), 4):
+        put(photographs / "DIV2K", (f"DIV2K_train_HR/{i:04}.png", f"DIV2K_train_LR_bicubic/X2/{i:04}x2.png"), pixels)
+    hr, lr = photographs / "DIV2K/DIV2K_train_HR", photographs / "DIV2K/DIV2K_train_LR_bicubic/X2"
+    Image.fromarray(photo(1)[:120]).save(lr / "0004x2.png")
+    (lr / "0005x2.png").unlink()
+    (hr / "0006.png").write_bytes((hr / "0001.png").read_bytes())
+    (hr / "0007.png").write_bytes((hr / "0002.png").read_bytes()[:-2000])
+    return photographs
+
+
+def photo(seed: int) -> np.ndarray:
+    return synthetic_photo(492, 504, seed)
+
+
+def put(folder: Path, names: tuple[str, str], hr: np.ndarray) -> None:
+    """A photograph and its LR."""
     lr = to_pixels(resize.downscale(to_tensor(hr)[None], 2)[0])
-    for name, pixels in (("DIV2K_train_HR/{}.png", hr), ("DIV2K_train_LR_bicubic/X2/{}x2.png", lr)):
-        file = folder / "DIV2K" / name.format(f"{number:04}")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(file, compress_level=1)
+    for name, pixels in zip(names, (hr, lr), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name, compress_level=1)
 
 
 def shape(line: str) -> str:
@@ -109,3 +132,27 @@ def test_the_trainers_page_runs(photographs: Path, run: Callable[..., list[str]]
             lines = (photographs / name).read_text("utf-8").splitlines(keepends=True)
             written = "".join(line for line in lines if not line.startswith("#"))
             assert block.text.replace("/data/", f"{photographs}/") == written
+
+
+def test_the_tutorial_runs(faulty: Path, run: Callable[..., list[str]]) -> None:
+    page = "docs/tutorial.md"
+    study = (pages.ROOT / "pipelines/pruning_study.toml").read_text("utf-8")
+    (faulty / "pipelines").mkdir()
+    (faulty / "pipelines/pruning_study.toml").write_text(less(study), "utf-8")
+    printed = run(page, {"--steps 1000 --crop 48": "--steps 3 --crop 48"})
+    assert not_printed(page, printed) == []
+    assert curate.info(faulty / "run-packed")["weights"] == curate.info(faulty / "run-refined")["weights"]
+    assert "asc-50" in printed[-3] and "Set5" in printed[-3]
+
+
+def less(study: str) -> str:
+    """The published study with two core-sets, one network and one seed, of few steps."""
+    for name in ("full", "asc-25", "asc-75", "des-25", "des-75", "refined-50"):
+        study = re.sub(rf'\[\[select\]\]\nname = "{name}"\n.*?\n\n', "", study, flags=re.DOTALL)
+    head, train, _ = study.split("[[train]]")
+    return f"{head}[[train]]{train}".replace("[0, 1, 2]", "[0]").replace("6000", "2")
+
+
+def test_what_a_stopped_command_says_is_in_the_tutorial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "_caught", [signal.SIGTERM])
+    assert f"\ncurate: {stopping.line()}\n" in (pages.ROOT / "docs/tutorial.md").read_text("utf-8")
