@@ -27,18 +27,17 @@ WOMAN = synthetic_photo(200, 240, 99)
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """`run(page, cheaper)`: what each block printed; of commands their notes too, as a terminal shows them.
 
-    Commands of curate run in this process, where torch is imported once and not once a command.
+    Commands run in this process, where torch is imported once and not once a command.
     """
 
-    def with_notes(script: str, folder: Path) -> str:
-        if not all(line.startswith("curate ") for line in script.splitlines()):
-            return plain(f"exec 2>&1\n{script}", folder)
-        ran = [CliRunner().invoke(app, shlex.split(line)[1:]) for line in script.splitlines()]
+    def commands(script: str, folder: Path) -> str:
+        parts = [shlex.split(line) for line in script.splitlines()]
+        assert {part[0] for part in parts} == {"curate"}
+        ran = [CliRunner().invoke(app, part[1:]) for part in parts]
         assert [f"{done.output}{done.exception!r}" for done in ran if done.exit_code] == []
         return "".join(done.output for done in ran)
 
-    plain = pages.shell
-    monkeypatch.setattr(pages, "shell", with_notes)
+    monkeypatch.setattr(pages, "shell", commands)
     return lambda page, cheaper: run_page(page, tmp_path, cheaper, monkeypatch)
 
 
@@ -121,6 +120,11 @@ def test_the_trainers_page_runs(photographs: Path, run: Callable[..., list[str]]
         },
     )
     assert not_printed(page, printed) == []
+    stubs = ("basicsr/basicsr.yml", "kair/kair.json", "neosr/neosr.toml", "trainner/trainner.yml")
+    text = "".join((photographs / f"coreset-{stub}").read_text("utf-8") for stub in stubs)
+    crops = re.findall(r"\| `(\w+_size)` \| .R px \| (\d+) \|", (pages.ROOT / page).read_text("utf-8"))
+    assert len(crops) == len(stubs)
+    assert [key for key, pixels in crops if not re.search(rf'\b{key}"?(:| =) {pixels}\b', text)] == []
     for block in all_blocks(page):
         language, _, name = block.language.partition(" ")
         if language == "tree":  # every file of the export, and no other, but for the two that all have
@@ -156,3 +160,14 @@ def less(study: str) -> str:
 def test_what_a_stopped_command_says_is_in_the_tutorial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "_caught", [signal.SIGTERM])
     assert f"\ncurate: {stopping.line()}\n" in (pages.ROOT / "docs/tutorial.md").read_text("utf-8")
+
+
+def test_the_questions_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
+    page = "docs/faq.md"
+    printed = run(page, {})
+    assert not_printed(page, printed) == []
+    psnr = [float(number) for number in re.findall(r": ([\d.]+) dB", printed[1])]
+    assert psnr[0] - psnr[1] == pytest.approx(1.32, abs=0.011)  # two roundings
+    shares = dict(re.findall(r"^(.*?): ([\d.]+) %", "".join(printed), re.MULTILINE))
+    assert float(shares.pop("curate")) == 0 and min(map(float, shares.values())) > 0
+    assert "243 240" in "".join(printed) and "[0, 240, 480, 720, 876] 40" in "".join(printed)
