@@ -87,15 +87,19 @@ def shape(line: str) -> str:
     return " ".join(line.split())
 
 
+def is_tree(block: pages.Block) -> bool:
+    return block.text.partition("\n")[0].endswith("/")
+
+
 def not_printed(page: str, printed: list[str]) -> list[str]:
-    """Lines of the page's text blocks that the command before did not print, whatever the numbers are."""
+    """Lines of the page's text blocks, but for trees of files, that the command before did not print, whatever the numbers are."""
     outputs = iter(printed)
     lines: set[str] = set()
     missing = []
     for block in all_blocks(page):
         if block.language in RUN:
             lines = {shape(line) for line in next(outputs).splitlines()}
-        elif block.language == "text":
+        elif block.language == "text" and not is_tree(block):
             missing += [line for line in block.text.splitlines() if line.strip() != "..." and shape(line) not in lines]
     return missing
 
@@ -120,22 +124,26 @@ def test_the_trainers_page_runs(photographs: Path, run: Callable[..., list[str]]
         },
     )
     assert not_printed(page, printed) == []
-    stubs = ("basicsr/basicsr.yml", "kair/kair.json", "neosr/neosr.toml", "trainner/trainner.yml")
+    stubs = ["basicsr/basicsr.yml", "kair/kair.json", "neosr/neosr.toml", "trainner/trainner.yml"]
     text = "".join((photographs / f"coreset-{stub}").read_text("utf-8") for stub in stubs)
     crops = re.findall(r"\| `(\w+_size)` \| .R px \| (\d+) \|", (pages.ROOT / page).read_text("utf-8"))
     assert len(crops) == len(stubs)
     assert [key for key, pixels in crops if not re.search(rf'\b{key}"?(:| =) {pixels}\b', text)] == []
     for block in all_blocks(page):
-        language, _, name = block.language.partition(" ")
-        if language == "tree":  # every file of the export, and no other, but for the two that all have
-            patterns = [*block.text.split(), "manifest.parquet", "export.json"]
-            found = [file.relative_to(photographs / name) for file in (photographs / name).rglob("*") if file.is_file()]
-            assert [p for p in patterns if not any(file.match(p) for file in found)] == []
-            assert [str(file) for file in found if not any(file.match(p) for p in patterns)] == []
-        elif name:  # a stub, as it is but for where the export lies
-            lines = (photographs / name).read_text("utf-8").splitlines(keepends=True)
-            written = "".join(line for line in lines if not line.startswith("#"))
-            assert block.text.replace("/data/", f"{photographs}/") == written
+        if is_tree(block):  # every file of the export, and no other, but for the two that all have
+            name, *patterns = block.text.split()
+            patterns += ["manifest.parquet", "export.json"]
+            out = photographs / name
+            found = [file.relative_to(out) for file in out.rglob("*") if file.is_file()]
+            assert [pattern for pattern in patterns if not any(file.match(pattern) for file in found)] == []
+            assert [str(file) for file in found if not any(file.match(pattern) for pattern in patterns)] == []
+        elif block.language in ("yaml", "toml", "json"):  # a stub, as it is but for where the export lies
+            shown = block.text.replace("/data/", f"{photographs}/")
+            (file,) = (stub for stub in stubs if f"/coreset-{stub.partition('/')[0]}/" in shown)
+            lines = (photographs / f"coreset-{file}").read_text("utf-8").splitlines(keepends=True)
+            assert shown == "".join(line for line in lines if not line.startswith("#"))
+            stubs.remove(file)
+    assert stubs == []
 
 
 def test_the_tutorial_runs(faulty: Path, run: Callable[..., list[str]]) -> None:
