@@ -92,7 +92,7 @@ def is_tree(block: pages.Block) -> bool:
 
 
 def not_printed(page: str, printed: list[str]) -> list[str]:
-    """Lines of the page's text blocks, but for trees of files, that the command before did not print, whatever the numbers are."""
+    """Lines of the page's text blocks that the command before did not print, whatever the numbers are. Trees aside."""
     outputs = iter(printed)
     lines: set[str] = set()
     missing = []
