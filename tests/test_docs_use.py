@@ -20,6 +20,7 @@ from curate.cli import app
 from curate.tensors import to_pixels, to_tensor
 
 RUN = ("sh", "python", "sql")
+BARS = r"[─-▟·]"
 WOMAN = synthetic_photo(200, 240, 99)
 
 
@@ -81,10 +82,16 @@ def put(folder: Path, names: tuple[str, str], hr: np.ndarray) -> None:
 
 
 def shape(line: str) -> str:
-    """A line without what differs from run to run: numbers, hashes, widths of columns."""
+    """A line without what differs from run to run: numbers, hashes, bars, widths of columns."""
+    line = re.sub(BARS, " ", line)
     for pattern in (r"[0-9a-f]{16,64}", r"(?<=@)[0-9a-f]{8}", r"-?\d+(\.\d+)?(e-?\d+)?"):
         line = re.sub(pattern, "#", line)
     return " ".join(line.split())
+
+
+def is_among(line: str, lines: set[str]) -> bool:
+    """Of pictures a part of a line will do: what stands beside what depends on the numbers."""
+    return shape(line) in lines or (re.search(BARS, line) is not None and any(shape(line) in found for found in lines))
 
 
 def is_tree(block: pages.Block) -> bool:
@@ -100,7 +107,8 @@ def not_printed(page: str, printed: list[str]) -> list[str]:
         if block.language in RUN:
             lines = {shape(line) for line in next(outputs).splitlines()}
         elif block.language == "text" and not is_tree(block):
-            missing += [line for line in block.text.splitlines() if line.strip() != "..." and shape(line) not in lines]
+            shown = [line for line in block.text.splitlines() if line.strip() not in ("", "...")]
+            missing += [line for line in shown if not is_among(line, lines)]
     return missing
 
 
