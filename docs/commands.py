@@ -21,11 +21,13 @@ from curate.cli import app
 PAGE = Path(__file__).parent / "commands.md"
 START = """# Commands
 
-Every command with its arguments, options and defaults. This page is made from the commands themselves by `python
-docs/commands.py`; do not edit it. What they are for is in [the README](../README.md#from-photographs-to-a-trained-network).
+Every command with its arguments, options and defaults. This page is made from the commands themselves by
+`python docs/commands.py`; do not edit it. What they are for is in
+[the README](../README.md#from-photographs-to-a-trained-network).
 
-The exit code is 0 where all is done, 1 where the disk, the memory or a file is at fault (of `verify` and `repair`: where
-anything is not whole), 2 for a mistake in what was asked, and 128 and the signal's number for a command that was stopped.
+The exit code is 0 where all is done, 1 where the disk, the memory or a file is at fault (of `verify` and `repair`:
+where anything is not whole), 2 for a mistake in what was asked, and 128 and the signal's number for a command that was
+stopped.
 """
 HEAD = "| argument or option | default | |\n|---|---|---|"
 VALUES = {int: "N", float: "X", str: "TEXT", Path: "PATH"}

@@ -8,7 +8,7 @@ import math
 import re
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import scene, synthetic_photo
-from pages import ROOT, all_blocks, blocks, commands, run_page, shell
+from pages import ROOT, all_blocks, blocks, commands, run_page
 from PIL import Image
 from scipy.stats import rankdata
 
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 Answer = list[tuple[Any, ...]]
 
 
-# --- what the audits are asked of --------------------------------------------------------------------------------------
+# --- what the audits are asked of -------------------------------------------------------------------------------------
 
 
 class Known(NamedTuple):
@@ -117,7 +117,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Known:
     save(street[12:], photos / "bsds-train/seen.jpg", quality=92)
     for i in range(3):
         save(synthetic_photo(97 + i, 140, 20 + i), photos / f"bsds-train/{i}.jpg", quality=90)
-    save(np.full((96, 96, 3), 128, np.uint8), photos / "t91/flat.png")
+    save(np.full((144, 144, 3), 128, np.uint8), photos / "t91/flat.png")
     save(synthetic_photo(40, 40, 30), photos / "t91/small.png")
     (photos / "t91/again.png").write_bytes((photos / "kodak/kodim01.png").read_bytes())
     save(synthetic_photo(120, 156, 0), photos / "web/resaved.jpg", quality=80)
@@ -150,7 +150,7 @@ def asked(request: pytest.FixtureRequest) -> Known:
     return found
 
 
-# --- the audits, by brute force ----------------------------------------------------------------------------------------
+# --- the audits, by brute force ---------------------------------------------------------------------------------------
 
 
 def half_up(value: float, digits: int = 1) -> float:
@@ -226,9 +226,7 @@ def covered(k: Known) -> Answer:
 
 
 def hardest(k: Known) -> Answer:
-    return [
-        (p["image"]["name"], p["y"], p["x"], p["srcnn"], p["sobel"], p["noise"], k.rank(p)) for p in k.hardest[:10]
-    ]
+    return [(p["image"]["name"], p["y"], p["x"], p["srcnn"], p["sobel"], p["noise"], k.rank(p)) for p in k.hardest[:10]]
 
 
 def tenths(rows: list[Row]) -> Iterator[tuple[int, list[Row]]]:
@@ -323,7 +321,12 @@ def once_jpeg(k: Known) -> Answer:
     for patch in k.patches:
         of[patch["image"]["source"], Path(patch["image"]["name"]).suffix[1:]].append(patch)
     rows = [
-        (*kind, len(p), half_up(float(np.median([q["blockiness"] for q in p]))), float(np.median([q["srcnn"] for q in p])))
+        (
+            *kind,
+            len(p),
+            half_up(float(np.median([q["blockiness"] for q in p]))),
+            float(np.median([q["srcnn"] for q in p])),
+        )
         for kind, p in of.items()
     ]
     return sorted(rows, key=lambda row: -row[3])
@@ -408,10 +411,12 @@ def leaked(k: Known) -> Answer:
 
 BRUTE_FORCE: dict[int, Callable[[Known], Answer]] = dict(
     enumerate(
-        [most, nothing, evenness, parts, shards, covered]
-        + [hardest, deciles, flat, hard_all_over, borders, sample, around]
-        + [agreement, disagreement, once_jpeg]
-        + [just_outside, cut_ties, made_again, sound, overlap, entered, refused, doubles, leaked],
+        (
+            *(most, nothing, evenness, parts, shards, covered),
+            *(hardest, deciles, flat, hard_all_over, borders, sample, around),
+            *(agreement, disagreement, once_jpeg),
+            *(just_outside, cut_ties, made_again, sound, overlap, entered, refused, doubles, leaked),
+        ),
         1,
     )
 )
@@ -437,3 +442,108 @@ def test_the_photographs_have_something_of_everything(photographs: Known) -> Non
     assert {"copy", "smaller than a patch", "truncated", "near-duplicate", "overlaps street.png"} <= reasons
     for number, query in QUERIES.items():
         assert photographs.answer(query), number
+
+
+def test_the_list_for_other_tools_is_the_manifest(photographs: Known) -> None:
+    commands(AUDITS[len(AUDITS)].text, photographs.folder)
+    rows = list(csv.DictReader(io.StringIO((photographs.folder / "chosen.csv").read_text("utf-8"))))
+    assert [int(row["rank"]) for row in rows] == list(range(len(photographs.refined)))
+    of_id = {patch["patch_id"]: patch for patch in photographs.patches}
+    for row, (patch_id, chosen) in zip(rows, photographs.refined.items(), strict=True):
+        image = of_id[patch_id]["image"]
+        place = (image["source"], image["name"], str(chosen["y"]), str(chosen["x"]), str(chosen["size"]))
+        assert (row["source"], row["name"], row["y"], row["x"], row["size"]) == place
+        assert (float(row["score"]), float(row["weight"])) == (chosen["score"], chosen["weight"])
+
+
+def test_the_views_of_the_cookbook_have_these_columns(photographs: Known) -> None:
+    named = table_rows(COOKBOOK, "SQL cookbook")
+    assert set(photographs.store.views()) <= {view for view, *_ in named}
+    for view, _, columns in named:
+        found = photographs.answer(f"SELECT column_name FROM (DESCRIBE {view})")
+        names = ", ".join(name for (name,) in found)
+        assert names == columns or (view == "scores" and names.startswith("patch_id, image_id, y, x, size, shard, ")), (
+            view
+        )
+
+
+# --- the formats ------------------------------------------------------------------------------------------------------
+
+FORMATS = "docs/formats.md"
+
+
+def table_rows(page: str, heading: str) -> list[list[str]]:
+    """The rows of the tables under a heading that begin with a word in backticks: the word, and the other cells."""
+    section = re.split(r"^#+ ", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE)
+    (text,) = (text for text in section if text.partition("\n")[0] == heading)
+    rows = re.findall(r"^\| `([^`]+)`[^|]*\|(.*)\|$", text, re.MULTILINE)
+    return [[name, *(cell.strip() for cell in rest.split("|"))] for name, rest in rows]
+
+
+def test_the_formats_can_be_read_without_curate(photographs: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = run_page(FORMATS, photographs.folder, {"--steps 1000": "--steps 2 --batch-size 2 --crop 48"}, monkeypatch)
+    _, tables, hardest, window, record, manifest, grouped, checkpoint, report = printed
+    assert tables.startswith(f"{len(photographs.images)} files, {len(photographs.patches)} scores, ")
+    of = [(p["image"]["name"], p["y"], p["x"], p["size"]) for p in photographs.hardest[:3]]
+    assert [row[:4] for row in eval(hardest)] == of
+    assert window == "(48, 48, 3)\n" and record.count("True True") == 4 and "False" not in record
+    assert manifest.startswith(f"refined {{'drop_top': 0.05}} srcnn {len(photographs.refined)} patches")
+    assert grouped.count('"strategy": "refined"') == 1 and checkpoint.startswith("fsrcnn:")
+    candidates = photographs.candidates
+    places = [place for place, patch in enumerate(candidates) if photographs.rank(patch) is not None]
+    every = re.findall(r"\w+ ranks (\d+) to (\d+) of (\d+)", report)
+    assert [tuple(map(int, found)) for found in every] == [(min(places), max(places), len(candidates))]
+
+
+@pytest.mark.parametrize("name", ["images", "cells", "patches", "duplicates", "leaks", "retried", "manifest"])
+def test_the_columns_on_the_page_are_those_of_the_tables(name: str) -> None:
+    fields = {**layout.OF_SHARD, "duplicates": layout.DUPLICATES, "leaks": layout.LEAKS, "manifest": layout.MANIFEST}[
+        name
+    ]
+    rows = [row[:3] for row in table_rows(FORMATS, name) if len(row) == 4]
+    assert rows == [[field.name, str(field.type), "yes" if field.nullable else "no"] for field in fields]
+
+
+@pytest.mark.parametrize(
+    ("heading", "document"),
+    [
+        ("Commit records", "commit-record"),
+        ("manifest", "manifest-recipe"),
+        ("A checkpoint", "checkpoint-recipe"),
+        ("A report's numbers", "report-record"),
+    ],
+)
+def test_the_keys_on_the_page_are_those_of_the_documents(heading: str, document: str) -> None:
+    properties = json.loads((ROOT / "schemas" / f"{document}.json").read_text("utf-8"))["properties"]
+    keys = [row[0] for row in table_rows(FORMATS, heading) if len(row) == 2]
+    assert keys == list(properties)
+
+
+# --- a scorer of your own ---------------------------------------------------------------------------------------------
+
+
+def test_the_scorers_of_the_page_work_from_the_current_folder(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = run_page("docs/scorer.md", tmp_path, {"--patch 96 --step 48": "--patch 48 --step 48"}, monkeypatch)
+    rows = eval(printed[-1])
+    assert len(rows) == len(list(photo_folder.iterdir()))
+    assert [row["gain"] for row in rows] == pytest.approx([2.0] * len(rows))
+    assert [row["span"] for row in rows] == sorted((row["span"] for row in rows), reverse=True)
+    with pytest.raises(curate.errors.UsageError, match=r"cut should be from 0 to below 0\.5, found 0\.7"):
+        curate.plugins.parse("scorers", "my_lab.span:cut=0.7")
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_of_commands_is_what_they_say() -> None:
+    """Otherwise `python docs/commands.py` writes it anew."""
+    done = subprocess.run([sys.executable, "docs/commands.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text("utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert [page for page in pages if f"]({page})" not in index] == []
