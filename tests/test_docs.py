@@ -50,7 +50,7 @@ def cheaper(script: str, replaced: dict[str, str]) -> str:
 
 
 def test_the_readme_s_commands_run(div2k: Path) -> None:
-    printed = shell(cheaper(readme("curate ingest DIV2K/"), {"--steps 20000": "--steps 2"}), div2k)
+    printed = commands(cheaper(readme("curate ingest DIV2K/"), {"--steps 20000": "--steps 2"}), div2k)
     assert "2 images added (8 patches" in printed and "4 of 8 patches selected" in printed
     assert "average" in printed and (div2k / "run" / "model.safetensors").exists()
 

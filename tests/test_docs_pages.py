@@ -122,6 +122,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Known:
     (photos / "t91/again.png").write_bytes((photos / "kodak/kodim01.png").read_bytes())
     save(synthetic_photo(120, 156, 0), photos / "web/resaved.jpg", quality=80)
     save(synthetic_photo(60, 72, 40), photos / "web/new.png")
+    noise = np.random.default_rng(0).normal(0, 12, (97, 140, 3))
+    noisy = (synthetic_photo(97, 140, 20) + noise).clip(0, 255).astype(np.uint8)
+    save(noisy, photos / "web/noisy.png")  # has more bytes than 0.jpg, which therefore is the one that is flagged
     (photos / "web/half.jpg").write_bytes((photos / "bsds-train/1.jpg").read_bytes()[:2000])
     script = blocks(COOKBOOK, "sh")[0].replace("--patch 96 --step 48", "--patch 48 --step 24").replace("8MB", "100KB")
     assert "--patch 48 --step 24 --shard-size 100KB" in script
@@ -133,11 +136,12 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Known:
 def tables(tmp_path_factory: pytest.TempPathFactory, write_store: Callable[..., Store]) -> Known:
     """Tables with few different scores, so that there are ties everywhere, at the window's edges too."""
     folder, rng = tmp_path_factory.mktemp("tables"), np.random.default_rng(7)
-    units = (14, 9, 1, 23, 6, 31)
+    units = (14, 9, 1, 23, 6, 31, 10, 2, 1)
     scores = {
         name: (rng.integers(0, levels, sum(units)) / 16).tolist()
         for name, levels in (("srcnn", 9), ("sobel", 11), ("noise", 40), ("blockiness", 40))
     }
+    scores["srcnn"][-3:] = [0.0, 20.0, 20.0]  # the last image but one is too easy and too hard, the last too hard
     write_store(folder / "store", units, scores)
     for name, by in (("refined", "srcnn"), ("textured", "sobel")):
         curate.select(folder / "store", "refined", by=by).save(folder / f"{name}.parquet")
@@ -436,12 +440,31 @@ def test_an_audit_answers_what_brute_force_does(number: int, asked: Known) -> No
     assert found == near
 
 
-def test_the_photographs_have_something_of_everything(photographs: Known) -> None:
+def test_the_photographs_have_something_of_everything(photographs: Known, tables: Known) -> None:
     """Or the audits of it would agree on nothing."""
     reasons = {row[0] for row in photographs.answer(QUERIES[23])}
     assert {"copy", "smaller than a patch", "truncated", "near-duplicate", "overlaps street.png"} <= reasons
+    assert {row[0] for row in photographs.answer(QUERIES[24])} == {"resaved.jpg", "0.jpg"}
+    assert {"too easy and too hard", "too hard"} <= {row[2] for row in tables.answer(QUERIES[2])}
+    assert all(patches > chosen > 0 for _, patches, chosen in tables.answer(QUERIES[18]))
     for number, query in QUERIES.items():
         assert photographs.answer(query), number
+
+
+def test_a_manifest_that_is_another_one_is_noticed(photographs: Known, tables: Known, tmp_path: Path) -> None:
+    drawn = curate.select(photographs.folder / "store", "random").save(tmp_path / "refined.parquet").path
+    expected, found, same = photographs.store.query(QUERIES[19], {"refined": drawn}).to_pylist()[0].values()
+    assert expected == found and same < found / 10
+    foreign = {"refined": tables.folder / "refined.parquet"}
+    (sound,) = photographs.store.query(QUERIES[20], foreign).to_pylist()
+    assert sound["not_in_store"] == sound["rows"] == len(tables.refined)
+
+
+@pytest.mark.parametrize("number", QUERIES)
+def test_the_answer_on_the_page_has_the_query_s_columns(number: int, photographs: Known) -> None:
+    (shown,) = (block.text for block in _SHOWN if block.heading == AUDITS[number].heading and block.language == "text")
+    manifests = {name: photographs.folder / f"{name}.parquet" for name in ("refined", "textured")}
+    assert shown.splitlines()[0].split() == photographs.store.query(QUERIES[number], manifests).column_names
 
 
 def test_the_list_for_other_tools_is_the_manifest(photographs: Known) -> None:
