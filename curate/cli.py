@@ -1,22 +1,24 @@
 """The command line: each command parses, calls one function of the library and prints.
 
-Nothing heavy is imported here: `curate --help` answers before torch would have loaded.
+Nothing heavy is imported here: `curate --help` answers before torch would have loaded. What takes seconds to import is
+imported where the progress display shows already that something is going on.
 """
 
 import atexit
 import errno
+import functools
 import inspect
-import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from curate import stopping
+from curate import completion, shells, stopping
 from curate.config import Option, TrainConfig, options_of, plan
 from curate.errors import CurateError, UsageError, one_line
 
@@ -27,7 +29,47 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "entry", "main"]
 
-app = typer.Typer(
+_QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
+_DebugOption = Annotated[bool, typer.Option("--debug", help="Show where in curate an error comes from.")]
+_debugging = False
+
+
+class _Verbs(typer.Typer):
+    """An app whose commands all have --quiet and --debug."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
+        register = super().command(*arguments, **options)
+
+        def add(function: Callable[..., None]) -> Callable[..., None]:
+            register(_with_common_options(function))
+            return function
+
+        return add
+
+
+def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(function)
+    def command(*arguments: Any, quiet: bool, debug: bool, **options: Any) -> None:
+        from curate import display
+
+        global _debugging
+        _debugging = debug
+        display.quiet(quiet)
+        function(*arguments, **options)
+
+    own = inspect.signature(function, eval_str=True)
+    common = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in (("quiet", _QuietOption), ("debug", _DebugOption))
+    ]
+    command.__signature__ = own.replace(parameters=[*own.parameters.values(), *common])  # type: ignore[attr-defined]
+    command.__annotations__ = {
+        parameter.name: parameter.annotation for parameter in (*own.parameters.values(), *common)
+    }
+    return command
+
+
+app = _Verbs(
     name="curate",
     help="Choose what super-resolution models train on.",
     no_args_is_help=True,
@@ -38,11 +80,11 @@ app = typer.Typer(
 
 # A place is text: of the two slashes of a URL a Path would leave one.
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder or URL made by 'curate ingest'.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", autocompletion=completion.devices)]
 EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This process, or workers on a Ray cluster.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Ray's workers (as many as it can have).")]
 PartOption = Annotated[str | None, typer.Option(metavar="i/N", help="One of N runs that do this together: 1/4.")]
-FormatOption = Annotated[Literal["table", "json"], typer.Option("--format", help="For people, or for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _LISTED = 10  # refusals that are listed
@@ -80,9 +122,12 @@ def main() -> None:
     """Run the command line; a mistake of the user's is one line and exit code 2, anything else on disk 1."""
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")  # to look for some takes 20 ms of every command
     try:
+        shells.serve(app)
         app()
     except BaseException as error:
         done = isinstance(error, SystemExit) and not error.code  # before it could be stopped
+        if _debugging and not isinstance(error, SystemExit):
+            traceback.print_exception(error)
         if stopping.caught() and not done:
             _fail(stopping.line(), stopping.code())
         if isinstance(error, CurateError):
@@ -91,7 +136,17 @@ def main() -> None:
             _fail(_reason(error), 1)
         if isinstance(error, MemoryError):
             _fail("there is not enough memory for this", 1)
+        if isinstance(error, Exception):
+            _fail(_bug(error), 1)
         raise
+
+
+def _bug(error: Exception) -> str:
+    """Anything else is a mistake of ours: what it is, where it was, and how to see more."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}, line {last.lineno}"
+    more = "" if _debugging else "; the same command with --debug shows the way there, for a report"
+    return f"an error of curate's own: {type(error).__name__}: {error} ({where}){more}"
 
 
 def _reason(error: OSError) -> str:
@@ -122,6 +177,7 @@ def ingest(
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     part: PartOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Put photographs into a store: bytes verbatim, every image proven whole, windows laid out."""
     from curate import display
@@ -143,6 +199,9 @@ def ingest(
             part=_part(part),
             progress=progress,
         )
+    if as_json:
+        display.record(report)
+        return
     if report.missing:
         display.answer(
             f"this part is done; {report.missing} chunks are left to others, the last of whom writes the store"
@@ -171,7 +230,7 @@ def ingest(
 
 
 @app.command()
-def duplicates(store: StoreArgument, form: FormatOption = "table") -> None:
+def duplicates(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Find images that show the same picture; one of each is kept, 'select' leaves the others out."""
     from curate import display
     from curate.duplication import duplicates as run
@@ -179,8 +238,8 @@ def duplicates(store: StoreArgument, form: FormatOption = "table") -> None:
     with display.progress("duplicates", "images") as progress:
         report = run(store, progress=progress)
     _notes(report.why)
-    _show(report.pairs, form)
-    if form == "table":
+    _show(report.pairs, as_json)
+    if not as_json:
         display.answer(f"{report.flagged} near-duplicates of others flagged, {report.images} images newly looked at")
 
 
@@ -189,7 +248,7 @@ def leaks(
     store: StoreArgument,
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="HR test images, or a benchmark with HR in it.")],
     name: Annotated[str | None, typer.Option(help="What to call the test set (its folder's name).")] = None,
-    form: FormatOption = "table",
+    as_json: JsonOption = False,
 ) -> None:
     """Find training images that overlap a test set, cropped or re-encoded too; 'select' leaves them out."""
     from curate import display
@@ -200,8 +259,8 @@ def leaks(
     _notes(report.why)
     for test in report.featureless:
         display.note(f"{one_line(test)} has little to be recognised by: a copy of it may not be found")
-    _show(report.leaks, form)
-    if form == "table":
+    _show(report.leaks, as_json)
+    if not as_json:
         count = len(set(report.leaks["image_id"].to_pylist()))
         display.answer(
             f"{count} images overlap {len(set(report.leaks['test'].to_pylist()))} of {report.tests} test images, "
@@ -212,20 +271,28 @@ def leaks(
 @app.command()
 def score(
     store: StoreArgument,
-    scorers: Annotated[list[str], typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...")],
+    scorers: Annotated[
+        list[str],
+        typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...", autocompletion=completion.scorers),
+    ],
     device: DeviceOption = "auto",
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     part: PartOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Score every patch; what is done already is skipped."""
     from curate import display
     from curate.engine import Engine
-    from curate.scoring import score as run
 
     with display.progress("score", "patches") as progress:
+        from curate.scoring import score as run
+
         report = run(store, scorers, device=device, engine=Engine(engine, workers), part=_part(part), progress=progress)
     _notes(report.why)
+    if as_json:
+        display.record(report)
+        return
     display.answer(
         f"{report.patches} patches of {report.images} images scored by {', '.join(report.columns)}, "
         f"{report.skipped} finished units skipped, {report.not_finite} scores not finite"
@@ -235,38 +302,55 @@ def score(
 @app.command()
 def select(
     store: StoreArgument,
-    strategy: Annotated[str, typer.Argument(help="asc, des, refined, random:seed=1, ...")],
+    strategy: Annotated[
+        str, typer.Argument(help="asc, des, refined, random:seed=1, ...", autocompletion=completion.strategies)
+    ],
     out: Annotated[str, typer.Option("-o", "--out", help="The manifest to write: NAME.parquet.")],
-    by: Annotated[str | None, typer.Option(help="The score: srcnn, sobel, ... (needed if there are several).")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="The score: srcnn, sobel, ... (needed if there are several).", autocompletion=completion.scores
+        ),
+    ] = None,
     keep: Annotated[float, typer.Option(help="Share of the candidates to keep, above 0, at most 1.")] = 0.5,
     unit: Annotated[Literal["patches", "pixels"], typer.Option(help="What --keep counts; pixels once.")] = "patches",
     drop_top: Annotated[float | None, typer.Option(help="Share of the hardest to pass over (refined: 0.05).")] = None,
-    where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition on the candidates.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="A condition on the candidates.", autocompletion=completion.condition),
+    ] = None,
     with_flagged: Annotated[bool, typer.Option("--with-flagged", help="Also from near-duplicates and leaks.")] = False,
     memory: Annotated[str, typer.Option(help="For sorting; asc, des, refined and window need no more.")] = "1GB",
+    as_json: JsonOption = False,
 ) -> None:
     """Choose a core-set and write it as a manifest."""
     from curate import display
     from curate.selection import write
 
     options: dict[str, Any] = {} if drop_top is None else {"drop_top": drop_top}
-    counts = write(
-        store,
-        out,
-        strategy,
-        by=by,
-        keep=keep,
-        unit=unit,
-        where=where,
-        with_flagged=with_flagged,
-        memory=memory,
-        **options,
-    ).counts
+    with display.progress("select", "patches") as progress:
+        recipe = write(
+            store,
+            out,
+            strategy,
+            by=by,
+            keep=keep,
+            unit=unit,
+            where=where,
+            with_flagged=with_flagged,
+            memory=memory,
+            progress=progress,
+            **options,
+        )
+    counts = recipe.counts
     if counts["flagged"]:
         query = "select image_id, reason from flags"
         display.note(f'{counts["flagged"]} patches of flagged images left out: curate sql {one_line(store)} "{query}"')
     if counts["unchecked"]:
         display.note(f"{counts['unchecked']} candidates are of shards that a check has not seen: run it again")
+    if as_json:
+        display.record({"manifest": out, "recipe": recipe})
+        return
     display.answer(
         f"{counts['selected']} of {counts['candidates']} patches selected "
         f"({counts['without_finite_score']} without a finite score left out): {one_line(out)}"
@@ -276,7 +360,12 @@ def select(
 @app.command()
 def sql(
     store: StoreArgument,
-    query: Annotated[str, typer.Argument(help="One SELECT over images, patches, scores and the manifests.")],
+    query: Annotated[
+        str,
+        typer.Argument(
+            help="One SELECT over images, patches, scores and the manifests.", autocompletion=completion.query
+        ),
+    ],
     manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
     form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
     out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
@@ -317,7 +406,7 @@ def diff(
     b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     out: Annotated[str | None, typer.Option("-o", "--out", help="Parquet: a row a patch of either.")] = None,
     store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
-    form: FormatOption = "table",
+    as_json: JsonOption = False,
 ) -> None:
     """Say how two core-sets differ: overlap, order, what entered and left, by image and by score."""
     import pyarrow.parquet as pq
@@ -330,9 +419,9 @@ def diff(
         place = storage.place(out, "an answer")
         storage.remove_leftovers_of(place)
         storage.publish(place, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
-    if form == "json":
+    if as_json:
         tables = {"by_score": found.by_score.to_pylist(), "by_image": found.by_image.to_pylist()}
-        display.answer(json.dumps({**found.counts, **tables}, indent=2))
+        display.record({**found.counts, **tables})
         return
     display.answer("\n".join(display.tree(found.counts)))
     for table in (found.by_score, found.by_image.slice(0, _LISTED)):
@@ -346,16 +435,17 @@ def report(
     out: Annotated[str, typer.Option("-o", "--out", help="The page to write: NAME.html.")],
     png: Annotated[str | None, typer.Option(metavar="DIR", help="Figures and patches as PNG files too.")] = None,
     store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what it says in numbers, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what was chosen, what was not and why, as one page that opens offline."""
     from curate import display
-    from curate.reporting import report as run
 
     with display.progress("report", "photographs") as progress:
+        from curate.reporting import report as run
+
         record = run(manifests, out, store=store, png=png, progress=progress)
     if as_json:
-        display.answer(record.model_dump_json(indent=2))
+        display.record(record)
         return
     names = ", ".join(manifest.name for manifest in record.manifests)
     display.answer(one_line(f"{names}: {out}; open it in any browser"))
@@ -367,8 +457,11 @@ def info(
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Count multiply-adds for an answer of 1280x720.")
     ] = None,
-    arch: Annotated[str | None, typer.Option(help="For a checkpoint that does not say: srcnn:scale=2.")] = None,
-    form: FormatOption = "table",
+    arch: Annotated[
+        str | None,
+        typer.Option(help="For a checkpoint that does not say: srcnn:scale=2.", autocompletion=completion.archs),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what a path is, its counts and its recipe."""
     from curate import display
@@ -376,7 +469,10 @@ def info(
     from curate.inspection import parse_size
 
     content = describe(path, size=parse_size(size) if size else None, arch=arch)
-    display.answer(json.dumps(content, indent=2) if form == "json" else "\n".join(display.tree(content)))
+    if as_json:
+        display.record(content)
+        return
+    display.answer("\n".join(display.description(content)))
 
 
 @app.command()
@@ -386,7 +482,7 @@ def verify(
     against: Annotated[
         list[str] | None, typer.Option(metavar="PHOTOS", help="Have these photographs changed? May be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether all is whole, and if not, what is hit; exit code 1 for damage."""
     from curate import display
@@ -395,7 +491,10 @@ def verify(
 
     with display.progress("verify", "files") as progress:
         record = run(*paths, deep=deep, against=against or (), progress=progress)
-    display.answer(record.model_dump_json(indent=2) if as_json else "\n".join(describe(record)))
+    if as_json:
+        display.record(record)
+    else:
+        display.answer("\n".join(describe(record)))
     raise typer.Exit(0 if record.whole else 1)
 
 
@@ -405,6 +504,7 @@ def repair(
     source: Annotated[
         list[str] | None, typer.Option("--from", metavar="PATH", help="Photographs, or a copy of the store; several.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make again what is damaged, byte for byte, and name what cannot be; exit code 1 if anything is left."""
     from curate import display
@@ -413,6 +513,9 @@ def repair(
 
     with display.progress("repair", "files") as progress:
         report = run(path, sources=source or [], progress=progress)
+    if as_json:
+        display.record(report)
+        raise typer.Exit(0 if report.left.whole else 1)
     for word, changes in (("rebuilt", report.rebuilt), ("removed", report.removed)):
         for name, how in changes:
             display.answer(f"{word}  {one_line(name)}: {one_line(how)}")
@@ -430,7 +533,13 @@ def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
             option.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[_on_the_command_line(option.type), typer.Option(help=_help(option))],
+            annotation=Annotated[
+                _on_the_command_line(option.type),
+                typer.Option(
+                    help=_help(option),
+                    autocompletion=completion.degradations if option.name == "degrade" else None,
+                ),
+            ],
         )
         for option in options_of(TrainConfig)
     ]
@@ -454,24 +563,29 @@ def train(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
     *,
     out: Annotated[str, typer.Option("-o", "--out", metavar="RUN", help="Its folder or URL; made, or gone on with.")],
-    arch: Annotated[str | None, typer.Option(help="fsrcnn:scale=2, swinir:scale=2,variant=light, ...")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="fsrcnn:scale=2, swinir:scale=2,variant=light, ...", autocompletion=completion.archs),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Arch and options; those given here win.")] = None,
     init: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Weights to start from.")] = None,
     validate: Annotated[str | None, typer.Option(metavar="FOLDER", help="HR images; the best is kept.")] = None,
     store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
     wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Curves to Weights & Biases too.")] = None,
     device: DeviceOption = "auto",
+    as_json: JsonOption = False,
     **options: Any,
 ) -> None:
     """Train a network on a manifest's patches; the same command goes on with a run that was killed."""
     from curate import display, storage
-    from curate.training import train as run
 
     given = {name: value for name, value in options.items() if value is not None}
     if "milestones" in given:
         given["milestones"] = _numbers(given["milestones"])
     spec, config = plan(recipe, arch, given)
     with display.progress("train", "steps") as progress:
+        from curate.training import train as run
+
         made = run(
             spec,
             manifest,
@@ -484,6 +598,9 @@ def train(
             device=device,
             progress=progress,
         )
+    if as_json:
+        display.record({"run": out, "recipe": made.recipe})
+        return
     last, best = made.recipe["last"], made.recipe["best"]
     result = f"loss {last['loss']:.5f}, {last['psnr']:.2f} dB on the last training crops"
     if best is not None:
@@ -498,22 +615,26 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="HR images, or a benchmark's HR and LR_bicubic.")],
     lr: Annotated[str | None, typer.Option(metavar="FOLDER", help="Their LR images; made if there are none.")] = None,
-    arch: Annotated[str | None, typer.Option(help="For a file that does not say: srcnn:scale=2,kernel=9-1-5.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="For a file that does not say: srcnn:scale=2,kernel=9-1-5.", autocompletion=completion.archs),
+    ] = None,
     protocol: Annotated[
         Literal["y", "luma", "rgb"], typer.Option(help="y: most tables; luma: SRCNN's; rgb: EDSR's.")
     ] = "y",
     device: DeviceOption = "auto",
-    form: FormatOption = "table",
+    as_json: JsonOption = False,
 ) -> None:
     """Measure PSNR and SSIM by the field's protocols, per image and on average."""
     from curate import display
-    from curate.evaluation import averages, summary
-    from curate.evaluation import evaluate as run
 
     with display.progress("eval", "images") as progress:
+        from curate.evaluation import averages, summary
+        from curate.evaluation import evaluate as run
+
         table = run(checkpoint, folder, lr=lr, arch=arch, protocol=protocol, device=device, progress=progress)
-    if form == "json":
-        display.answer(json.dumps(summary(table), indent=2))
+    if as_json:
+        display.record(summary(table))
         return
     rows = [(row["name"], f"{row['psnr']:.2f}", f"{row['ssim']:.4f}") for row in table.to_pylist()]
     mean = averages(table)
@@ -530,13 +651,15 @@ def pack(
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     part: PartOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy the pixels under the chosen windows, once each, into a smaller store with its own manifest."""
     from curate import display
     from curate.engine import Engine
-    from curate.packing import pack as do
 
     with display.progress("pack", "images") as progress:
+        from curate.packing import pack as do
+
         report = do(
             manifest,
             out,
@@ -546,6 +669,9 @@ def pack(
             part=_part(part),
             progress=progress,
         )
+    if as_json:
+        display.record(report)
+        return
     if report.missing:
         display.answer(
             f"this part is done; {report.missing} shards are left to others, the last of whom writes the end"
@@ -567,15 +693,20 @@ def export(
     ],
     scale: Annotated[Literal["2", "3", "4", "none"], typer.Option(help="Of the LR beside; none for HR alone.")] = "2",
     store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Cut the chosen windows out for other trainers, each with a stub of its configuration."""
     from curate import display
-    from curate.exporting import export as do
 
     with display.progress("export", "windows") as progress:
+        from curate.exporting import export as do
+
         report = do(manifest, out, to=to, scale=None if scale == "none" else int(scale), store=store, progress=progress)
     if report.weights_unread:
         display.note("the manifest weights its windows; this target's readers do not look (webdataset's and hf's may)")
+    if as_json:
+        display.record(report)
+        return
     display.answer(
         f"{report.windows} windows exported ({report.kept} there already, {report.bytes / 1e6:.1f} MB), "
         f"with {', '.join(path.name for path in report.stubs)}: {one_line(out)}"
@@ -590,13 +721,18 @@ def run(
     test: Annotated[list[Path] | None, typer.Option(metavar="FOLDER", help="HR images to measure on; several.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Code of yours that it may name.")] = None,
     device: DeviceOption = "auto",
+    as_json: JsonOption = False,
 ) -> None:
     """Do a whole study from one file: ingest, score, select, train, measure, and one result table."""
     from curate import display
-    from curate.pipeline import run as do
 
     with display.progress("run", "steps") as progress:
-        do(pipeline, out, photos, test or [], modules=plugin or [], device=device, progress=progress)
+        from curate.pipeline import run as do
+
+        result = do(pipeline, out, photos, test or [], modules=plugin or [], device=device, progress=progress)
+    if as_json:
+        display.record(result.to_pylist())
+        return
     display.answer((out / "result.md").read_text("utf-8"))
     display.answer(f"{one_line(out)}: result.parquet, result.md, result.svg")
 
@@ -605,31 +741,39 @@ def run(
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put what it makes.")] = Path("curate-demo"),
     steps: Annotated[int, typer.Option(help="Training steps of each network.")] = 1500,
+    as_json: JsonOption = False,
 ) -> None:
     """Do all of the above on a few sample photographs, in a minute or two."""
     from curate import display
     from curate.demo import demo as run
 
-    run(folder, steps=steps, say=display.answer, progress=display.progress)
+    say = display.note if as_json else display.answer
+    result = run(folder, steps=steps, say=say, progress=display.progress)
+    if as_json:
+        display.record(result)
 
 
-def _show(rows: "pa.Table", form: str) -> None:
+def _show(rows: "pa.Table", as_json: bool) -> None:
     """A table of findings, if there are any; all of them as JSON."""
     from curate import display
 
-    if form == "json":
-        display.answer(json.dumps(rows.to_pylist(), indent=2))
+    if as_json:
+        display.record(rows.to_pylist())
     elif rows.num_rows:
         display.table(rows.column_names, [tuple(row.values()) for row in rows.slice(0, _TABLE_ROWS).to_pylist()])
         if rows.num_rows > _TABLE_ROWS:
-            display.note(f"the first {_TABLE_ROWS} rows; --format json gives them all")
+            display.note(f"the first {_TABLE_ROWS} rows; --json gives them all")
 
 
 def _list_command(kind: Literal["scorers", "strategies", "archs"]) -> None:
-    def command() -> None:
+    def command(as_json: JsonOption = False) -> None:
         from curate import display, plugins
 
-        display.table(("name", "what it is"), list(plugins.describe(kind).items()))
+        found = plugins.describe(kind)
+        if as_json:
+            display.record(found)
+            return
+        display.table(("name", "what it is"), list(found.items()))
 
     app.command(kind, help=f"List the {kind} that there are.")(command)
 

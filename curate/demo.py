@@ -38,11 +38,11 @@ def demo(
     steps: int,
     say: Callable[[str], None],
     progress: Callable[[str, str], AbstractContextManager[Progress]],
-) -> None:
+) -> dict[str, float]:
     """Make a store, scores, manifests and checkpoints under `folder`; run again, it skips what is there.
 
-    `say` gets the story line by line, each step with the command that does the same. UsageError if `folder` holds
-    something else.
+    `say` gets the story line by line, each step with the command that does the same. Returns the PSNR in dB after
+    training on each core-set. UsageError if `folder` holds something else.
     """
     store_path = folder / "store"
     empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
@@ -86,6 +86,7 @@ def demo(
     say(f"  curate info {folder / 'refined.parquet'}   the recipe that made it")
     say(f'  curate sql {store_path} "select * from scores order by srcnn desc limit 10"   the hardest patches')
     say(f"  tensorboard --logdir {folder}   the two training runs")
+    return results
 
 
 def _choose(store: Path, name: str, folder: Path, say: Callable[[str], None]) -> Manifest:

@@ -26,7 +26,7 @@ from curate import layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.examination import Examined, Examiner
-from curate.progress import Progress, silent
+from curate.progress import Meter, Progress, silent
 from curate.schema import STATUS_OK
 from curate.schema import Part as FilePart
 from curate.shards import write_tar
@@ -135,7 +135,7 @@ def _in_one_go(
         known = _Known.of(store, survey.only)
         examiner = Examiner(pairs, frozenset(known.files), store.header.patch, survey.only)
         examined = pool.ahead(examiner.examine, sources, 2 * pool.workers() + _MORE_AHEAD)
-        items = _new(tally, examined, known)
+        items = _new(tally, tally.meter.waiting("decoding", examined), known)
         _commit(survey, _written_here(store, _numbered(store, items, shard_size)), tally, split)
         survey.remove()  # that parts of a run have begun
 
@@ -204,6 +204,7 @@ class _Tally:
     shards: int = 0
     missing: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
+    meter: Meter = field(default_factory=lambda: Meter(rest="writing"))
 
     def over(self, examined: Iterable[Examined]) -> Iterator[Examined]:
         for item in examined:
@@ -217,7 +218,9 @@ class _Tally:
             self.bytes += item.size
             if item.status != STATUS_OK:
                 self.refused.append((f"{item.source.source}/{item.source.name}", item.status))
-            self.progress(self.done, self.total, f"{len(self.refused)} refused" if self.refused else "")
+            self.meter.add(pixels=(item.height or 0) * (item.width or 0))
+            refused = f"{len(self.refused)} refused" if self.refused else ""
+            self.progress(self.done, self.total, self.meter.note(refused))
             yield item
 
     def report(self, ignored: int) -> IngestReport:

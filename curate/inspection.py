@@ -7,11 +7,12 @@ import math
 import re
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import storage
+from curate import distribution, storage
 from curate.errors import DataError, UsageError, listed, one_line
-from curate.manifest import Manifest
+from curate.manifest import Manifest, Scan
 from curate.schema import METADATA_KEY, STATUS_OK
 from curate.storage import Place
 from curate.store import CheckSet, Store
@@ -40,9 +41,9 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
     if where.suffix.lower() in _CHECKPOINTS or _has_weights(where):
         return _checkpoint(where, size, arch)
     if where.is_file():
-        manifest = Manifest.load(where)
-        _refuse(asked, where, "manifest")
-        return _manifest(manifest)
+        with Manifest.scan(where) as scan:
+            _refuse(asked, where, "manifest")
+            return _manifest(scan)
     found = "a folder without a store.json or a model.safetensors" if where.is_dir() else "nothing"
     raise UsageError(f"'{one_line(path)}' is not a store, a manifest or a checkpoint: found {found}")
 
@@ -89,6 +90,7 @@ def _store(store: Store) -> dict[str, Any]:
         "scores": scores,
         "flagged": store.findings().flags.num_rows,
         "checks": {found.folder: _seen(store, found) for found in store.check_sets()},
+        "histogram": distribution.of_store(store),
     }
 
 
@@ -99,15 +101,20 @@ def _seen(store: Store, found: CheckSet) -> dict[str, Any]:
     return {"label": found.record.label, "images": ok}
 
 
-def _manifest(manifest: Manifest) -> dict[str, Any]:
-    score = manifest.table["score"]
-    extremes = pc.min_max(score).as_py()
+def _manifest(scan: Scan) -> dict[str, Any]:
+    images = pa.array([], pa.string())
+    ends: list[float | None] = []
+    for batch in scan.batches("image_id", "score"):
+        images = pc.unique(pa.chunked_array([images, pc.unique(batch["image_id"]).dictionary_decode()]))
+        ends += pc.min_max(batch["score"]).as_py().values()
+    finite = [score for score in ends if score is not None and math.isfinite(score)]
     return {
         "kind": "manifest",
-        "patches": len(manifest),
-        "images": pc.count_distinct(manifest.table["image_id"]).as_py(),
-        "score": {"lowest": extremes["min"], "highest": extremes["max"]},
-        "recipe": manifest.recipe.model_dump(mode="json"),
+        "patches": scan.rows,
+        "images": len(images),
+        "score": {"lowest": min(finite, default=None), "highest": max(finite, default=None)},
+        "recipe": scan.manifest.recipe.model_dump(mode="json"),
+        "histogram": distribution.of_manifest(scan),
     }
 
 

@@ -27,7 +27,7 @@ from curate import images, layout, plugins, pool, reuse
 from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, require_disk, run
 from curate.errors import UsageError, listed, one_line
 from curate.means import WindowMeans
-from curate.progress import Progress, silent
+from curate.progress import Meter, Progress, silent
 from curate.schema import CommitRecord, ScorerRecord
 from curate.scorers import MapScorer, PatchScorer, Scorer
 from curate.storage import Place
@@ -40,6 +40,7 @@ _PATCH_BATCH = 64  # windows that a PatchScorer gets at a time
 _STRIP_PIXELS = 1 << 17  # that a MapScorer of known reach gets at a time on a CPU: 0.5 MB a plane, which caches hold
 _MEANS_VERSION = 2  # raise it when the same maps begin to give other means
 _IN_FLIGHT = 3  # images on a GPU: one is copied, one scored, one read back
+_DEVICE = "device"  # what the time of scoring itself is called, also where that is the CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +238,16 @@ def _run(
     work = [shard for shard in work if shard.folders]
     total = sum(store.rows(shard.unit, "patches") for shard in work)
 
+    meter = Meter()
+
     def tell(images: int, patches: int) -> None:
         tally.images, tally.patches = tally.images + images, tally.patches + patches
-        done(tally.patches, total, f"{tally.images} images")
+        done(tally.patches, total, f"{meter.note()}, {tally.images} images".removeprefix(", "))
 
     needed = {folder for shard in work for folder in shard.folders}
     scorers = {folder: job.scorer for folder, job in jobs.items() if folder in needed}
     if engine == LOCAL:
-        scored = _scored_here(store, work, scorers, pick_device(device), tell)
+        scored = _scored_here(store, work, scorers, pick_device(device), tell, meter)
     else:
         scored = _scored_there(_Scoring(store.path.resolve(), device, scorers), work, engine, tell)
     for shard, scores in scored:
@@ -254,9 +257,14 @@ def _run(
 
 
 def _scored_here(
-    store: Store, work: Sequence[_Shard], scorers: Mapping[str, Scorer], device: torch.device, tell: _Tell
+    store: Store,
+    work: Sequence[_Shard],
+    scorers: Mapping[str, Scorer],
+    device: torch.device,
+    tell: _Tell,
+    meter: Meter,
 ) -> Iterator[tuple[_Shard, _Scores]]:
-    scored = _scored(store, _tasks(store, work), scorers, _functions(store, scorers, device), device)
+    scored = _scored(store, _tasks(store, work), scorers, _functions(store, scorers, device), device, meter)
     yield from zip(work, _gathered(store, work, scorers, scored, tell), strict=True)
 
 
@@ -282,7 +290,7 @@ class _Scoring:
 
         def do(shard: _Shard) -> tuple[int, _Scores]:
             counts: list[int] = []
-            scored = _scored(store, _tasks(store, [shard]), self.scorers, functions, device)
+            scored = _scored(store, _tasks(store, [shard]), self.scorers, functions, device, Meter())
             (scores,) = _gathered(store, [shard], self.scorers, scored, lambda images, _: counts.append(images))
             return len(counts), scores
 
@@ -338,17 +346,22 @@ def _scored(
     scorers: Mapping[str, Scorer],
     functions: Mapping[str, _ScoreFunction],
     device: torch.device,
+    meter: Meter,
 ) -> Iterator[tuple[_Task, list[Tensor]]]:
-    """Each task with the scores of its scorers, scores_NK."""
+    """Each task with the scores of its scorers, scores_NK. `meter` gets the seconds of decoding and of the device."""
     store.cell("")  # builds the index here, before several threads ask for it
     if device.type == "cuda":
-        yield from _on_gpu(store, tasks, functions, device)
+        yield from _on_gpu(store, tasks, functions, device, meter)
         return
     own = {folder for folder, scorer in scorers.items() if not scorer.large}  # threads do these, image by image
 
     def work(task: _Task) -> tuple[_Task, Tensor | None, dict[str, Tensor]]:
-        image_CHW = crop_to_multiple(to_tensor(images.decode(store.read_bytes(task.image_id))))
-        scores = {folder: functions[folder](image_CHW, task.corners_N2) for folder in task.folders if folder in own}
+        with meter.timed("decoding"):
+            pixels_HWC = images.decode(store.read_bytes(task.image_id))
+        meter.add(pixels=pixels_HWC.shape[0] * pixels_HWC.shape[1])
+        image_CHW = crop_to_multiple(to_tensor(pixels_HWC))
+        with meter.timed(_DEVICE):
+            scores = {folder: functions[folder](image_CHW, task.corners_N2) for folder in task.folders if folder in own}
         return task, image_CHW if len(scores) < len(task.folders) else None, scores
 
     threads = torch.get_num_threads()
@@ -356,14 +369,19 @@ def _scored(
         for task, image_CHW, scores in pool.ahead(work, tasks, initializer=partial(torch.set_num_threads, 1)):
             if image_CHW is not None:
                 later = (folder for folder in task.folders if folder not in scores)
-                scores |= {folder: functions[folder](image_CHW, task.corners_N2) for folder in later}
+                with meter.timed(_DEVICE, weight=threads):
+                    scores |= {folder: functions[folder](image_CHW, task.corners_N2) for folder in later}
             yield task, [scores[folder] for folder in task.folders]
     finally:
         torch.set_num_threads(threads)  # threads that this process starts later took the last number that was set
 
 
 def _on_gpu(
-    store: Store, tasks: Iterator[_Task], functions: Mapping[str, _ScoreFunction], device: torch.device
+    store: Store,
+    tasks: Iterator[_Task],
+    functions: Mapping[str, _ScoreFunction],
+    device: torch.device,
+    meter: Meter,
 ) -> Iterator[tuple[_Task, list[Tensor]]]:
     """uint8 goes to the device on a stream of its own; nothing waits for an answer until `_IN_FLIGHT` are asked for."""
     copies, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
@@ -373,7 +391,8 @@ def _on_gpu(
         return task, torch.from_numpy(pixels_HWC).pin_memory()
 
     flying: deque[tuple[_Task, list[Tensor], torch.cuda.Event]] = deque()
-    for task, host_HWC in pool.ahead(pinned, tasks):
+    for task, host_HWC in meter.waiting("decoding", pool.ahead(pinned, tasks)):
+        meter.add(pixels=host_HWC.shape[0] * host_HWC.shape[1])
         with torch.cuda.stream(copies):
             image_HWC = host_HWC.to(device, non_blocking=True)
         now.wait_stream(copies)
@@ -384,7 +403,9 @@ def _on_gpu(
         event.record(now)
         flying.append((task, scores, event))
         if len(flying) == _IN_FLIGHT:
-            yield _landed(*flying.popleft())
+            with meter.timed(_DEVICE):
+                landed = _landed(*flying.popleft())
+            yield landed
     while flying:
         yield _landed(*flying.popleft())
 

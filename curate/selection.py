@@ -1,5 +1,6 @@
 """Select: scores -> a Manifest. Which patches are candidates, how many to keep, and what is written down about it."""
 
+import contextlib
 import math
 import platform
 import tempfile
@@ -20,11 +21,12 @@ from curate import __version__, coverage, flags, layout, plugins, sql
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.histogram import Histogram
 from curate.manifest import Manifest
+from curate.progress import Progress, silent
 from curate.schema import ManifestRecipe, StoreReference
 from curate.store import Store
 from curate.strategies import Picks, Ranked, Strategy, share
 
-__all__ = ["candidates", "check_names", "select", "write"]
+__all__ = ["candidates", "check_names", "matching", "select", "write"]
 
 Unit = Literal["patches", "pixels"]
 
@@ -82,6 +84,7 @@ def write(
     where: str | None = None,
     with_flagged: bool = False,
     memory: str = "1GB",
+    progress: Progress = silent,
     **options: object,
 ) -> ManifestRecipe:
     """`select(...).save(out)`, the same bytes, where memory is short; returns the manifest's recipe.
@@ -96,9 +99,10 @@ def write(
         return _select(choice).save(out).recipe
     with tempfile.TemporaryDirectory(prefix="curate-") as spill:
         views, tables = choice.store.views(), choice.store.table_files()
-        connection = sql.connect(views, tables, memory=memory, spill=Path(spill))
+        watched = progress is not silent
+        connection = sql.connect(views, tables, memory=memory, spill=Path(spill), watched=watched)
         try:
-            return _stream(choice, connection, out)
+            return _stream(choice, connection, out, progress)
         except duckdb.Error as error:
             raise sql.query_error(error) from None
         finally:
@@ -153,14 +157,18 @@ def _select(choice: _Choice) -> Manifest:
     return Manifest(_manifest_table(finite, picks), _recipe(choice, counts))
 
 
-def _stream(choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | Path) -> ManifestRecipe:
+def _stream(
+    choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | Path, progress: Progress
+) -> ManifestRecipe:
     """The choice of a stretch of ranks, written as it is sorted. Two passes over the candidates find the band."""
     passed = not choice.with_flagged and connection.sql("FROM flags LIMIT 1").fetchall()
     flagged = "image_id IN (SELECT image_id FROM flags)" if passed else "false"
     score = f"CAST({sql.identifier(choice.column or '')} AS DOUBLE)"
     wanted = f"{', '.join(_COLUMNS)}, {score} AS score, {flagged} AS flagged"
-    rows = _rows(connection, choice.where).project(wanted)
-    counts, scores = _tally(choice.store, rows)
+    rows = matching(connection, choice.where).project(wanted)
+    patches = sum(choice.store.rows(unit, "patches") for unit in choice.store.commits().values())
+    with _shown(connection, patches, "counted", progress):
+        counts, scores = _tally(choice.store, rows)
     budget = share(choice.keep, scores.total)
     if not budget:
         raise _nothing(choice, scores.total, counts["flagged"])
@@ -169,9 +177,10 @@ def _stream(choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | P
     if first >= end:
         raise _nothing(choice, scores.total, counts["flagged"])
     low, high, before = scores.band(first, end, descending=descending)
-    band = rows.filter(f"NOT flagged AND score BETWEEN {_number(low)} AND {_number(high)}")
+    band = rows.filter(f"NOT flagged AND score BETWEEN {sql.number(low)} AND {sql.number(high)}")
     order = f"score {'DESC' if descending else 'ASC'}, patch_id"
-    ordered = band.order(order).limit(end - first, first - before).to_arrow_reader(_BATCH_ROWS)
+    with _shown(connection, end - first, "sorted", progress):
+        ordered = band.order(order).limit(end - first, first - before).to_arrow_reader(_BATCH_ROWS)
     ends: list[tuple[float, str]] = []  # score and patch_id of a batch's first and last pick
 
     def picks() -> Iterator[pa.Table]:
@@ -181,14 +190,15 @@ def _stream(choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | P
             ends.extend((scores[row].as_py(), ids[row].as_py()) for row in (0, len(ids) - 1))
             yield _ranked_rows(batch, place)
             place += batch.num_rows
+            progress(place, end - first, "written")
         assert place == end - first
 
     def recipe() -> ManifestRecipe:
         (one, one_id), (other, other_id) = ends[0], ends[-1]
         inside = (
-            f"score BETWEEN {_number(min(one, other))} AND {_number(max(one, other))}"
-            f" AND (score <> {_number(one)} OR patch_id >= {sql.text(one_id)})"
-            f" AND (score <> {_number(other)} OR patch_id <= {sql.text(other_id)})"
+            f"score BETWEEN {sql.number(min(one, other))} AND {sql.number(max(one, other))}"
+            f" AND (score <> {sql.number(one)} OR patch_id >= {sql.text(one_id)})"
+            f" AND (score <> {sql.number(other)} OR patch_id <= {sql.text(other_id)})"
         )
         windows = band.filter(inside).project("image_id, y, x, size").order("image_id")
         counts["selected"] = end - first
@@ -196,6 +206,15 @@ def _stream(choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | P
         return _recipe(choice, counts)
 
     return Manifest.write(out, picks(), recipe)
+
+
+def _shown(
+    connection: duckdb.DuckDBPyConnection, rows: int, what: str, progress: Progress
+) -> contextlib.AbstractContextManager[None]:
+    """While in it, DuckDB's own estimate of how many of `rows` are counted or sorted is told."""
+    if progress is silent:
+        return contextlib.nullcontext()
+    return sql.watching(connection, lambda share: progress(int(share * rows), rows, what))
 
 
 def _tally(store: Store, rows: duckdb.DuckDBPyRelation) -> tuple[dict[str, int], Histogram]:
@@ -223,11 +242,6 @@ def _ranked_rows(batch: pa.RecordBatch, first: int) -> pa.Table:
     columns |= {"rank": pa.array(np.arange(first, first + batch.num_rows))}
     columns |= {"weight": pa.array(np.ones(batch.num_rows, np.float32))}
     return pa.table([columns[field.name] for field in layout.MANIFEST], schema=layout.MANIFEST)
-
-
-def _number(value: float) -> str:
-    """A float64 in SQL, to the last bit."""
-    return f"CAST('{value!r}' AS DOUBLE)"
 
 
 def _nothing(choice: _Choice, count: int, flagged: int) -> UsageError:
@@ -281,7 +295,7 @@ def _candidates(
 ) -> pa.Table:
     score = f"CAST({sql.identifier(column)} AS DOUBLE)" if column else "CAST(NULL AS DOUBLE)"
     try:
-        rows = _rows(connection, where, joined=bool(more))
+        rows = matching(connection, where, joined=bool(more))
         if missing := set(more) - set(rows.columns):
             raise UsageError(f"the strategy needs '{one_line(listed(missing))}'; the store has: {listed(rows.columns)}")
         wanted = ", ".join([*_COLUMNS, f"{score} AS score", *map(sql.identifier, more)])
@@ -299,7 +313,9 @@ def _check_whole(rows: pa.Table | pa.RecordBatch) -> None:
         raise DataError(f"the store is damaged: it has patches without {listed(missing)}")
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, where: str | None, *, joined: bool = False) -> duckdb.DuckDBPyRelation:
+def matching(
+    connection: duckdb.DuckDBPyConnection, where: str | None, *, joined: bool = False
+) -> duckdb.DuckDBPyRelation:
     """The scores that meet a condition; with the columns of their images beside if `joined` or it names one of these.
 
     Every patch has an image: without that join the rows are the same, and far fewer bytes are read.

@@ -12,7 +12,8 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -32,16 +33,19 @@ __all__ = [
     "connect",
     "head",
     "identifier",
+    "number",
     "parquet",
     "query_error",
     "reader",
     "text",
+    "watching",
     "write",
 ]
 
 Format = Literal["csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
 
+_WATCH_SECONDS = 0.25
 _SHOWN = 200  # characters of a query that is too long to be repeated in a message
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
 _TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
@@ -90,12 +94,13 @@ def connect(
     memory: str | None = None,
     threads: int | None = None,
     spill: Path | None = None,
+    watched: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """A connection with `views` (name -> SELECT, or a table in memory) that can reach `files` and nothing else.
 
     It takes about `memory` (`1GB`; DuckDB's own limit is 80 % of the machine's) and `threads` (all), and puts what goes
     beyond that memory into the folder `spill`, a private one; without one a query that needs more is refused, and
-    nothing is ever written to a disk.
+    nothing is ever written to a disk. Of a `watched` one `watching` tells how far it is.
 
     Raises UsageError if a view cannot be made (two names that differ by case alone, a file that is not Parquet), and
     for an amount of memory or a number of threads that is none; CurateError for a file that is gone.
@@ -116,15 +121,41 @@ def connect(
     allowed = ", ".join(text(path) for file in files for path in dict.fromkeys((str(file), _literal(file))))
     connection.execute(f"SET allowed_paths=[{allowed}]")
     spilling = {} if spill is None else {"temp_directory": text(str(spill))}
-    for name, value in (_SETTINGS | spilling).items():
+    seen = {"enable_progress_bar": "true", "enable_progress_bar_print": "false"} if watched else {}
+    for name, value in (seen | _SETTINGS | spilling | seen).items():
         connection.execute(f"SET {name}={value}")
     return connection
+
+
+@contextlib.contextmanager
+def watching(connection: duckdb.DuckDBPyConnection, tell: Callable[[float], None]) -> Iterator[None]:
+    """Tell four times a second which share of a query, 0 to 1, a `watched` connection has done, as far as it knows."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_WATCH_SECONDS):
+            done = connection.query_progress()  # in percent; -1 between queries
+            if done >= 0:
+                tell(min(done / 100, 1.0))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def text(value: str) -> str:
     """`value` quoted as an SQL string. UsageError for one that is not UTF-8."""
     _check_utf8(value)
     return "'" + value.replace("'", "''") + "'"
+
+
+def number(value: float) -> str:
+    """A finite float64 in SQL, to the last bit."""
+    return f"CAST('{value!r}' AS DOUBLE)"
 
 
 def _check_utf8(text: str) -> None:

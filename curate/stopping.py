@@ -1,8 +1,9 @@
 """Stopping: Ctrl-C, SIGTERM and SIGHUP end a command in order, soon, and with one line that says how to go on.
 
-The first of them raises `Stopped` wherever the program is, so that temporary files go and locks are freed; more of them
-change nothing. What a command has written is whole or absent at any moment, and nothing has to be brought to its end:
-one that does not get out within seconds, because a disk or a network hangs, is cut off as by a kill.
+The first of them raises `Stopped` wherever the program is, so that temporary files go and locks are freed, or, in
+training, at the end of the step, whose state is saved; more of them change nothing. What a command has written is whole
+or absent at any moment, and nothing has to be brought to its end: one that does not get out within seconds, because a
+disk or a network hangs, is cut off as by a kill.
 """
 
 import contextlib
@@ -12,12 +13,14 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["Stopped", "caught", "code", "kept", "line", "listen"]
+__all__ = ["Stopped", "caught", "code", "deferred", "kept", "line", "listen"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_GRACE = 3.0  # seconds for getting out
+_GRACE = 3.0  # seconds for getting out,
+_LONG_GRACE = 10.0  # and for ending a step and saving what it came to
 
 _caught: list[signal.Signals] = []
+_deferring = False
 
 
 class Stopped(BaseException):
@@ -49,6 +52,22 @@ def kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, _stop)
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Only note a signal in the block, which asks `caught` now and then, saves what matters and raises `Stopped`.
+
+    It has ten seconds for that. `Stopped` is raised at the block's end where it has not been.
+    """
+    global _deferring
+    _deferring = True
+    try:
+        yield
+    finally:
+        _deferring = False
+    if _caught:
+        raise Stopped
+
+
 def caught() -> bool:
     """Whether a signal has come. What it raised may have become an error of DuckDB's or Arrow's on its way."""
     return bool(_caught)
@@ -68,10 +87,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _caught:
         return
     _caught.append(signal.Signals(number))
-    timer = threading.Timer(_GRACE, _cut_off)
+    timer = threading.Timer(_LONG_GRACE if _deferring else _GRACE, _cut_off)
     timer.daemon = True
     timer.start()
-    raise Stopped
+    if not _deferring:
+        raise Stopped
 
 
 def _cut_off() -> None:

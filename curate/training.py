@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from curate import degrade, files, optim, plugins, resume, storage
+from curate import degrade, files, optim, plugins, resume, stopping, storage
 from curate.archs import Arch
 from curate.checkpoint import BEST, MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.config import TrainConfig
@@ -44,7 +44,7 @@ from curate.loader import Batch, batches
 from curate.manifest import Manifest
 from curate.metrics import rgb_to_y
 from curate.processes import Team
-from curate.progress import Progress, silent
+from curate.progress import Meter, Progress, silent
 from curate.reuse import differences
 from curate.storage import Place
 from curate.store import Store
@@ -54,7 +54,6 @@ __all__ = ["train"]
 _VERSION = 1  # raise it when the same options begin to give other steps
 _HARMLESS = ("log_every", "save_every")  # options that change nothing about what is trained
 _CHARBONNIER = 1e-3  # epsilon, of values in [0, 1] (LapSRN, Lai et al. 2017)
-_PROGRESS_EVERY = 10  # steps
 
 
 def train(
@@ -122,8 +121,9 @@ def train(
         else:
             keeper = _Keeper(run, team.device, None, None, lambda step, values: None, silent)
         stack.enter_context(torch.random.fork_rng([team.device] if team.device.type == "cuda" else []))
-        _fit(run, live, feed, team, keeper)
-        return keeper.finish(live, team)
+        with stopping.deferred():  # a state that can be saved is one of between two steps
+            _fit(run, live, feed, team, keeper)
+            return keeper.finish(live, team)
 
 
 @dataclass(frozen=True)
@@ -299,25 +299,34 @@ class _Live:
 
 def _fit(run: _Run, live: _Live, feed: Iterator[Batch], team: Team, keeper: "_Keeper") -> None:
     """The loop."""
-    config = run.config
-    for batch in islice(feed, run.steps - live.step):
-        torch.manual_seed(_step_seed(config.seed, live.step, team.rank))
-        for group in live.optimiser.param_groups:
-            group["lr"] = config.rate * _factor(config, live.step, run.steps)
-        parts = batch.parts(config.accumulate)
-        for number, part in enumerate(parts, start=1):
-            with nullcontext() if number == len(parts) else team.alone(live.shared):
-                loss, error = _loss(live.shared, part.to(team.device), run)
-                (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
-            live.meter.add(loss.detach(), error, len(part.weight_B))
-        if config.clip:
-            nn.utils.clip_grad_norm_(live.net.parameters(), config.clip)
-        live.optimiser.step()
-        live.optimiser.zero_grad(set_to_none=True)
-        if live.mean is not None:
-            live.mean.update_parameters(live.net)
-        live.step += 1
+    if live.step:
+        keeper.progress(live.step, run.steps, "going on")
+    for batch in keeper.meter.waiting("decoding", islice(feed, run.steps - live.step)):
+        _step(batch, run, live, team)
         keeper.after_step(live)
+        if stopping.caught() and live.step < run.steps:
+            keeper.save(live)
+            raise stopping.Stopped
+
+
+def _step(batch: Batch, run: _Run, live: _Live, team: Team) -> None:
+    config = run.config
+    torch.manual_seed(_step_seed(config.seed, live.step, team.rank))
+    for group in live.optimiser.param_groups:
+        group["lr"] = config.rate * _factor(config, live.step, run.steps)
+    parts = batch.parts(config.accumulate)
+    for number, part in enumerate(parts, start=1):
+        with nullcontext() if number == len(parts) else team.alone(live.shared):
+            loss, error = _loss(live.shared, part.to(team.device), run)
+            (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+        live.meter.add(loss.detach(), error, len(part.weight_B))
+    if config.clip:
+        nn.utils.clip_grad_norm_(live.net.parameters(), config.clip)
+    live.optimiser.step()
+    live.optimiser.zero_grad(set_to_none=True)
+    if live.mean is not None:
+        live.mean.update_parameters(live.net)
+    live.step += 1
 
 
 def _loss(net: nn.Module, batch: Batch, run: _Run) -> tuple[Tensor, Tensor]:
@@ -375,6 +384,7 @@ class _Keeper:
     curves: Curves
     progress: Progress
     last: dict[str, float] = field(default_factory=dict)
+    meter: Meter = field(default_factory=lambda: Meter(rest="device"))
 
     def after_step(self, live: _Live) -> None:
         config, step, end = self.run.config, live.step, live.step == self.run.steps
@@ -382,11 +392,15 @@ class _Keeper:
             self.last = live.meter.take(step)
             rate = live.optimiser.param_groups[0]["lr"]
             self.curves(step, {**{f"train/{name}": value for name, value in self.last.items()}, "train/rate": rate})
-        if step % _PROGRESS_EVERY == 0 or end:
-            self.progress(step, self.run.steps, self._note(live))
+        self.progress(step, self.run.steps, self._note(live))
         if self.validation is not None and (step % config.validate_every == 0 or end):
             self._validate(live)
-        if self.folder and step % config.save_every == 0 and not end:
+        if step % config.save_every == 0:
+            self.save(live)
+
+    def save(self, live: _Live) -> None:
+        """Keep the state between two steps; after the last one it is not needed."""
+        if self.folder and live.step < self.run.steps:
             live.snapshot().save(self.folder, self.run.identity)
 
     def finish(self, live: _Live, team: Team) -> Checkpoint:
@@ -417,8 +431,8 @@ class _Keeper:
     def _note(self, live: _Live) -> str:
         if not self.last:
             return ""
-        note = "loss {loss:.5f} {psnr:.2f} dB {images_per_second:.0f} images/s".format(**self.last)
-        return f"{note}, best {live.best['psnr']:.2f}" if live.best else note
+        now = "loss {loss:.5f}, {psnr:.2f} dB, {images_per_second:.0f} crops/s".format(**self.last)
+        return self.meter.note(now, f"best {live.best['psnr']:.2f} dB" if live.best else "")
 
 
 class _Meter:

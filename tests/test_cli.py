@@ -1,6 +1,7 @@
 """The command line: what each verb prints, and that a mistake is one clear line, exit code 2, nothing half-written."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_the_whole_job(run: Run, photo_folder: Path, tmp_path: Path, monkeypatch
         "train", "some.parquet", "--arch", "fsrcnn:scale=2,d=8,s=4,m=1", "--steps", 2, "--crop", 24, "-o", "run"
     )
     assert trained.code == 0 and trained.out.startswith("2 steps, loss")
-    measured = run("eval", "run", photo_folder, "--format", "json")
+    measured = run("eval", "run", photo_folder, "--json")
     answer = json.loads(measured.out)
     assert measured.code == 0 and len(answer["images"]) == 4 and 0 < answer["average"]["ssim"] < 1
 
@@ -127,16 +128,130 @@ def test_info_says_what_it_is(run: Run, work: Path, tmp_path: Path, kind: str) -
 
         arch = Fsrcnn(d=8, s=4, m=1)
         Checkpoint(arch, arch.build().state_dict(), {}).save(paths[kind])
-    content = json.loads(run("info", paths[kind], "--format", "json").out)
+    content = json.loads(run("info", paths[kind], "--json").out)
     assert content["kind"] == kind
     assert run("info", paths[kind]).out.startswith(f"kind: {kind}\n")
 
 
+def test_info_draws_what_was_chosen(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks where the output can carry them, else ASCII; colour on a terminal alone, and not with NO_COLOR."""
+
+    def drawn(name: str) -> str:
+        answer = run("info", work / name)
+        assert answer.code == 0 and not answer.err
+        return answer.out.partition("\n\n")[2]
+
+    monkeypatch.delenv("LC_ALL", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", _Output(sys.stdout, "utf-8"))
+    picture = drawn("half.parquet")
+    assert "█" in picture and "(rank 50 %)" in picture and "\x1b" not in picture
+    assert len(drawn("store").splitlines()) == 2 and "█" in drawn("store")
+    assert all(len(line) <= 76 for line in picture.splitlines())
+    monkeypatch.setattr(sys.stdout, "tty", True)
+    assert drawn("half.parquet").replace("\x1b[36m", "").replace("\x1b[2m", "").replace("\x1b[0m", "") == picture
+    assert "\x1b[36m" in drawn("half.parquet")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert drawn("half.parquet") == picture
+    monkeypatch.setenv("LC_ALL", "C")
+    assert drawn("half.parquet").isascii() and "#" in drawn("half.parquet")
+    monkeypatch.delenv("LC_ALL")
+    monkeypatch.setattr(sys.stdout, "encoding", "ascii")
+    assert drawn("half.parquet").isascii() and "#" in drawn("half.parquet")
+
+
+class _Output:
+    """Standard output that says what it is."""
+
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self.stream, self.encoding, self.tty = stream, encoding, False
+
+    def isatty(self) -> bool:
+        return self.tty
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
+def test_info_draws_where_there_is_ascii_alone(work: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", "from curate.cli import entry; entry()", "info", str(work / "half.parquet")]
+    ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=True)
+    assert ended.stdout.isascii() and b"# " in ended.stdout and not ended.stderr
+
+
 def test_info_of_a_store_counts(run: Run, work: Path) -> None:
-    content = json.loads(run("info", work / "store", "--format", "json").out)
+    content = json.loads(run("info", work / "store", "--json").out)
     counted = run("sql", work / "store", "select count(*) as n from patches", "--format", "csv").out.splitlines()[1]
     assert (content["images"], content["refused"], str(content["patches"])) == (3, 0, counted)
     assert content["scores"]["sobel"]["patches"] == content["patches"]
+
+
+def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
+    """Standard output is one JSON document, with the keys that programs look for; nothing else is on it."""
+    store, half, photos, out = work / "store", work / "half.parquet", work / "photos", tmp_path
+    brief = ("--arch", FSRCNN_SMALL, "--steps", 1, "--crop", 24)
+    commands: dict[str, tuple[tuple[object, ...], set[str]]] = {
+        "ingest": ((photos, out / "new", "--patch", 48), {"added", "refused", "patches", "shards", "missing"}),
+        "duplicates": ((out / "new",), set()),
+        "leaks": ((out / "new", photos), set()),
+        "score": ((out / "new", "sobel"), {"columns", "patches", "skipped", "not_finite"}),
+        "select": ((store, "des", "--by", "sobel", "-o", out / "a.parquet"), {"manifest", "recipe"}),
+        "diff": ((half, half), {"both", "by_score"}),
+        "report": ((half, "-o", out / "a.html"), {"manifests"}),
+        "info": ((half,), {"kind", "recipe"}),
+        "verify": ((store,), {"whole"}),
+        "repair": ((store,), {"rebuilt", "left"}),
+        "train": ((half, *brief, "-o", out / "run"), {"run", "recipe"}),
+        "eval": ((work / "luma", photos), {"average", "images"}),
+        "pack": ((half, out / "core"), {"manifest", "patches", "bytes"}),
+        "export": ((half, out / "files", "--to", "folder"), {"windows", "stubs"}),
+        "scorers": ((), {"srcnn"}),
+        "strategies": ((), {"refined"}),
+        "archs": ((), {"fsrcnn"}),
+    }
+    elsewhere = {"sql", "run", "demo"}  # --format json; test_pipeline, test_demo
+    assert commands.keys() | elsewhere == {item.name or item.callback.__name__ for item in cli.app.registered_commands}
+    for verb, (arguments, keys) in commands.items():
+        result = run(verb, *arguments, "--json")
+        assert result.code == 0, result
+        found = json.loads(result.out)
+        assert keys <= found.keys() if keys else isinstance(found, list), verb
+
+
+def test_quiet_prints_nothing_but_the_result(run: Run, work: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    shutil.copy(work / "photos" / "0.png", tmp_path / "photos")
+    command = ("ingest", tmp_path / "photos", tmp_path / "store", "--patch", 48)
+    assert "refused" in run(*command).err
+    shutil.rmtree(tmp_path / "store")
+    quiet = run(*command, "--quiet")
+    assert quiet.err == "" and quiet.out.startswith("1 images added")
+    assert "refused" in run("ingest", tmp_path / "photos", tmp_path / "other", "--patch", 48).err  # and only that once
+
+
+def test_debug_shows_the_way_to_an_error_and_then_its_line(run: Run, work: Path) -> None:
+    short, long = run("sql", work / "store", "select nothing"), run("sql", work / "store", "select nothing", "--debug")
+    assert (short.code, short.err.count("\n")) == (2, 1)
+    assert long.code == 2 and long.err.startswith("Traceback") and long.err.endswith(short.err)
+
+
+def test_an_error_of_curate_s_own_is_a_line_that_says_where_and_how_to_see_more(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate import inspection
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("x\ny")
+
+    monkeypatch.setattr(inspection, "info", broken)
+    result = run("info", work / "store")
+    assert result.code == 1 and result.err.count("\n") == 1
+    assert "an error of curate's own: KeyError: 'x\\ny' (test_cli.py, line " in result.err
+    assert result.err.rstrip().endswith("the same command with --debug shows the way there, for a report")
+    debugged = run("info", work / "store", "--debug")
+    assert debugged.code == 1 and "Traceback" in debugged.err and 'raise KeyError("x' in debugged.err
 
 
 @pytest.mark.parametrize("kind", ["scorers", "strategies", "archs"])
@@ -347,7 +462,7 @@ def test_milestones_and_compile_on_the_command_line(run: Run, work: Path, tmp_pa
 )
 def test_the_protocol_is_chosen_and_said(run: Run, work: Path, network: str, protocol: str, said: str) -> None:
     command = ["eval", work / network, work / "photos", "--protocol", protocol]
-    table, answer = run(*command), run(*command, "--format", "json")
+    table, answer = run(*command), run(*command, "--json")
     assert (table.code, answer.code) == (0, 0)
     assert said in table.err and said in json.loads(answer.out)["protocol"]
     psnr = json.loads(answer.out)["average"]["psnr"]
@@ -372,7 +487,7 @@ def test_refusals_are_listed_and_counted(run: Run, photo_folder: Path, tmp_path:
     (photo_folder / "broken00.png").write_bytes(encoded_png(50, 60, 60))
     again = run("ingest", "--retry-failed", photo_folder, tmp_path / "store")
     assert again.out.startswith("1 images added (") and again.out.endswith(" 0 already there, 11 refused again\n")
-    counts = run("info", tmp_path / "store", "--format", "json")
+    counts = run("info", tmp_path / "store", "--json")
     assert [json.loads(counts.out)[name] for name in ("images", "refused")] == [5, 11]
 
 
@@ -415,11 +530,11 @@ def test_pack_and_its_manifest_trains_on(run: Run, work: Path, tmp_path: Path) -
     manifest = tmp_path / "packed" / "manifest.parquet"
     assert str(manifest) in result.out.replace("\n", "")
     assert run("pack", work / "half.parquet", tmp_path / "packed").code == 0
-    result = run("diff", work / "half.parquet", manifest, "--format", "json")
+    result = run("diff", work / "half.parquet", manifest, "--json")
     found = json.loads(result.out)
     assert found["jaccard"] == found["rank_correlation"] == 1 and found["left"] == found["entered"] == 0
     assert [row["both"] for row in found["by_score"]] != [] and found["pixels_a"] == found["pixels_b"]
-    result = run("diff", manifest, work / "half.parquet", "--format", "json")
+    result = run("diff", manifest, work / "half.parquet", "--json")
     assert {**json.loads(result.out)} == {**found}
     result = run("train", manifest, "--arch", FSRCNN_SMALL, "--steps", 1, "--crop", 24, "-o", tmp_path / "run")
     assert result.code == 0 and (tmp_path / "run" / "model.safetensors").exists()

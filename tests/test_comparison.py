@@ -122,7 +122,7 @@ def test_the_command(store: Store, tmp_path: Path) -> None:
     assert "jaccard: 0.8" in shown.output and "entered" in shown.output
     found = diff(*files)
     assert pq.read_table(tmp_path / "changes.parquet").equals(found.changes)
-    printed = json.loads(CliRunner().invoke(app, ["diff", *files, "--format", "json"]).stdout)
+    printed = json.loads(CliRunner().invoke(app, ["diff", *files, "--json"]).stdout)
     assert printed["both"] == found.counts["both"] and len(printed["by_image"]) == found.by_image.num_rows
 
 

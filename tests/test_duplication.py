@@ -141,5 +141,5 @@ def test_the_command_shows_the_pairs(store: Store) -> None:
     result = CliRunner().invoke(app, ["duplicates", str(store.path)])
     assert result.exit_code == 0 and "0-small.jpg" in result.stdout
     assert "2 near-duplicates of others flagged, 5 images newly looked at" in result.stdout
-    result = CliRunner().invoke(app, ["duplicates", str(store.path), "--format", "json"])
+    result = CliRunner().invoke(app, ["duplicates", str(store.path), "--json"])
     assert len(json.loads(result.stdout)) == 3

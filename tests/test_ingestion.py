@@ -924,7 +924,7 @@ def test_progress_counts_every_source_once_and_in_order(corpus: Path) -> None:
     report = take([corpus / "photos"], corpus / "store", **options)
     total = report.added + len(report.refused)
     assert [call[:2] for call in calls] == [(done, total) for done in range(1, total + 1)]
-    assert calls[-1][2] == f"{len(report.refused)} refused" and calls[0][2] == ""
+    assert calls[-1][2].split(", ")[0] == f"{len(report.refused)} refused" and "refused" not in calls[0][2]
 
 
 def test_one_lr_image_for_two_photographs_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_the_command_shows_what_it_found(store: Store, bench: Path, tmp_path: Pa
         "hidden.jpg" in result.stdout
         and "2 images overlap 2 of 3 test images, 4 images newly looked at" in result.stdout
     )
-    result = CliRunner().invoke(app, ["leaks", str(store.path), str(bench), "--format", "json"])
+    result = CliRunner().invoke(app, ["leaks", str(store.path), str(bench), "--json"])
     assert {row["name"] for row in json.loads(result.stdout)} == {"hidden.jpg", "larger.jpg"}
     result = CliRunner().invoke(app, ["select", str(store.path), "des", "-o", str(tmp_path / "m.parquet")])
     assert result.exit_code == 0 and "patches of flagged images left out" in result.stderr

@@ -593,3 +593,15 @@ def test_a_patch_without_its_place_is_damage(write_store: Write, tmp_path: Path)
     for act in (lambda: select(store, "des"), lambda: write(store, tmp_path / "m.parquet", "des", keep=1)):
         with pytest.raises(DataError, match="it has patches without x"):
             act()
+
+
+def test_progress_ends_with_every_row_written_and_changes_no_byte(write_store: Write, tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", (30, 20, 50), {"sobel": [row * 37 % 100 / 7 for row in range(100)]})
+    told: list[tuple[int, int, str]] = []
+    write(
+        store, tmp_path / "a.parquet", "refined", progress=lambda done, total, note="": told.append((done, total, note))
+    )
+    write(store, tmp_path / "b.parquet", "refined")
+    assert told[-1] == (50, 50, "written")
+    assert all(0 <= done <= total for done, total, _ in told)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()

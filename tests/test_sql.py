@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -720,3 +721,28 @@ def test_text_that_is_not_utf8_is_refused(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "store", tmp_path / "\udce9")
     with pytest.raises(UsageError, match="SQL takes UTF-8 alone"):
         Store.open(tmp_path / "\udce9").query("select 1")
+
+
+def test_a_watched_connection_tells_how_far_a_query_is() -> None:
+    shares: list[float] = []
+    connection = sql.connect({}, [], watched=True)
+    query = "select count(*) from range(30000) a, range(30000) b where (a.range + b.range) % 7 = 3"
+    with sql.watching(connection, shares.append):
+        connection.sql(query).fetchall()
+    assert shares and all(0 <= share <= 1 for share in shares) and shares == sorted(shares)
+
+
+def test_a_watched_connection_is_as_closed_as_any(tmp_path: Path) -> None:
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    connection = sql.connect({}, [], watched=True)
+    for query in (f"from '{tmp_path / 'secret.csv'}'", "set threads=1"):
+        with pytest.raises(duckdb.Error):
+            connection.execute(query)
+
+
+def test_watching_ends_with_the_query_that_fails() -> None:
+    connection = sql.connect({}, [], watched=True)
+    before = threading.active_count()
+    with pytest.raises(duckdb.Error), sql.watching(connection, lambda share: None):
+        connection.sql("select nothing")
+    assert threading.active_count() == before

@@ -259,11 +259,11 @@ def test_a_perfect_psnr_can_be_written_down(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "run")["training"]["last"] == {"loss": 0, "psnr": 100}
 
 
-def test_progress_ends_at_the_last_step(manifest: Manifest) -> None:
+def test_progress_is_told_of_every_step(manifest: Manifest) -> None:
     calls: list[tuple[int, int, str]] = []
     config = replace(BRIEF, steps=12)
     train(NET, manifest, config, progress=lambda done, total, note="": calls.append((done, total, note)))
-    assert [call[:2] for call in calls] == [(10, 12), (12, 12)]
+    assert [call[:2] for call in calls] == [(step, 12) for step in range(1, 13)]
     assert "dB" in calls[-1][2]
 
 
