@@ -75,6 +75,8 @@ def row(command: Any, parameter: Any) -> str:
     words, default = parameter.help or "", parameter.default
     if ending := re.fullmatch(r"(.*) \[(.+)\]", words):  # how `train` says a default that a recipe may give too
         words, default = ending[1], ending[2]
+    if parameter.multiple and not re.search("several|repeated", words):
+        words = f"{words} May be given several times."
     said = "required" if parameter.required else "" if default in (None, False, ()) else f"`{default}`"
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in (", ".join(names), said, words)) + " |"
 
