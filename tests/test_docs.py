@@ -224,12 +224,14 @@ def mistakes(command: str) -> list[str]:
     except ValueError:
         return [f"cannot be read: {command}"]
     verb = words[1]
-    if verb in ("--help", "COMMAND"):
-        return []
-    if verb not in group.commands:
-        return [f"no verb {verb}: {command}"]
-    known = {name for p in group.commands[verb].params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
-    given = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
+    if verb.startswith("-"):  # an option of curate's own
+        asked, given = group, words[1:]
+    elif verb in group.commands:
+        asked, given = group.commands[verb], words[2:]
+    else:
+        return [] if verb == "COMMAND" else [f"no verb {verb}: {command}"]
+    known = {name for p in asked.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
+    given = [word.partition("=")[0] for word in given if re.match(r"--?[a-z]", word)]
     return [f"no option {option}: {command}" for option in given if option not in known]
 
 
@@ -243,6 +245,24 @@ def test_what_does_not_exist_is_noticed() -> None:
     assert len(shown_commands("README.md")) > 40
     for command in ("curate explain STORE", "curate select s refined --best 3", "curate ingest a b --part 1/2 --lr2=x"):
         assert len(mistakes(command)) == 1
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_scorers_strategies_and_networks_have_the_options_that_are_named(page: str) -> None:
+    """`srcnn:scale=3` anywhere on a page is one of some kind; a sum (`blur+noise`) is a degradation, not looked at."""
+    kinds: tuple[plugins.Kind, ...] = ("scorers", "strategies", "archs")
+    wrong = []
+    for spec in re.findall(r"(?<![\w.])(\w+:\w+=[^\s`'\"|)]+)", (ROOT / page).read_text("utf-8")):
+        named = [kind for kind in kinds if spec.partition(":")[0] in plugins.names(kind)]
+        if named and "+" not in spec:
+            refused = []
+            for kind in named:
+                try:
+                    plugins.parse(kind, spec.rstrip(".,;"))
+                except curate.CurateError as error:
+                    refused.append(str(error))
+            wrong += refused if len(refused) == len(named) else []
+    assert wrong == []
 
 
 @pytest.mark.parametrize("page", PAGES)
