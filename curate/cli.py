@@ -162,9 +162,26 @@ def _fail(message: str, code: int) -> None:
     raise SystemExit(code)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from curate import __version__, display
+
+        display.answer(f"curate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which curate this is.")
+    ] = False,
+) -> None:
+    """Choose what super-resolution models train on."""
+
+
 @app.command()
 def ingest(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS", help="Folders, files, tar files, fsspec URLs.")],
     store: Annotated[str, typer.Argument(metavar="STORE", help="The store to add to; made if it is not there.")],
     patch: Annotated[int | None, typer.Option(help="Side of a window, px (480 for a new store).")] = None,
     step: Annotated[int | None, typer.Option(help="From window to window, px (half a patch for a new store).")] = None,
@@ -179,7 +196,10 @@ def ingest(
     part: PartOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put photographs into a store: bytes verbatim, every image proven whole, windows laid out."""
+    """Put photographs into a store.
+
+    Bytes verbatim, every image proven whole, windows laid out. Exit code 1 if all of them are refused.
+    """
     from curate import display
     from curate.engine import Engine
     from curate.ingestion import ingest as run
@@ -201,7 +221,7 @@ def ingest(
         )
     if as_json:
         display.record(report)
-        return
+        raise typer.Exit(int(report.is_in_vain))
     if report.missing:
         display.answer(
             f"this part is done; {report.missing} chunks are left to others, the last of whom writes the store"
@@ -212,6 +232,7 @@ def ingest(
     if len(report.refused) > _LISTED:
         query = "select name, status from images where status <> 'ok'"
         display.note(f'and {len(report.refused) - _LISTED} more: curate sql {one_line(store)} "{query}"')
+    _notes([report.advice()] if report.small else [])
     if report.without_lr:
         display.note(
             f"{report.without_lr} images were there already without an LR image, and stay so: make a new store"
@@ -227,11 +248,12 @@ def ingest(
         f"{report.added} images added ({report.patches} patches, {report.shards} shards, {report.bytes / 1e6:.1f} MB), "
         f"{report.known} already there, {len(report.refused)} refused{' again' * retry_failed}{others}"
     )
+    raise typer.Exit(int(report.is_in_vain))
 
 
 @app.command()
 def duplicates(store: StoreArgument, as_json: JsonOption = False) -> None:
-    """Find images that show the same picture; one of each is kept, 'select' leaves the others out."""
+    """Find images that show the same picture. One of each is kept, 'select' leaves the others out."""
     from curate import display
     from curate.duplication import duplicates as run
 
@@ -250,7 +272,7 @@ def leaks(
     name: Annotated[str | None, typer.Option(help="What to call the test set (its folder's name).")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find training images that overlap a test set, cropped or re-encoded too; 'select' leaves them out."""
+    """Find training images that overlap a test set. Cropped or re-encoded ones too; 'select' leaves them out."""
     from curate import display
     from curate.leakage import leaks as run
 
@@ -273,7 +295,7 @@ def score(
     store: StoreArgument,
     scorers: Annotated[
         list[str],
-        typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...", autocompletion=completion.scorers),
+        typer.Argument(metavar="SCORER", help="srcnn, srcnn:scale=3, sobel, ...", autocompletion=completion.scorers),
     ],
     device: DeviceOption = "auto",
     engine: EngineOption = "local",
@@ -373,7 +395,7 @@ def sql(
     threads: Annotated[int | None, typer.Option(min=1, help="At most (all).")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds at most (no limit).")] = None,
 ) -> None:
-    """Ask the store: read-only SQL (DuckDB) over its tables and over manifests."""
+    """Ask in SQL: scores, images, patches, manifests. Read-only, by DuckDB."""
     from curate import display, limits, storage
     from curate import sql as engine
     from curate.manifest import Manifest
@@ -408,7 +430,7 @@ def diff(
     store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how two core-sets differ: overlap, order, what entered and left, by image and by score."""
+    """Say how two core-sets differ. Overlap, order, what entered and left, by image and by score."""
     import pyarrow.parquet as pq
 
     from curate import display, storage
@@ -431,13 +453,13 @@ def diff(
 
 @app.command()
 def report(
-    manifests: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help="Files made by 'curate select'.")],
+    manifests: Annotated[list[str], typer.Argument(metavar="MANIFEST", help="Files made by 'curate select'.")],
     out: Annotated[str, typer.Option("-o", "--out", help="The page to write: NAME.html.")],
     png: Annotated[str | None, typer.Option(metavar="DIR", help="Figures and patches as PNG files too.")] = None,
     store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was chosen, what was not and why, as one page that opens offline."""
+    """Show what was chosen and why, on one page that opens offline."""
     from curate import display
 
     with display.progress("report", "photographs") as progress:
@@ -477,14 +499,14 @@ def info(
 
 @app.command()
 def verify(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Stores, manifests, checkpoints, exports.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Stores, manifests, checkpoints, exports.")],
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte, and compare it.")] = False,
     against: Annotated[
         list[str] | None, typer.Option(metavar="PHOTOS", help="Have these photographs changed? May be repeated.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether all is whole, and if not, what is hit; exit code 1 for damage."""
+    """Say whether all is whole, and if not, what is hit. Exit code 1 for damage."""
     from curate import display
     from curate.verification import describe
     from curate.verification import verify as run
@@ -506,7 +528,7 @@ def repair(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make again what is damaged, byte for byte, and name what cannot be; exit code 1 if anything is left."""
+    """Make again what is damaged, and name what is lost. Byte for byte; exit code 1 if anything is left."""
     from curate import display
     from curate.repairing import repair as run
     from curate.verification import describe
@@ -576,7 +598,7 @@ def train(
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Train a network on a manifest's patches; the same command goes on with a run that was killed."""
+    """Train a network on a core-set. The same command goes on with a run that was stopped or killed."""
     from curate import display, storage
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -625,7 +647,7 @@ def evaluate(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure PSNR and SSIM by the field's protocols, per image and on average."""
+    """Measure PSNR and SSIM. By the field's protocols, per image and on average."""
     from curate import display
 
     with display.progress("eval", "images") as progress:
@@ -653,7 +675,7 @@ def pack(
     part: PartOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy the pixels under the chosen windows, once each, into a smaller store with its own manifest."""
+    """Make a smaller store of the chosen pixels. Lossless, each pixel once, with a manifest of its own."""
     from curate import display
     from curate.engine import Engine
 
@@ -695,7 +717,7 @@ def export(
     store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Cut the chosen windows out for other trainers, each with a stub of its configuration."""
+    """Cut the chosen windows out for other trainers. Each with a stub of its configuration."""
     from curate import display
 
     with display.progress("export", "windows") as progress:
@@ -717,13 +739,13 @@ def export(
 def run(
     pipeline: Annotated[Path, typer.Argument(metavar="TOML", help="pipelines/pruning_study.toml, ...")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the study; made, or gone on with.")],
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS", help="Folders, files, tar files, fsspec URLs.")],
     test: Annotated[list[Path] | None, typer.Option(metavar="FOLDER", help="HR images to measure on; several.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Code of yours that it may name.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Do a whole study from one file: ingest, score, select, train, measure, and one result table."""
+    """Do a whole study from one file. Ingest, score, select, train, measure, and one result table."""
     from curate import display
 
     with display.progress("run", "steps") as progress:
@@ -743,7 +765,7 @@ def demo(
     steps: Annotated[int, typer.Option(help="Training steps of each network.")] = 1500,
     as_json: JsonOption = False,
 ) -> None:
-    """Do all of the above on a few sample photographs, in a minute or two."""
+    """Do all of the above on four sample photographs. Two minutes on two idle cores."""
     from curate import display
     from curate.demo import demo as run
 

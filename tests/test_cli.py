@@ -219,6 +219,26 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         assert keys <= found.keys() if keys else isinstance(found, list), verb
 
 
+def test_photographs_that_are_all_refused_are_a_failure_that_says_what_to_do(
+    run: Run, work: Path, tmp_path: Path
+) -> None:
+    result = run("ingest", work / "photos", tmp_path / "store", "--patch", 240)
+    assert result.code == 1 and result.out.startswith("0 images added")
+    assert result.err.endswith("a new store made with --patch 60 takes 3 of them\n")
+    assert run("ingest", work / "photos", tmp_path / "other", "--patch", 240, "--json").code == 1
+
+
+def test_the_version_is_said(run: Run) -> None:
+    from curate import __version__
+
+    assert run("--version") == Result(0, f"curate {__version__}\n", "")
+
+
+def test_every_verb_s_line_in_the_list_is_whole(run: Run) -> None:
+    listed = run("--help").out.partition("Commands:")[2]
+    assert "..." not in listed and len(listed.splitlines()) > 20
+
+
 def test_quiet_prints_nothing_but_the_result(run: Run, work: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
