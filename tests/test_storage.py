@@ -5,7 +5,6 @@ to an S3-compatible server (moto) on loopback.
 """
 
 import errno
-import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -480,37 +479,6 @@ def test_two_runs_of_the_same_do_no_harm_and_of_others_the_second_is_refused(
 
 
 # --- S3 ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    """The address of an S3-compatible server on loopback."""
-    pytest.importorskip("s3fs", reason="needs the extra s3")
-    server_module = pytest.importorskip("moto.server", reason="needs moto[server,s3]")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """URL of an empty bucket; credentials and address are in the environment, where users have them."""
-    import s3fs
-
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "AKIATESTTESTTEST",
-        "AWS_SECRET_ACCESS_KEY": "hunter2hunter2",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_server,
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    bucket = "curate-" + str(abs(hash(request.node.name)))
-    fsspec.filesystem("s3").mkdir(bucket)
-    return f"s3://{bucket}"
 
 
 def test_every_verb_on_s3_gives_what_it_gives_on_a_disk(
