@@ -282,11 +282,14 @@ def sql(
         typer.Argument(help="One SELECT; without it, a prompt.", autocompletion=completion.query),
     ] = None,
     manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
-    form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
+    form: Annotated[
+        Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="All but the table stream.")
+    ] = "table",
     out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
     memory: Annotated[str | None, typer.Option(help="At most: 1GB (80 % of the machine's).")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="At most (all).")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds at most (no limit).")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask in SQL: scores, images, patches, manifests.
 
@@ -298,6 +301,9 @@ def sql(
     from curate.manifest import Manifest
     from curate.store import Store
 
+    if as_json and form not in ("table", "json"):
+        raise UsageError(f"--json and --format {form} are two forms: give one")
+    form = "json" if as_json else form
     if out is not None and form == "table":
         raise UsageError("-o should go with --format csv, json or parquet, found a table")
     limits.check(timeout)

@@ -253,7 +253,8 @@ def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBP
     statements = connection.extract_statements(body)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         found = ", ".join(statement.type.name for statement in statements) or "nothing"
-        raise UsageError(f"a query should be one SELECT; found {found}: '{_shown(query)}'")
+        hint = " (PIVOT should name its values: ON name IN (...))" if "MULTI" in found else ""
+        raise UsageError(f"a query should be one SELECT; found {found}{hint}: '{_shown(query)}'")
     check(connection, body)
     return connection.sql(body).project("*")
 

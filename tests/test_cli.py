@@ -198,6 +198,7 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         "score": ((out / "new", "sobel"), {"columns", "patches", "skipped", "not_finite"}),
         "select": ((store, "des", "--by", "sobel", "-o", out / "a.parquet"), {"manifest", "recipe"}),
         "diff": ((half, half), {"both", "by_score"}),
+        "sql": ((store, "select name from images"), set()),
         "report": ((half, "-o", out / "a.html"), {"manifests"}),
         "info": ((half,), {"kind", "recipe"}),
         "verify": ((store,), {"whole"}),
@@ -206,12 +207,16 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         "eval": ((work / "luma", photos), {"average", "images"}),
         "pack": ((half, out / "core"), {"manifest", "patches", "bytes"}),
         "export": ((half, out / "files", "--to", "folder"), {"windows", "stubs"}),
+        "run": ((out / "study.toml", out / "study", photos, "--test", photos), set()),
         "scorers": ((), {"srcnn"}),
         "strategies": ((), {"refined"}),
         "archs": ((), {"fsrcnn"}),
     }
-    elsewhere = {"sql", "run", "demo"}  # --format json; test_pipeline, test_demo
-    assert commands.keys() | elsewhere == {item.name or item.callback.__name__ for item in cli.app.registered_commands}
+    assert commands.keys() | {"demo"} == {item.name or item.callback.__name__ for item in cli.app.registered_commands}
+    (out / "study.toml").write_text(
+        '[ingest]\npatch = 48\nstep = 48\n[score]\nscorers = ["sobel"]\n[[select]]\nname = "des"\nstrategy = "des"\n'
+        f'[[train]]\narchs = ["{FSRCNN_SMALL}"]\noptions = {{ steps = 1, crop = 24 }}\n'
+    )
     for verb, (arguments, keys) in commands.items():
         result = run(verb, *arguments, "--json")
         assert result.code == 0, result

@@ -528,9 +528,7 @@ def test_every_verb_on_s3_gives_what_it_gives_on_a_disk(
     assert b"hunter2" not in written and b"AKIATEST" not in written and b"127.0.0.1" not in written
 
 
-def test_a_training_on_s3_that_was_killed_goes_on_to_the_same_bytes(
-    s3: str, photos: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_on_s3_that_was_killed_goes_on_to_the_same_bytes(s3: str, photos: Callable[..., Path]) -> None:
     from curate.training import train
 
     make(f"{s3}/store", photos(SIZES))
@@ -544,7 +542,6 @@ def test_a_training_on_s3_that_was_killed_goes_on_to_the_same_bytes(
 
         train("fsrcnn:scale=2", f"{s3}/refined.parquet", config, place, progress=progress)
 
-    monkeypatch.setattr("curate.training._PROGRESS_EVERY", 1)
     go(f"{s3}/whole")
     with pytest.raises(Killed):
         go(f"{s3}/cut", die=5)
