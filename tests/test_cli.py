@@ -214,7 +214,7 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
     }
     assert commands.keys() | {"demo"} == {item.name or item.callback.__name__ for item in cli.app.registered_commands}
     (out / "study.toml").write_text(
-        '[ingest]\npatch = 48\nstep = 48\n[score]\nscorers = ["sobel"]\n[[select]]\nname = "des"\nstrategy = "des"\n'
+        '[ingest]\npatch = 48\nstep = 48\n[score]\nscorers = ["sobel"]\n[[select]]\nname = "des"\nstrategy = "des"\nby = "sobel"\n'
         f'[[train]]\narchs = ["{FSRCNN_SMALL}"]\noptions = {{ steps = 1, crop = 24 }}\n'
     )
     for verb, (arguments, keys) in commands.items():
