@@ -109,7 +109,7 @@ def _width(text: str) -> int:
 
 
 def _cell(value: object) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else one_line(value)
 
@@ -138,7 +138,7 @@ def tree(content: Mapping[str, Any], indent: str = "") -> list[str]:
     """Nested mappings as indented `key: value` lines."""
     lines = []
     for key, value in content.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             lines += [f"{indent}{one_line(key)}:", *tree(value, indent + "  ")]
         else:
             lines.append(f"{indent}{one_line(key)}: {_cell(value)}")

@@ -28,7 +28,7 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
     Of a checkpoint, size, the (width, height) of an answer in px, adds `multiply_adds` and the `convention` that they
     are counted by. arch is the spec of its network, for a public file whose weights do not tell it and for an arch
     outside curate, which is imported only if it is named here: without it, `parameters` is what the file says and so
-    has running statistics in it, and there is no size.
+    has running statistics in it, and there is no size. A training run that has not ended is an `unfinished run`.
     Raises UsageError for a path that is none of the three, for size or arch where there is no network, and for a
     network that is not known; DataError for a damaged file.
     """
@@ -38,7 +38,11 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
         store = Store.open(where)
         _refuse(asked, where, "store")
         return _store(store)
-    if where.suffix.lower() in _CHECKPOINTS or _has_weights(where):
+    weights = {name for name in storage.entries(where) if name.endswith(".safetensors")}
+    if weights == {"state.safetensors"}:
+        _refuse(asked, where, "unfinished run")
+        return _unfinished(where)
+    if where.suffix.lower() in _CHECKPOINTS or weights:
         return _checkpoint(where, size, arch)
     if where.is_file():
         with Manifest.scan(where) as scan:
@@ -46,10 +50,6 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
             return _manifest(scan)
     found = "a folder without a store.json or a model.safetensors" if where.is_dir() else "nothing"
     raise UsageError(f"'{one_line(path)}' is not a store, a manifest or a checkpoint: found {found}")
-
-
-def _has_weights(folder: Place) -> bool:
-    return any(name.endswith(".safetensors") for name in storage.entries(folder))
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -115,6 +115,21 @@ def _manifest(scan: Scan) -> dict[str, Any]:
         "score": {"lowest": min(finite, default=None), "highest": max(finite, default=None)},
         "recipe": scan.manifest.recipe.model_dump(mode="json"),
         "histogram": distribution.of_manifest(scan),
+    }
+
+
+def _unfinished(folder: Place) -> dict[str, Any]:
+    """How far a training run is that the same command goes on with."""
+    from curate.resume import begun
+
+    state = begun(folder)
+    how = "give the same 'curate train' again"
+    return {
+        "kind": "unfinished run",
+        "step": state.step,
+        "best": state.best,
+        "to_go_on": how,
+        "options": state.identity,
     }
 
 

@@ -214,8 +214,8 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
     }
     assert commands.keys() | {"demo"} == {item.name or item.callback.__name__ for item in cli.app.registered_commands}
     (out / "study.toml").write_text(
-        '[ingest]\npatch = 48\nstep = 48\n[score]\nscorers = ["sobel"]\n[[select]]\nname = "des"\nstrategy = "des"\nby = "sobel"\n'
-        f'[[train]]\narchs = ["{FSRCNN_SMALL}"]\noptions = {{ steps = 1, crop = 24 }}\n'
+        '[ingest]\npatch = 48\nstep = 48\n[score]\nscorers = ["sobel"]\n[[select]]\nname = "des"\nstrategy = "des"\n'
+        f'by = "sobel"\n[[train]]\narchs = ["{FSRCNN_SMALL}"]\noptions = {{ steps = 1, crop = 24 }}\n'
     )
     for verb, (arguments, keys) in commands.items():
         result = run(verb, *arguments, "--json")

@@ -227,8 +227,8 @@ def test_a_damaged_checkpoint_is_refused(place: Path, tmp_path: Path) -> None:
     assert "not those that were saved" in refusal(DataError, tmp_path, size=(64, 64))
 
 
-def test_a_run_that_has_not_ended_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "state.safetensors").write_bytes(b"")
+def test_weights_that_are_not_a_run_s_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.safetensors").write_bytes(b"")
     for asked in ({}, {"size": (64, 64)}):
         assert "has no model.safetensors" in refusal(UsageError, tmp_path, **asked)
     assert "no such file" in refusal(UsageError, tmp_path / "net.safetensors")
@@ -412,3 +412,31 @@ def test_a_damaged_store_is_refused(tmp_path: Path, write_store: Write, path: st
     with pytest.raises(DataError) as refused:
         info(tmp_path / "store")
     assert part in str(refused.value) and str(refused.value).isprintable() and refused.value.exit_code == 1
+
+
+def test_a_run_that_was_stopped_says_how_far_it_is(photos: Callable[..., Path], tmp_path: Path) -> None:
+    from curate.config import TrainConfig
+    from curate.training import train
+
+    class Stop(BaseException):
+        pass
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        if done == 5:
+            raise Stop
+
+    ingest([photos(((50, 61),))], tmp_path / "store", patch=24)
+    manifest = select(tmp_path / "store", "random", keep=1)
+    config = TrainConfig(steps=9, crop=12, batch_size=2, save_every=4)
+    with pytest.raises(Stop):
+        train("fsrcnn:d=8,s=4,m=1", manifest, config, tmp_path / "run", progress=progress)
+    found = info(tmp_path / "run")
+    assert (found["kind"], found["step"], found["best"]) == ("unfinished run", 4, None)
+    assert found["options"]["steps"] == 9 and found["options"]["arch"].startswith("fsrcnn:")
+    with pytest.raises(UsageError, match="found the unfinished run"):
+        info(tmp_path / "run", size=(1280, 720))
+    state = bytearray((tmp_path / "run" / "state.safetensors").read_bytes())
+    state[-3] ^= 1
+    (tmp_path / "run" / "state.safetensors").write_bytes(state)
+    with pytest.raises(DataError, match="its tensors have changed"):
+        info(tmp_path / "run")
