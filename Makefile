@@ -32,12 +32,13 @@ test: lint ## every check that CI runs: style, types, layers, schemas, tests
 test-slow: $(VENV)/slow.stamp ## the tests that take minutes
 	$(PY) -m pytest -m slow
 
-lint: $(VENV)/dev.stamp ## style, types, layers, schemas
+lint: $(VENV)/dev.stamp ## style, types, layers, schemas, docs/commands.md
 	$(PY) -m ruff check -q .
 	$(PY) -m ruff format -q --check .
 	$(PY) -m mypy --strict --no-error-summary curate
 	$(BIN)/lint-imports --no-logo
 	$(PY) -m curate.schema --check
+	$(PY) docs/commands.py --check
 
 bench: $(VENV)/run.stamp ## measure how fast every step is on this machine: make bench PHOTOS=folder ROWS="ingest score"
 	$(PY) benchmarks/bench.py $(ROWS) $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(PATCHES),--patches $(PATCHES))

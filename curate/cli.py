@@ -4,25 +4,18 @@ Nothing heavy is imported here: `curate --help` answers before torch would have 
 imported where the progress display shows already that something is going on.
 """
 
-import atexit
-import errno
-import functools
 import inspect
-import os
 import re
 import sys
-import traceback
 from collections.abc import Callable
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
-from curate import stopping
+from curate import completion, program
 from curate.config import Option, TrainConfig, options_of, plan
-from curate.errors import CurateError, UsageError, counted, listed, meant, one_line
+from curate.errors import UsageError, counted, listed, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,37 +23,6 @@ if TYPE_CHECKING:
     from curate.engine import Part
 
 __all__ = ["app", "entry", "main"]
-
-_QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
-_DebugOption = Annotated[bool, typer.Option("--debug", help="Show where in curate an error comes from.")]
-_debugging = False
-
-
-class _Verbs(typer.Typer):
-    """An app whose commands all have --quiet and --debug."""
-
-    def command(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
-        register = super().command(*arguments, **options)
-
-        def add(function: Callable[..., None]) -> Callable[..., None]:
-            register(_with_common_options(function))
-            return function
-
-        return add
-
-
-class _OfSpecs(TyperCommand):
-    """A command that takes specs: an option of a plugin's own belongs there, and not on the command line."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        known = {"help"}.union(*({name.lstrip("-") for name in param.opts} for param in self.params))
-        for arg in takewhile(lambda arg: arg != "--", args):
-            option = arg.removeprefix("--").partition("=")[0]
-            if arg.startswith("--") and option not in known and not meant(option, known):
-                how = "srcnn:scale=3" if self.name == "score" else "refined:drop_top=0.1"
-                own = f"a {'scorer' if self.name == 'score' else 'strategy'}'s own options are part of its name"
-                raise UsageError(f"{self.name} has no option '--{one_line(option)}'; {own}: {how}")
-        return super().parse_args(ctx, args)
 
 
 def _share(text: str | float) -> float:
@@ -74,29 +36,7 @@ def _share(text: str | float) -> float:
         raise UsageError(f"a share should be a number such as 0.5, or 50%, found '{one_line(text)}'") from None
 
 
-def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(function)
-    def command(*arguments: Any, quiet: bool, debug: bool, **options: Any) -> None:
-        from curate import display
-
-        global _debugging
-        _debugging = debug
-        display.quiet(quiet)
-        function(*arguments, **options)
-
-    own = inspect.signature(function, eval_str=True)
-    common = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-        for name, annotation in (("quiet", _QuietOption), ("debug", _DebugOption))
-    ]
-    command.__signature__ = own.replace(parameters=[*own.parameters.values(), *common])  # type: ignore[attr-defined]
-    command.__annotations__ = {
-        parameter.name: parameter.annotation for parameter in (*own.parameters.values(), *common)
-    }
-    return command
-
-
-app = _Verbs(
+app = program.Verbs(
     name="curate",
     help="Choose what super-resolution models train on.",
     no_args_is_help=True,
@@ -107,7 +47,7 @@ app = _Verbs(
 
 # A place is text: of the two slashes of a URL a Path would leave one.
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A folder or URL made by 'curate ingest'.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", autocompletion=completion.devices)]
 EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="This process, or workers on a Ray cluster.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Ray's workers (as many as it can have).")]
 PartOption = Annotated[str | None, typer.Option(metavar="i/N", help="One of N runs that do this together: 1/4.")]
@@ -116,81 +56,39 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _LISTED = 10  # refusals that are listed
 _TABLE_ROWS = 1000  # rows of an answer that are drawn as a table; other formats stream without a limit
+_SCRIPT = 16 << 20  # bytes of queries on standard input
 
 
 def entry() -> None:
-    """`main` as a program: when all is done, leave at once. Python's own end would take a tenth of a second."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # started with it closed, as by a daemon: what is said is said to nobody
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - to the end
-    status = [1]
-    atexit.register(_leave, status)  # the first one registered is the last one called
-    stopping.listen()
-    try:
-        main()
-        status[0] = 0
-    except SystemExit as leaving:
-        status[0] = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        if stopping.caught():
-            atexit._run_exitfuncs()  # Python's own end would first wait for what threads are doing
-        raise
-
-
-def _leave(status: list[int]) -> None:
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # nobody reads any more: Python says so in its own way
-        return
-    os._exit(status[0])
+    """`main` as a program."""
+    program.entry(main)
 
 
 def main() -> None:
     """Run the command line; a mistake of the user's is one line and exit code 2, anything else on disk 1."""
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")  # to look for some takes 20 ms of every command
-    try:
-        app()
-    except BaseException as error:
-        done = isinstance(error, SystemExit) and not error.code  # before it could be stopped
-        if _debugging and not isinstance(error, SystemExit):
-            traceback.print_exception(error)
-        if stopping.caught() and not done:
-            _fail(stopping.line(), stopping.code())
-        if isinstance(error, CurateError):
-            _fail(str(error), error.exit_code)
-        if isinstance(error, OSError):
-            _fail(_reason(error), 1)
-        if isinstance(error, MemoryError):
-            _fail("there is not enough memory for this", 1)
-        if isinstance(error, Exception):
-            _fail(_bug(error), 1)
-        raise
+    program.run(app)
 
 
-def _bug(error: Exception) -> str:
-    """Anything else is a mistake of ours: what it is, where it was, and how to see more."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(last.filename).name}, line {last.lineno}"
-    more = "" if _debugging else "; the same command with --debug shows the way there, for a report"
-    return f"an error of curate's own: {type(error).__name__}: {error} ({where}){more}"
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from curate import __version__, display
+
+        display.answer(f"curate {__version__}")
+        raise typer.Exit
 
 
-def _reason(error: OSError) -> str:
-    """`No space left on device: 'store/shards/000003.tar'`, and how to go on."""
-    name = error.filename if error.filename2 is None else error.filename2
-    where = "" if name is None else f": '{os.fsdecode(name) if isinstance(name, bytes) else name}'"
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return f"{error.strerror or error}{where}{'; make room, and the same command goes on' if full else ''}"
-
-
-def _fail(message: str, code: int) -> None:
-    sys.stderr.write(f"curate: {one_line(message)}\n")
-    raise SystemExit(code)
+@app.callback()
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which curate this is.")
+    ] = False,
+) -> None:
+    """Choose what super-resolution models train on."""
 
 
 @app.command()
 def ingest(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS", help="Folders, files, tar files, fsspec URLs.")],
     store: Annotated[str, typer.Argument(metavar="STORE", help="The store to add to; made if it is not there.")],
     patch: Annotated[int | None, typer.Option(help="Side of a window, px (480 for a new store).")] = None,
     step: Annotated[int | None, typer.Option(help="From window to window, px (half a patch for a new store).")] = None,
@@ -205,7 +103,10 @@ def ingest(
     part: PartOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put photographs into a store: bytes verbatim, every image proven whole, windows laid out."""
+    """Put photographs into a store.
+
+    Bytes verbatim, every image proven whole, windows laid out. Exit code 1 if all of them are refused.
+    """
     from curate import display
     from curate.engine import Engine
     from curate.ingestion import ingest as run
@@ -227,7 +128,7 @@ def ingest(
         )
     if as_json:
         display.record(report)
-        return
+        raise typer.Exit(int(report.is_in_vain))
     if report.missing:
         display.answer(
             f"this part is done; {report.missing} chunks are left to others, the last of whom writes the store"
@@ -238,6 +139,7 @@ def ingest(
     if len(report.refused) > _LISTED:
         query = "select name, status from images where status <> 'ok'"
         display.note(f'and {len(report.refused) - _LISTED} more: curate sql {one_line(store)} "{query}"')
+    _notes([report.advice()] if report.small else [])
     if report.without_lr:
         display.note(
             f"{report.without_lr} images were there already without an LR image, and stay so: make a new store"
@@ -253,11 +155,12 @@ def ingest(
         f"{report.added} images added ({report.patches} patches, {report.shards} shards, {report.bytes / 1e6:.1f} MB), "
         f"{report.known} already there, {len(report.refused)} refused{' again' * retry_failed}{others}"
     )
+    raise typer.Exit(int(report.is_in_vain))
 
 
 @app.command()
 def duplicates(store: StoreArgument, as_json: JsonOption = False) -> None:
-    """Find images that show the same picture; one of each is kept, 'select' leaves the others out."""
+    """Find images that show the same picture. One of each is kept, 'select' leaves the others out."""
     from curate import display
     from curate.duplication import duplicates as run
 
@@ -282,7 +185,7 @@ def leaks(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find training images that overlap a test set, cropped or re-encoded too; 'select' leaves them out."""
+    """Find training images that overlap a test set. Cropped or re-encoded ones too; 'select' leaves them out."""
     from curate import display
     from curate.leakage import leaks as run
 
@@ -321,10 +224,13 @@ def _forget(store: str, name: str, as_json: bool) -> None:
     display.answer(f"{counted(done.findings, 'finding')} of {one_line(name)} forgotten{left}")
 
 
-@app.command(cls=_OfSpecs)
+@app.command(cls=program.OfSpecs)
 def score(
     store: StoreArgument,
-    scorers: Annotated[list[str], typer.Argument(metavar="SCORER...", help="srcnn, srcnn:scale=3, sobel, ...")],
+    scorers: Annotated[
+        list[str],
+        typer.Argument(metavar="SCORER", help="srcnn, srcnn:scale=3, sobel, ...", autocompletion=completion.scorers),
+    ],
     device: DeviceOption = "auto",
     engine: EngineOption = "local",
     workers: WorkersOption = None,
@@ -346,12 +252,19 @@ def score(
     display.answer(report.in_words())
 
 
-@app.command(cls=_OfSpecs)
+@app.command(cls=program.OfSpecs)
 def select(
     store: StoreArgument,
-    strategy: Annotated[str, typer.Argument(help="asc, des, refined, random:seed=1, ...")],
+    strategy: Annotated[
+        str, typer.Argument(help="asc, des, refined, random:seed=1, ...", autocompletion=completion.strategies)
+    ],
     out: Annotated[str, typer.Option("-o", "--out", help="The manifest to write: NAME.parquet.")],
-    by: Annotated[str | None, typer.Option(help="The score: srcnn, sobel, ... (needed if there are several).")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="The score: srcnn, sobel, ... (needed if there are several).", autocompletion=completion.scores
+        ),
+    ] = None,
     keep: Annotated[
         float, typer.Option(parser=_share, metavar="SHARE", help="Of the candidates, to be kept: 0.5 or 50%.")
     ] = 0.5,
@@ -360,7 +273,10 @@ def select(
         float | None,
         typer.Option(parser=_share, metavar="SHARE", help="Of the hardest, to be passed over (refined: 0.05)."),
     ] = None,
-    where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition on the candidates.")] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="A condition on the candidates.", autocompletion=completion.condition),
+    ] = None,
     with_flagged: Annotated[bool, typer.Option("--with-flagged", help="Also from near-duplicates and leaks.")] = False,
     memory: Annotated[str, typer.Option(help="For sorting; asc, des, refined and window need no more.")] = "1GB",
     as_json: JsonOption = False,
@@ -408,39 +324,77 @@ def select(
 @app.command()
 def sql(
     store: StoreArgument,
-    query: Annotated[str, typer.Argument(help="One SELECT over images, patches, scores and the manifests.")],
+    query: Annotated[
+        str | None,
+        typer.Argument(help="One SELECT; without it, a prompt.", autocompletion=completion.query),
+    ] = None,
     manifest: Annotated[list[str] | None, typer.Option("-m", "--manifest", help="Seen under its file's name.")] = None,
-    form: Annotated[Literal["table", "csv", "json", "parquet"], typer.Option("--format")] = "table",
+    form: Annotated[
+        Literal["table", "csv", "json", "parquet"], typer.Option("--format", help="All but the table stream.")
+    ] = "table",
     out: Annotated[str | None, typer.Option("-o", "--out", help="A file for the answer (csv, json, parquet).")] = None,
     memory: Annotated[str | None, typer.Option(help="At most: 1GB (80 % of the machine's).")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="At most (all).")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds at most (no limit).")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Ask the store: read-only SQL (DuckDB) over its tables and over manifests."""
+    """Ask in SQL: scores, images, patches, manifests.
+
+    Read-only, by DuckDB. Without QUERY at a terminal it is a prompt; elsewhere queries come from standard input, each
+    ended by a semicolon.
+    """
     from curate import display, limits, storage
     from curate import sql as engine
     from curate.manifest import Manifest
     from curate.store import Store
 
+    if as_json and form not in ("table", "json"):
+        raise UsageError(f"--json and --format {form} are two forms: give one")
+    form = "json" if as_json else form
+    if out is not None and form == "table":
+        raise UsageError("-o should go with --format csv, json or parquet, found a table")
+    limits.check(timeout)
     most = None if memory is None else _bytes(memory, "--memory")
     named = Manifest.named(manifest or [])
     connection = Store.open(store).connect(named, memory=None if most is None else f"{most}B", threads=threads)
     limits.memory(most)
-    with limits.time(timeout, connection.interrupt):
-        if form == "table":
-            columns, rows, more = engine.head(connection, query, _TABLE_ROWS)
-            display.table(columns, rows)
-            if more:
-                display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
-            return
-        answer = engine.reader(connection, query)
-        if out is not None:
-            place = storage.place(out, "an answer")
-            storage.remove_leftovers_of(place)
-            storage.publish(place, lambda stream: engine.write(answer, stream, form))
-            return
-        with display.named_output():
-            engine.write(answer, sys.stdout.buffer, form)
+
+    def answer(query: str, most_rows: int) -> tuple[int, bool]:
+        """Print an answer: how many rows, and whether there are more."""
+        with limits.time(timeout, connection.interrupt):
+            if form == "table":
+                columns, rows, more = engine.head(connection, query, most_rows)
+                display.table(columns, rows, whole=True)
+                return len(rows), more
+            found = engine.reader(connection, query)
+            if out is not None:
+                place = storage.place(out, "an answer")
+                storage.remove_leftovers_of(place)
+                counts: list[int] = []
+                storage.publish(place, lambda stream: counts.append(engine.write(found, stream, form)))
+                return counts[0], False
+            with display.named_output():
+                return engine.write(found, sys.stdout.buffer, form), False
+
+    if query is None and sys.stdin is not None and sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty()):
+        if out is not None or form == "parquet":
+            raise UsageError(f"{'-o' if out else '--format parquet'} should go with a query, found none")
+        from curate import history
+        from curate.prompt import prompt
+
+        prompt(connection, answer, history.History(history.place()), name=storage.place(store, "a store").name)
+        return
+    queries = [query] if query is not None else engine.statements(connection, _standard_input())
+    if not queries:
+        raise UsageError("no query: give one, or several on standard input")
+    if len(queries) > 1 and form != "table":
+        raise UsageError(f"--format {form} is one answer, found {len(queries)} queries on standard input")
+    for index, one in enumerate(queries):
+        if index:
+            display.answer("")
+        _, more = answer(one, _TABLE_ROWS)
+        if more:
+            display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
 
 
 @app.command()
@@ -451,7 +405,7 @@ def diff(
     store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how two core-sets differ: overlap, order, what entered and left, by image and by score."""
+    """Say how two core-sets differ. Overlap, order, what entered and left, by image and by score."""
     import pyarrow.parquet as pq
 
     from curate import display, storage
@@ -476,13 +430,13 @@ def diff(
 
 @app.command()
 def report(
-    manifests: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help="Files made by 'curate select'.")],
+    manifests: Annotated[list[str], typer.Argument(metavar="MANIFEST", help="Files made by 'curate select'.")],
     out: Annotated[str, typer.Option("-o", "--out", help="The page to write: NAME.html.")],
     png: Annotated[str | None, typer.Option(metavar="DIR", help="Figures and patches as PNG files too.")] = None,
     store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was chosen, what was not and why, as one page that opens offline."""
+    """Show what was chosen and why, on one page that opens offline."""
     from curate import display
 
     with display.progress("report", "photographs") as progress:
@@ -502,7 +456,10 @@ def info(
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Count multiply-adds for an answer of 1280x720.")
     ] = None,
-    arch: Annotated[str | None, typer.Option(help="For a checkpoint that does not say: srcnn:scale=2.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="For a checkpoint that does not say: srcnn:scale=2.", autocompletion=completion.archs),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a path is, its counts and its recipe."""
@@ -514,19 +471,19 @@ def info(
     if as_json:
         display.record(content)
         return
-    display.answer("\n".join(display.tree(content)))
+    display.answer("\n".join(display.description(content)))
 
 
 @app.command()
 def verify(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Stores, manifests, checkpoints, exports.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Stores, manifests, checkpoints, exports.")],
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte, and compare it.")] = False,
     against: Annotated[
         list[str] | None, typer.Option(metavar="PHOTOS", help="Have these photographs changed? May be repeated.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether all is whole, and if not, what is hit; exit code 1 for damage."""
+    """Say whether all is whole, and if not, what is hit. Exit code 1 for damage."""
     from curate import display
     from curate.verification import describe
     from curate.verification import verify as run
@@ -548,7 +505,7 @@ def repair(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make again what is damaged, byte for byte, and name what cannot be; exit code 1 if anything is left."""
+    """Make again what is damaged, and name what is lost. Byte for byte; exit code 1 if anything is left."""
     from curate import display
     from curate.repairing import repair as run
     from curate.verification import describe
@@ -575,7 +532,13 @@ def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
             option.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[_on_the_command_line(option.type), typer.Option(help=_help(option))],
+            annotation=Annotated[
+                _on_the_command_line(option.type),
+                typer.Option(
+                    help=_help(option),
+                    autocompletion=completion.degradations if option.name == "degrade" else None,
+                ),
+            ],
         )
         for option in options_of(TrainConfig)
     ]
@@ -599,7 +562,10 @@ def train(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
     *,
     out: Annotated[str, typer.Option("-o", "--out", metavar="RUN", help="Its folder or URL; made, or gone on with.")],
-    arch: Annotated[str | None, typer.Option(help="fsrcnn:scale=2, swinir:scale=2,variant=light, ...")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="fsrcnn:scale=2, swinir:scale=2,variant=light, ...", autocompletion=completion.archs),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Arch and options; those given here win.")] = None,
     init: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Weights to start from.")] = None,
     validate: Annotated[str | None, typer.Option(metavar="FOLDER", help="HR images; the best is kept.")] = None,
@@ -609,7 +575,7 @@ def train(
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Train a network on a manifest's patches; the same command goes on with a run that was killed."""
+    """Train a network on a core-set. The same command goes on with a run that was stopped or killed."""
     from curate import display, storage
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -648,14 +614,17 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="HR images, or a benchmark's HR and LR_bicubic.")],
     lr: Annotated[str | None, typer.Option(metavar="FOLDER", help="Their LR images; made if there are none.")] = None,
-    arch: Annotated[str | None, typer.Option(help="For a file that does not say: srcnn:scale=2,kernel=9-1-5.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="For a file that does not say: srcnn:scale=2,kernel=9-1-5.", autocompletion=completion.archs),
+    ] = None,
     protocol: Annotated[
         Literal["y", "luma", "rgb"], typer.Option(help="y: most tables; luma: SRCNN's; rgb: EDSR's.")
     ] = "y",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure PSNR and SSIM by the field's protocols, per image and on average."""
+    """Measure PSNR and SSIM. By the field's protocols, per image and on average."""
     from curate import display
 
     with display.progress("eval", "images") as progress:
@@ -683,7 +652,7 @@ def pack(
     part: PartOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy the pixels under the chosen windows, once each, into a smaller store with its own manifest."""
+    """Make a smaller store of the chosen pixels. Lossless, each pixel once, with a manifest of its own."""
     from curate import display
     from curate.engine import Engine
 
@@ -725,7 +694,7 @@ def export(
     store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Cut the chosen windows out for other trainers, each with a stub of its configuration."""
+    """Cut the chosen windows out for other trainers. Each with a stub of its configuration."""
     from curate import display
 
     with display.progress("export", "windows") as progress:
@@ -748,13 +717,13 @@ def export(
 def run(
     pipeline: Annotated[Path, typer.Argument(metavar="TOML", help="pipelines/pruning_study.toml, ...")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the study; made, or gone on with.")],
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS...", help="Folders, files, tar files, fsspec URLs.")],
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS", help="Folders, files, tar files, fsspec URLs.")],
     test: Annotated[list[Path] | None, typer.Option(metavar="FOLDER", help="HR images to measure on; several.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Code of yours that it may name.")] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Do a whole study from one file: ingest, score, select, train, measure, and one result table."""
+    """Do a whole study from one file. Ingest, score, select, train, measure, and one result table."""
     from curate import display
 
     with display.progress("run", "steps") as progress:
@@ -774,7 +743,7 @@ def demo(
     steps: Annotated[int, typer.Option(help="Training steps of each network.")] = 1500,
     as_json: JsonOption = False,
 ) -> None:
-    """Do all of the above on a few sample photographs, in a minute or two."""
+    """Do all of the above on four sample photographs. Two minutes on two idle cores."""
     from curate import display
     from curate.demo import demo as run
 
@@ -782,6 +751,14 @@ def demo(
     result = run(folder, steps=steps, say=say, progress=display.progress)
     if as_json:
         display.record(result)
+
+
+def _standard_input() -> str:
+    """What standard input holds. UsageError for more than any queries are."""
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(_SCRIPT + 1)
+    if len(data) > _SCRIPT:
+        raise UsageError(f"standard input should be queries, found more than {_SCRIPT >> 20} MiB")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _show(rows: "pa.Table", as_json: bool) -> None:

@@ -1,5 +1,7 @@
 """The demo: every verb, in order, on the sample photographs that come with the package."""
 
+import shutil
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,7 +26,7 @@ _SAMPLES = Path(__file__).parent / "samples"
 _PATCH, _STEP = 96, 48  # px: small windows, so that four photographs give a few hundred
 _ARCH = "fsrcnn:scale=2"
 _CROP = 48  # HR px: a quarter of the default's pixels, for a demo that does not keep you waiting
-_TRAINED_ON = ("refined", "asc")
+_TRAINED_ON = ("refined", "random")  # of the same size: what is it worth to choose?
 _CHOICES = {"asc": "srcnn", "des": "srcnn", "refined": "srcnn", "random": None}
 _QUESTION = """\
 SELECT images.name, round(avg(srcnn) * 1e4, 2) AS loss_e4, count(refined.patch_id) AS selected, count(*) AS patches
@@ -49,6 +51,7 @@ def demo(
     if not empty and not Store.is_store(store_path):
         raise UsageError(f"'{one_line(folder)}' holds something else; name a new or empty folder")
 
+    say(f"Four photographs, {steps} steps of training twice: about two minutes on two idle cores at 1500 (--steps).")
     say(f"$ curate ingest {_SAMPLES / 'photos'} {store_path} --patch {_PATCH} --step {_STEP}")
     with progress("ingest", "files") as bar:
         added = ingest([_SAMPLES / "photos"], store_path, patch=_PATCH, step=_STEP, progress=bar)
@@ -76,11 +79,13 @@ def demo(
     say(f"  what the {' and the '.join(_TRAINED_ON)} core-set chose, on one page")
 
     say("")
-    say(f"Equal steps, equal network, another half of the patches (held-out photograph, x2, {steps} steps):")
+    say(f"One network, {steps} steps, on a chosen and on a random half of the patches (held-out photograph, x2):")
     for name, decibel in results.items():
         say(f"  {name:8} {decibel:.2f} dB")
     say("")
     say("Where to look:")
+    if shutil.which("curate") is None:
+        say(f"  . {Path(sys.executable).parent / 'activate'}   first: makes `curate` a command of this shell")
     say(f"  {page}   in any browser: the scores, the patches, what was chosen and why")
     say(f"  {folder / 'refined.parquet'}   the core-set; any Parquet reader opens it")
     say(f"  curate info {folder / 'refined.parquet'}   the recipe that made it")

@@ -15,7 +15,9 @@ from curate.images import ImageRefused
 from curate.schema import STATUS_OK
 from curate.sources import PairedFolder, Source
 
-__all__ = ["Examined", "Examiner", "Picture"]
+__all__ = ["TOO_SMALL", "Examined", "Examiner", "Picture"]
+
+TOO_SMALL = "smaller than a patch"  # how the reason begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +136,4 @@ def _check_patch(picture: Picture, patch: int) -> None:
     height, width = windows.cropped(picture.height), windows.cropped(picture.width)
     if min(height, width) < patch:
         found = f"{picture.height}x{picture.width} px (cropped: {height}x{width})"
-        raise ImageRefused(f"smaller than a patch: {found}, a patch is {patch}")
+        raise ImageRefused(f"{TOO_SMALL}: {found}, a patch is {patch}")

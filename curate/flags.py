@@ -16,7 +16,7 @@ from curate.errors import DataError, one_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NO_VIEWS", "Findings", "findings", "kept", "nothing", "require"]
+__all__ = ["COLUMNS", "NO_VIEWS", "Findings", "findings", "kept", "nothing", "require"]
 
 # column -> SQL type; as SQL, since a question to a store without findings needs no Arrow, which is long to import
 _FLAGS = {"image_id": "VARCHAR", "reason": "VARCHAR"}
@@ -38,7 +38,8 @@ def _no_view(columns: Mapping[str, str]) -> str:
     return f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in columns.items())} WHERE false"
 
 
-NO_VIEWS = {"duplicates": _no_view(_PAIRS), "leaks": _no_view(_LEAKS), "flags": _no_view(_FLAGS)}  # of no check
+COLUMNS = {"duplicates": _PAIRS, "leaks": _LEAKS, "flags": _FLAGS}  # of the views
+NO_VIEWS = {name: _no_view(columns) for name, columns in COLUMNS.items()}  # of no check
 
 
 @dataclass(frozen=True, slots=True)

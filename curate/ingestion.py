@@ -25,7 +25,7 @@ import xxhash
 from curate import layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
-from curate.examination import Examined, Examiner
+from curate.examination import TOO_SMALL, Examined, Examiner
 from curate.progress import Meter, Progress, silent
 from curate.schema import STATUS_OK
 from curate.schema import Part as FilePart
@@ -58,7 +58,25 @@ class IngestReport:
     shards: int  # shards that this run wrote
     patches: int  # windows that this run added
     bytes: int  # of image files that this run added
+    patch: int  # px, of the store
+    small: list[int]  # px: of each image refused for being smaller than a patch, the largest patch that fits into it
     missing: int = 0  # chunks of sources that the other parts have not examined yet: the last of them writes the shards
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether there were photographs, and each was refused."""
+        return bool(self.refused) and not (self.added or self.known or self.missing)
+
+    def advice(self) -> str:
+        """What to do where images are smaller than a patch: a patch that nine in ten of them have room for; else ''."""
+        if not self.small:
+            return ""
+        fits = sorted(self.small)[len(self.small) // 10]
+        taken = sum(side >= fits for side in self.small)
+        return (
+            f"{len(self.small)} images are smaller than a patch of {self.patch} px; "
+            f"a new store made with --patch {fits} takes {taken} of them"
+        )
 
 
 def ingest(
@@ -117,7 +135,7 @@ def ingest(
             _part_again(survey, found.sources, pairs, tally, shard_size, split, part)
         else:
             tally.missing = _in_two_goes(survey, pairs, tally, shard_size, split, engine, part)
-    return tally.report(found.ignored)
+    return tally.report(found.ignored, target.header.patch)
 
 
 def _in_one_go(
@@ -204,6 +222,7 @@ class _Tally:
     shards: int = 0
     missing: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
+    small: list[int] = field(default_factory=list)
     meter: Meter = field(default_factory=lambda: Meter(rest="writing"))
 
     def over(self, examined: Iterable[Examined]) -> Iterator[Examined]:
@@ -218,12 +237,14 @@ class _Tally:
             self.bytes += item.size
             if item.status != STATUS_OK:
                 self.refused.append((f"{item.source.source}/{item.source.name}", item.status))
+            if item.status.startswith(TOO_SMALL) and item.height and item.width:
+                self.small.append(windows.cropped(min(item.height, item.width)))
             self.meter.add(pixels=(item.height or 0) * (item.width or 0))
             refused = f"{len(self.refused)} refused" if self.refused else ""
             self.progress(self.done, self.total, self.meter.note(refused))
             yield item
 
-    def report(self, ignored: int) -> IngestReport:
+    def report(self, ignored: int, patch: int) -> IngestReport:
         return IngestReport(
             added=self.added,
             refused=self.refused,
@@ -235,6 +256,8 @@ class _Tally:
             shards=self.shards,
             patches=self.patches,
             bytes=self.bytes,
+            patch=patch,
+            small=self.small,
             missing=self.missing,
         )
 

@@ -7,11 +7,12 @@ import math
 import re
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import storage
+from curate import distribution, storage
 from curate.errors import DataError, UsageError, listed, one_line
-from curate.manifest import Manifest
+from curate.manifest import Manifest, Scan
 from curate.schema import METADATA_KEY, STATUS_OK
 from curate.storage import Place
 from curate.store import CheckSet, Store
@@ -27,7 +28,7 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
     Of a checkpoint, size, the (width, height) of an answer in px, adds `multiply_adds` and the `convention` that they
     are counted by. arch is the spec of its network, for a public file whose weights do not tell it and for an arch
     outside curate, which is imported only if it is named here: without it, `parameters` is what the file says and so
-    has running statistics in it, and there is no size.
+    has running statistics in it, and there is no size. A training run that has not ended is an `unfinished run`.
     Raises UsageError for a path that is none of the three, for size or arch where there is no network, and for a
     network that is not known; DataError for a damaged file.
     """
@@ -37,18 +38,18 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
         store = Store.open(where)
         _refuse(asked, where, "store")
         return _store(store)
-    if where.suffix.lower() in _CHECKPOINTS or _has_weights(where):
+    weights = {name for name in storage.entries(where) if name.endswith(".safetensors")}
+    if weights == {"state.safetensors"}:
+        _refuse(asked, where, "unfinished run")
+        return _unfinished(where)
+    if where.suffix.lower() in _CHECKPOINTS or weights:
         return _checkpoint(where, size, arch)
     if where.is_file():
-        manifest = Manifest.load(where)
-        _refuse(asked, where, "manifest")
-        return _manifest(manifest)
+        with Manifest.scan(where) as scan:
+            _refuse(asked, where, "manifest")
+            return _manifest(scan)
     found = "a folder without a store.json or a model.safetensors" if where.is_dir() else "nothing"
     raise UsageError(f"'{one_line(path)}' is not a store, a manifest or a checkpoint: found {found}")
-
-
-def _has_weights(folder: Place) -> bool:
-    return any(name.endswith(".safetensors") for name in storage.entries(folder))
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -89,6 +90,7 @@ def _store(store: Store) -> dict[str, Any]:
         "scores": scores,
         "flagged": store.findings().flags.num_rows,
         "checks": {found.folder: _seen(store, found) for found in store.check_sets()},
+        "histogram": distribution.of_store(store),
     }
 
 
@@ -99,15 +101,35 @@ def _seen(store: Store, found: CheckSet) -> dict[str, Any]:
     return {"label": found.record.label, "images": ok}
 
 
-def _manifest(manifest: Manifest) -> dict[str, Any]:
-    score = manifest.table["score"]
-    extremes = pc.min_max(score).as_py()
+def _manifest(scan: Scan) -> dict[str, Any]:
+    images = pa.array([], pa.string())
+    ends: list[float | None] = []
+    for batch in scan.batches("image_id", "score"):
+        images = pc.unique(pa.chunked_array([images, pc.unique(batch["image_id"]).dictionary_decode()]))
+        ends += pc.min_max(batch["score"]).as_py().values()
+    finite = [score for score in ends if score is not None and math.isfinite(score)]
     return {
         "kind": "manifest",
-        "patches": len(manifest),
-        "images": pc.count_distinct(manifest.table["image_id"]).as_py(),
-        "score": {"lowest": extremes["min"], "highest": extremes["max"]},
-        "recipe": manifest.recipe.model_dump(mode="json"),
+        "patches": scan.rows,
+        "images": len(images),
+        "score": {"lowest": min(finite, default=None), "highest": max(finite, default=None)},
+        "recipe": scan.manifest.recipe.model_dump(mode="json"),
+        "histogram": distribution.of_manifest(scan),
+    }
+
+
+def _unfinished(folder: Place) -> dict[str, Any]:
+    """How far a training run is that the same command goes on with."""
+    from curate.resume import begun
+
+    state = begun(folder)
+    how = "give the same 'curate train' again"
+    return {
+        "kind": "unfinished run",
+        "step": state.step,
+        "best": state.best,
+        "to_go_on": how,
+        "options": state.identity,
     }
 
 

@@ -15,11 +15,17 @@ from pathlib import Path
 
 from curate.errors import UsageError
 
-__all__ = ["memory", "time"]
+__all__ = ["check", "memory", "time"]
 
 _GRACE = 2.0  # seconds between the first interrupt and the end of the process
 _INTERRUPTS = 20  # in that time
 _ROOM = 1 << 30  # bytes beside DuckDB's own limit: for answers on their way, which it does not count
+
+
+def check(seconds: float | None) -> None:
+    """UsageError for a time that is none."""
+    if seconds is not None and not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise UsageError(f"--timeout should be seconds above 0, found {seconds}")
 
 
 @contextmanager
@@ -31,8 +37,7 @@ def time(seconds: float | None, interrupt: Callable[[], object]) -> Iterator[Non
     if seconds is None:
         yield
         return
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise UsageError(f"--timeout should be seconds above 0, found {seconds}")
+    check(seconds)
     refusal = UsageError(f"the query took longer than {seconds:g} s and was stopped; --timeout SECONDS gives it longer")
     over, late = threading.Event(), threading.Event()
 

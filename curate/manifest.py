@@ -6,6 +6,7 @@ Any Parquet reader opens it (columns: `layout.MANIFEST`). The file's metadata ho
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from curate.store import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Manifest"]
+__all__ = ["Manifest", "Scan"]
 
 _Read = TypeVar("_Read")
 
@@ -53,6 +54,20 @@ class Manifest:
             recipe = _recipe(_parquet(pq.read_schema, copy, file), file)
             table = _parquet(_read_whole, copy, file)
         return cls(table.replace_schema_metadata(None).sort_by("rank"), recipe, file)
+
+    @classmethod
+    @contextlib.contextmanager
+    def scan(cls, path: str | Place) -> Iterator[Scan]:
+        """A manifest whose rows are read piece by piece. Raises as `load` does, the damage of a row when it is read."""
+        import pyarrow.parquet as pq
+
+        from curate import layout
+
+        file = _existing(path)
+        with storage.local_copy(file) as copy:
+            found = _parquet(pq.read_metadata, copy, file)
+            recipe = _recipe(_parquet(pq.read_schema, copy, file), file)
+            yield Scan(cls(layout.MANIFEST.empty_table(), recipe, file), found.num_rows, copy)
 
     @classmethod
     def named(cls, paths: Sequence[str | Place]) -> dict[str, Path]:
@@ -194,6 +209,33 @@ class Manifest:
         """Where its store is, by its recipe."""
         folder = self.path.resolve().parent if self.path else Path.cwd()
         return storage.resolve(self.recipe.store.url, folder)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A manifest in a file, for as long as `Manifest.scan` holds it."""
+
+    manifest: Manifest  # its recipe and its place; of its rows none
+    rows: int
+    path: Path  # of the file, or of a copy here of one that is far
+
+    def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """These columns of all its rows, in no order; strings as dictionaries. DataError for damage in them."""
+        from curate import tables
+
+        strings = [name for name in columns if name in ("patch_id", "image_id")]
+        options = {"page_checksum_verification": True, "read_dictionary": strings}
+        rows = tables.batches(self.path, columns, **options)
+
+        def piece(_: Path) -> pa.RecordBatch | None:
+            batch = next(rows, None)
+            if batch is not None:
+                batch.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
+            return batch
+
+        assert self.manifest.path is not None
+        while (batch := _parquet(piece, self.path, self.manifest.path)) is not None:
+            yield batch
 
 
 def _write(stream: BinaryIO, tables: Iterable[pa.Table], recipe: Callable[[], bytes]) -> None:

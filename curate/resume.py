@@ -26,6 +26,7 @@ from curate.tensors import content_hash
 __all__ = [
     "STATE_FILE",
     "Snapshot",
+    "begun",
     "is_begun",
     "optimizer_tensors",
     "problems",
@@ -76,6 +77,11 @@ class Snapshot:
 def is_begun(folder: Place) -> bool:
     """Whether there is the state of a run that has not ended."""
     return (folder / STATE_FILE).is_file()
+
+
+def begun(folder: Place) -> TrainingState:
+    """What the state in a run's folder says of the run. DataError if it is damaged, OSError if it cannot be read."""
+    return _read(folder / STATE_FILE)[0]
 
 
 def problems(folder: Place) -> list[str]:

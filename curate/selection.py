@@ -27,7 +27,7 @@ from curate.storage import Place
 from curate.store import Store
 from curate.strategies import Picks, Ranked, Strategy, share
 
-__all__ = ["candidates", "check_names", "select", "write"]
+__all__ = ["candidates", "check_names", "matching", "select", "write"]
 
 Unit = Literal["patches", "pixels"]
 
@@ -200,7 +200,7 @@ def _stream(
     flagged = "image_id IN (SELECT image_id FROM flags)" if passed else "false"
     score = f"CAST({sql.identifier(choice.column or '')} AS DOUBLE)"
     wanted = f"{', '.join(_COLUMNS)}, {score} AS score, {flagged} AS flagged"
-    rows = _rows(connection, choice.where).project(wanted)
+    rows = matching(connection, choice.where).project(wanted)
     patches = sum(choice.store.rows(unit, "patches") for unit in choice.store.commits().values())
     with _shown(connection, patches, "counted", progress):
         counts, scores = _tally(choice.store, rows)
@@ -212,7 +212,7 @@ def _stream(
     if first >= end:
         raise _nothing(choice, scores.total, counts["flagged"])
     low, high, before = scores.band(first, end, descending=descending)
-    band = rows.filter(f"NOT flagged AND score BETWEEN {_number(low)} AND {_number(high)}")
+    band = rows.filter(f"NOT flagged AND score BETWEEN {sql.number(low)} AND {sql.number(high)}")
     order = f"score {'DESC' if descending else 'ASC'}, patch_id"
     with _shown(connection, end - first, "sorted", progress):
         ordered = band.order(order).limit(end - first, first - before).to_arrow_reader(_BATCH_ROWS)
@@ -231,9 +231,9 @@ def _stream(
     def recipe() -> ManifestRecipe:
         (one, one_id), (other, other_id) = ends[0], ends[-1]
         inside = (
-            f"score BETWEEN {_number(min(one, other))} AND {_number(max(one, other))}"
-            f" AND (score <> {_number(one)} OR patch_id >= {sql.text(one_id)})"
-            f" AND (score <> {_number(other)} OR patch_id <= {sql.text(other_id)})"
+            f"score BETWEEN {sql.number(min(one, other))} AND {sql.number(max(one, other))}"
+            f" AND (score <> {sql.number(one)} OR patch_id >= {sql.text(one_id)})"
+            f" AND (score <> {sql.number(other)} OR patch_id <= {sql.text(other_id)})"
         )
         windows = band.filter(inside).project("image_id, y, x, size").order("image_id")
         counts["selected"] = end - first
@@ -277,11 +277,6 @@ def _ranked_rows(batch: pa.RecordBatch, first: int) -> pa.Table:
     columns |= {"rank": pa.array(np.arange(first, first + batch.num_rows))}
     columns |= {"weight": pa.array(np.ones(batch.num_rows, np.float32))}
     return pa.table([columns[field.name] for field in layout.MANIFEST], schema=layout.MANIFEST)
-
-
-def _number(value: float) -> str:
-    """A float64 in SQL, to the last bit."""
-    return f"CAST('{value!r}' AS DOUBLE)"
 
 
 def _nothing(choice: _Choice, count: int, flagged: int) -> UsageError:
@@ -340,7 +335,7 @@ def _candidates(
 ) -> pa.Table:
     score = f"CAST({sql.identifier(column)} AS DOUBLE)" if column else "CAST(NULL AS DOUBLE)"
     try:
-        rows = _rows(connection, where, joined=bool(more))
+        rows = matching(connection, where, joined=bool(more))
         if missing := set(more) - set(rows.columns):
             raise UsageError(f"the strategy needs '{one_line(listed(missing))}'; the store has: {listed(rows.columns)}")
         wanted = ", ".join([*_COLUMNS, f"{score} AS score", *map(sql.identifier, more)])
@@ -358,7 +353,9 @@ def _check_whole(rows: pa.Table | pa.RecordBatch) -> None:
         raise DataError(f"the store is damaged: it has patches without {listed(missing)}")
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, where: str | None, *, joined: bool = False) -> duckdb.DuckDBPyRelation:
+def matching(
+    connection: duckdb.DuckDBPyConnection, where: str | None, *, joined: bool = False
+) -> duckdb.DuckDBPyRelation:
     """The scores that meet a condition; with the columns of their images beside if `joined` or it names one of these.
 
     Every patch has an image: without that join the rows are the same, and far fewer bytes are read.

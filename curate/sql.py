@@ -33,9 +33,11 @@ __all__ = [
     "connect",
     "head",
     "identifier",
+    "number",
     "parquet",
     "query_error",
     "reader",
+    "statements",
     "text",
     "watching",
     "write",
@@ -46,6 +48,7 @@ FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
 
 _WATCH_SECONDS = 0.25
 _SHOWN = 200  # characters of a query that is too long to be repeated in a message
+_LONG = 1000  # characters of a line of DuckDB's, which may have all of a query in it
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
 _TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
 # Values that Python gets from DuckDB as it would by way of Arrow, which takes longer to import than most answers take.
@@ -153,6 +156,11 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def number(value: float) -> str:
+    """A finite float64 in SQL, to the last bit."""
+    return f"CAST('{value!r}' AS DOUBLE)"
+
+
 def _check_utf8(text: str) -> None:
     try:
         text.encode()
@@ -172,17 +180,22 @@ def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     try:
         tree = json.loads(parsed)
     except RecursionError:
-        raise UsageError(f"the query is nested too deeply: '{one_line(query[:_SHOWN])} ...'") from None
+        raise UsageError(f"the query is nested too deeply: '{_shown(query)}'") from None
     if tree["error"]:
-        raise UsageError(one_line(f"SQL: {tree['error_message']}: '{query}'"))
+        raise UsageError(f"SQL: {one_line(tree['error_message'])}: '{_shown(query)}'")
     for node in _nodes(tree):
         if str(node.get("type")).endswith("_QUERY_NODE"):  # COPY, INSERT, UPDATE, ... as a common table expression
             found = node["type"].removesuffix("_QUERY_NODE")
-            raise UsageError(f"a query can only read; found {found}: '{one_line(query)}'")
+            raise UsageError(f"a query can only read; found {found}: '{_shown(query)}'")
         function = node["function"]["function_name"] if node.get("type") == "TABLE_FUNCTION" else None
         if function is not None and function.lower() not in _TABLE_FUNCTIONS:
             known = listed(_TABLE_FUNCTIONS)
             raise UsageError(f"the table function '{one_line(function)}' is not for queries here; there are: {known}")
+
+
+def _shown(query: str) -> str:
+    """A query as a message repeats it."""
+    return one_line(query if len(query) <= _SHOWN else f"{query[:_SHOWN]} ...")
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -207,6 +220,16 @@ def reader(connection: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchR
     return pa.RecordBatchReader.from_batches(answer.schema, batches(answer))
 
 
+def statements(connection: duckdb.DuckDBPyConnection, script: str) -> list[str]:
+    """The statements of a script, each as it stands there; whether they are queries is not looked at.
+
+    Raises UsageError for one that DuckDB cannot parse, before any of them has been run.
+    """
+    _check_utf8(script)
+    with _refusing(connection):
+        return [statement.query for statement in connection.extract_statements(script)]
+
+
 def head(
     connection: duckdb.DuckDBPyConnection, query: str, limit: int
 ) -> tuple[list[str], list[tuple[object, ...]], bool]:
@@ -227,12 +250,25 @@ def head(
 def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
     """One SELECT, checked and not run yet."""
     _check_utf8(query)
-    statements = connection.extract_statements(query)
+    body = _body(query)
+    statements = connection.extract_statements(body)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         found = ", ".join(statement.type.name for statement in statements) or "nothing"
-        raise UsageError(f"a query should be one SELECT; found {found}: '{one_line(query)}'")
-    check(connection, query)
-    return connection.sql(query).project("*")
+        hint = " (PIVOT should name its values: ON name IN (...))" if "MULTI" in found else ""
+        raise UsageError(f"a query should be one SELECT; found {found}{hint}: '{_shown(query)}'")
+    check(connection, body)
+    return connection.sql(body).project("*")
+
+
+def _body(query: str) -> str:
+    """A query without the `;` and the comments at its end: DuckDB makes a subquery of it as it stands."""
+    data = query.encode()
+    end = len(data)
+    for start, kind in reversed(duckdb.tokenize(query)):
+        if kind != duckdb.token_type.comment and data[start : start + 1] != b";":
+            break
+        end = start
+    return data[:end].decode()
 
 
 def _by_arrow(answer: duckdb.DuckDBPyRelation) -> pa.RecordBatchReader:
@@ -276,6 +312,7 @@ def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None =
     if any(lines[0].startswith(kind) or f": {kind}" in lines[0] for kind in _NOT_THE_QUERY):
         hint = "; allow more memory, or make room where it spills to (TMPDIR)" if "offload" in lines[0] else ""
         return CurateError(one_line(f"SQL: {lines[0]}{hint}"))
+    lines = [line if len(line) <= _LONG else f"{line[:_LONG]} ..." for line in lines]
     hints = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate", "LINE"))]
     if connection is not None and lines[0].startswith("Catalog Error: Table with name"):
         hints = [f"there are: {listed(name for (name,) in connection.sql('SHOW TABLES').fetchall())}"]

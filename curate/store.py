@@ -540,6 +540,14 @@ class Store:
             "scores": self._scores_view(units),
         }
 
+    def columns(self) -> dict[str, list[str]]:
+        """View -> the names of its columns, of which no table has to be read."""
+        patches = [*_PATCHES, "shard"]
+        scores = [*patches, *self.score_columns()]
+        return {"images": [*_IMAGES], "patches": patches, "scores": scores} | {
+            name: [*columns] for name, columns in flags.COLUMNS.items()
+        }
+
     def _scores_view(self, units: Mapping[int, CommitRecord]) -> str:
         """Patches with a column a scorer.
 
@@ -568,7 +576,8 @@ class Store:
                 joins.append(f"LEFT JOIN ({sql.parquet(files_of)}) {alias} USING (patch_id)")
         return f"SELECT {', '.join(columns)} FROM {' '.join(['patches', *beside, *joins])}"
 
-    def _committed_files(self, found: ScoreSet) -> list[Path]:
+    def score_files(self, found: ScoreSet) -> list[Path]:
+        """The Parquet files of a score set: patch_id and the scorer's columns."""
         return self._part_paths(found.kind, list(self.commits(found.kind)))
 
     def table_files(self) -> list[Path]:
@@ -576,7 +585,7 @@ class Store:
         units = list(self.commits())
         tables = self._part_paths("images", units) + self._part_paths("patches", units)
         tables += self._part_paths("retried", _retries(self.commits()))
-        return tables + [path for found in self.score_sets() for path in self._committed_files(found)]
+        return tables + [path for found in self.score_sets() for path in self.score_files(found)]
 
     def query(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.Table:
         """The answer to one SELECT over `images`, `patches`, `scores` and `manifests` (view name -> file)."""

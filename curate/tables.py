@@ -4,6 +4,7 @@ A few bytes of Parquet can stand for billions of equal rows, or of long strings.
 something of its own: a row of the emptiest of them takes a byte.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pyarrow as pa
 from curate import sql
 from curate.errors import UsageError
 
-__all__ = ["read"]
+__all__ = ["batches", "read"]
 
 _MAX_ROWS_A_BYTE = 4  # in a file of more than a million rows
 _FREE_ROWS = 2**20
 _MAX_TEXT = 4096  # bytes of a string, where its column could grow beyond `_FREE_BYTES`
 _FREE_BYTES = 2**28
 _MEMORY = "1GB"  # for looking at the strings
+_BATCH_ROWS = 2**18
 
 
 def read(path: Path, *, checked: bool = False, **options: Any) -> pa.Table:
@@ -29,18 +31,33 @@ def read(path: Path, *, checked: bool = False, **options: Any) -> pa.Table:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path, **options) as file:
-        rows, size = file.metadata.num_rows, path.stat().st_size
-        if rows > max(_FREE_ROWS, _MAX_ROWS_A_BYTE * size):
-            raise pa.ArrowInvalid(f"it has {rows} rows in {size} bytes, more than {_MAX_ROWS_A_BYTE} a byte")
+        _check_rows(path, file.metadata)
         if checked:
             _check_strings(path, file.metadata)
         return file.read()
 
 
-def _check_strings(path: Path, metadata: Any) -> None:
+def batches(path: Path, columns: Sequence[str], **options: Any) -> Iterator[pa.RecordBatch]:
+    """Some columns of a Parquet file, piece by piece, with the checks of `read`. Raises as that does."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, **options) as file:
+        _check_rows(path, file.metadata)
+        _check_strings(path, file.metadata, columns)
+        yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
+
+
+def _check_rows(path: Path, metadata: Any) -> None:
+    rows, size = metadata.num_rows, path.stat().st_size
+    if rows > max(_FREE_ROWS, _MAX_ROWS_A_BYTE * size):
+        raise pa.ArrowInvalid(f"it has {rows} rows in {size} bytes, more than {_MAX_ROWS_A_BYTE} a byte")
+
+
+def _check_strings(path: Path, metadata: Any, read: Sequence[str] | None = None) -> None:
     """ArrowInvalid for a column of long strings. DuckDB looks at each of them once, however many rows have it."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    columns = [column for column in columns if read is None or column.path_in_schema in read]
     names = [column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"]
     largest = max((column.total_uncompressed_size for column in columns if column.path_in_schema in names), default=0)
     if metadata.num_rows * largest <= _FREE_BYTES:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from curate import degrade, files, optim, plugins, resume, storage
+from curate import degrade, files, optim, plugins, resume, stopping, storage
 from curate.archs import Arch
 from curate.checkpoint import BEST, MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.config import TrainConfig
@@ -121,8 +121,9 @@ def train(
         else:
             keeper = _Keeper(run, team.device, None, None, lambda step, values: None, silent)
         stack.enter_context(torch.random.fork_rng([team.device] if team.device.type == "cuda" else []))
-        _fit(run, live, feed, team, keeper)
-        return keeper.finish(live, team)
+        with stopping.deferred():  # a state that can be saved is one of between two steps
+            _fit(run, live, feed, team, keeper)
+            return keeper.finish(live, team)
 
 
 @dataclass(frozen=True)
@@ -298,25 +299,34 @@ class _Live:
 
 def _fit(run: _Run, live: _Live, feed: Iterator[Batch], team: Team, keeper: "_Keeper") -> None:
     """The loop."""
-    config = run.config
+    if live.step:
+        keeper.progress(live.step, run.steps, "going on")
     for batch in keeper.meter.waiting("decoding", islice(feed, run.steps - live.step)):
-        torch.manual_seed(_step_seed(config.seed, live.step, team.rank))
-        for group in live.optimiser.param_groups:
-            group["lr"] = config.rate * _factor(config, live.step, run.steps)
-        parts = batch.parts(config.accumulate)
-        for number, part in enumerate(parts, start=1):
-            with nullcontext() if number == len(parts) else team.alone(live.shared):
-                loss, error = _loss(live.shared, part.to(team.device), run)
-                (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
-            live.meter.add(loss.detach(), error, len(part.weight_B))
-        if config.clip:
-            nn.utils.clip_grad_norm_(live.net.parameters(), config.clip)
-        live.optimiser.step()
-        live.optimiser.zero_grad(set_to_none=True)
-        if live.mean is not None:
-            live.mean.update_parameters(live.net)
-        live.step += 1
+        _step(batch, run, live, team)
         keeper.after_step(live)
+        if stopping.caught() and live.step < run.steps:
+            keeper.save(live)
+            raise stopping.Stopped
+
+
+def _step(batch: Batch, run: _Run, live: _Live, team: Team) -> None:
+    config = run.config
+    torch.manual_seed(_step_seed(config.seed, live.step, team.rank))
+    for group in live.optimiser.param_groups:
+        group["lr"] = config.rate * _factor(config, live.step, run.steps)
+    parts = batch.parts(config.accumulate)
+    for number, part in enumerate(parts, start=1):
+        with nullcontext() if number == len(parts) else team.alone(live.shared):
+            loss, error = _loss(live.shared, part.to(team.device), run)
+            (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+        live.meter.add(loss.detach(), error, len(part.weight_B))
+    if config.clip:
+        nn.utils.clip_grad_norm_(live.net.parameters(), config.clip)
+    live.optimiser.step()
+    live.optimiser.zero_grad(set_to_none=True)
+    if live.mean is not None:
+        live.mean.update_parameters(live.net)
+    live.step += 1
 
 
 def _loss(net: nn.Module, batch: Batch, run: _Run) -> tuple[Tensor, Tensor]:
@@ -385,7 +395,12 @@ class _Keeper:
         self.progress(step, self.run.steps, self._note(live))
         if self.validation is not None and (step % config.validate_every == 0 or end):
             self._validate(live)
-        if self.folder and step % config.save_every == 0 and not end:
+        if step % config.save_every == 0:
+            self.save(live)
+
+    def save(self, live: _Live) -> None:
+        """Keep the state between two steps; after the last one it is not needed."""
+        if self.folder and live.step < self.run.steps:
             live.snapshot().save(self.folder, self.run.identity)
 
     def finish(self, live: _Live, team: Team) -> Checkpoint:

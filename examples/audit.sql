@@ -1,5 +1,5 @@
 -- Which photographs does the core-set lean on, and what did it pass over?
--- curate sql store "$(cat examples/audit.sql)" -m refined.parquet
+-- curate sql store -m refined.parquet < examples/audit.sql
 SELECT
     images.name,
     count(*) AS patches,

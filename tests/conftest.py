@@ -7,6 +7,7 @@
     write_store   function (folder, units, scores) -> Store: tables alone, with the scores that the test chooses
     untrained     folder of random weights that stand in for curate's bundled ones, so that no test depends on those
     memory        URL of an empty folder in memory; `put(url, data)` writes a file there
+    s3            URL of an empty bucket on a server of this machine; `s3_server` is its address
     warm          a process that has imported curate and runs commands at once, and into faults: see warm.py
     div2k         a folder with DIV2K_train_HR and its X2 LR files in DIV2K/, and a test image in Set5/HR
     shared        folder of real photographs and public checkpoints beside the repository; skips where it is absent
@@ -16,6 +17,7 @@ Everything is made in the test, but for what released versions wrote (`fixtures`
 
 import hashlib
 import io
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -197,6 +199,37 @@ def put(url: str, data: bytes) -> str:
     with fsspec.open(url, "wb") as file:
         file.write(data)
     return url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3-compatible server (moto) on loopback."""
+    pytest.importorskip("s3fs", reason="needs the extra s3")
+    server_module = pytest.importorskip("moto.server", reason="needs moto[server,s3]")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """URL of an empty bucket; credentials and address are in the environment, where users have them."""
+    import s3fs
+
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "AKIATESTTESTTEST",
+        "AWS_SECRET_ACCESS_KEY": "hunter2hunter2",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_server,
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    bucket = "curate-" + str(abs(hash(request.node.name)))
+    fsspec.filesystem("s3").mkdir(bucket)
+    return f"s3://{bucket}"
 
 
 @pytest.fixture(scope="session")

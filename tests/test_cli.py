@@ -1,6 +1,7 @@
 """The command line: what each verb prints, and that a mistake is one clear line, exit code 2, nothing half-written."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,53 @@ def test_info_says_what_it_is(run: Run, work: Path, tmp_path: Path, kind: str) -
     assert run("info", paths[kind]).out.startswith(f"kind: {kind}\n")
 
 
+def test_info_draws_what_was_chosen(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks where the output can carry them, else ASCII; colour on a terminal alone, and not with NO_COLOR."""
+
+    def drawn(name: str) -> str:
+        answer = run("info", work / name)
+        assert answer.code == 0 and not answer.err
+        return answer.out.partition("\n\n")[2]
+
+    monkeypatch.delenv("LC_ALL", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", _Output(sys.stdout, "utf-8"))
+    picture = drawn("half.parquet")
+    assert "█" in picture and "(rank 50 %)" in picture and "\x1b" not in picture
+    assert len(drawn("store").splitlines()) == 2 and "█" in drawn("store")
+    assert all(len(line) <= 76 for line in picture.splitlines())
+    monkeypatch.setattr(sys.stdout, "tty", True)
+    assert drawn("half.parquet").replace("\x1b[36m", "").replace("\x1b[2m", "").replace("\x1b[0m", "") == picture
+    assert "\x1b[36m" in drawn("half.parquet")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert drawn("half.parquet") == picture
+    monkeypatch.setenv("LC_ALL", "C")
+    assert drawn("half.parquet").isascii() and "#" in drawn("half.parquet")
+    monkeypatch.delenv("LC_ALL")
+    monkeypatch.setattr(sys.stdout, "encoding", "ascii")
+    assert drawn("half.parquet").isascii() and "#" in drawn("half.parquet")
+
+
+class _Output:
+    """Standard output that says what it is."""
+
+    def __init__(self, stream: Any, encoding: str) -> None:
+        self.stream, self.encoding, self.tty = stream, encoding, False
+
+    def isatty(self) -> bool:
+        return self.tty
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
+def test_info_draws_where_there_is_ascii_alone(work: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", "from curate.cli import entry; entry()", "info", str(work / "half.parquet")]
+    ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=True)
+    assert ended.stdout.isascii() and b"# " in ended.stdout and not ended.stderr
+
+
 def test_info_of_a_store_counts(run: Run, work: Path) -> None:
     content = json.loads(run("info", work / "store", "--json").out)
     counted = run("sql", work / "store", "select count(*) as n from patches", "--format", "csv").out.splitlines()[1]
@@ -150,6 +198,7 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         "score": ((out / "new", "sobel"), {"columns", "patches", "skipped", "not_finite"}),
         "select": ((store, "des", "--by", "sobel", "-o", out / "a.parquet"), {"manifest", "recipe"}),
         "diff": ((half, half), {"both", "by_score"}),
+        "sql": ((store, "select name from images"), set()),
         "report": ((half, "-o", out / "a.html"), {"manifests"}),
         "info": ((half,), {"kind", "recipe"}),
         "verify": ((store,), {"whole"}),
@@ -158,17 +207,41 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         "eval": ((work / "luma", photos), {"average", "images"}),
         "pack": ((half, out / "core"), {"manifest", "patches", "bytes"}),
         "export": ((half, out / "files", "--to", "folder"), {"windows", "stubs"}),
+        "run": ((out / "study.toml", out / "study", photos, "--test", photos), set()),
         "scorers": ((), {"srcnn"}),
         "strategies": ((), {"refined"}),
         "archs": ((), {"fsrcnn"}),
     }
-    elsewhere = {"sql", "run", "demo"}  # --format json; test_pipeline, test_demo
-    assert commands.keys() | elsewhere == {item.name or item.callback.__name__ for item in cli.app.registered_commands}
+    assert commands.keys() | {"demo"} == {item.name or item.callback.__name__ for item in cli.app.registered_commands}
+    (out / "study.toml").write_text(
+        '[ingest]\npatch = 48\nstep = 48\n[score]\nscorers = ["sobel"]\n[[select]]\nname = "des"\nstrategy = "des"\n'
+        f'by = "sobel"\n[[train]]\narchs = ["{FSRCNN_SMALL}"]\noptions = {{ steps = 1, crop = 24 }}\n'
+    )
     for verb, (arguments, keys) in commands.items():
         result = run(verb, *arguments, "--json")
         assert result.code == 0, result
         found = json.loads(result.out)
         assert keys <= found.keys() if keys else isinstance(found, list), verb
+
+
+def test_photographs_that_are_all_refused_are_a_failure_that_says_what_to_do(
+    run: Run, work: Path, tmp_path: Path
+) -> None:
+    result = run("ingest", work / "photos", tmp_path / "store", "--patch", 240)
+    assert result.code == 1 and result.out.startswith("0 images added")
+    assert result.err.endswith("a new store made with --patch 60 takes 3 of them\n")
+    assert run("ingest", work / "photos", tmp_path / "other", "--patch", 240, "--json").code == 1
+
+
+def test_the_version_is_said(run: Run) -> None:
+    from curate import __version__
+
+    assert run("--version") == Result(0, f"curate {__version__}\n", "")
+
+
+def test_every_verb_s_line_in_the_list_is_whole(run: Run) -> None:
+    listed = run("--help").out.partition("Commands:")[2]
+    assert "..." not in listed and len(listed.splitlines()) > 20
 
 
 def test_quiet_prints_nothing_but_the_result(run: Run, work: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ VERBS = [
     "eval",
     "report",
 ]
-RUNS = ("refined-run", "asc-run")
+RUNS = ("refined-run", "random-run")
 MANIFESTS = ("asc", "des", "refined", "random")
 
 
@@ -85,7 +85,7 @@ def test_it_runs_every_verb_and_again_skips(samples: Path, untrained: Path, tmp_
         assert read_recipe(folder / run)["training"]["config"]["steps"] == 3
         decibel = averages(evaluate(folder / run, samples / "test"))["psnr"]
         assert f"  {run.removesuffix('-run'):8} {decibel:.2f} dB" in first
-    assert "held-out photograph, x2, 3 steps" in report
+    assert "3 steps, on a chosen and on a random half of the patches (held-out photograph, x2)" in report
     assert report.index("Where to look:") > report.rindex(" dB")
 
     again = told(folder)

@@ -197,6 +197,7 @@ def test_a_manifest_of_many_million_equal_rows_is_refused(work: Path, tmp_path: 
     assert path.stat().st_size < 2**20
     for act in (
         lambda: Manifest.load(path),
+        lambda: curate.info(path),
         lambda: curate.diff(path, path),
         lambda: curate.report([path], tmp_path / "x.html"),
     ):
@@ -208,9 +209,10 @@ def test_a_manifest_of_many_million_equal_rows_is_refused(work: Path, tmp_path: 
 def test_a_manifest_of_long_equal_texts_is_refused(work: Path, tmp_path: Path) -> None:
     path = bomb(work, tmp_path / "bomb.parquet", 2**16, "x" * 2**20)  # 64 GB each of two columns
     assert path.stat().st_size < 100_000
-    with pytest.raises(DataError, match=r"text of 1048576 bytes|Out of Memory") as refused:
-        Manifest.load(path)
-    assert str(refused.value).isprintable()
+    for act in (Manifest.load, curate.info):
+        with pytest.raises(DataError, match=r"text of 1048576 bytes|Out of Memory") as refused:
+            act(path)
+        assert str(refused.value).isprintable()
     assert len(Manifest.load(bomb(work, path, 2**16, "x" * 64))) == 2**16  # where it is what it seems to be
 
 

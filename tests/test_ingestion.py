@@ -918,6 +918,29 @@ def test_the_report_adds_up(corpus: Path) -> None:
     assert report.bytes == sum(cells["size"].to_pylist())
 
 
+def test_a_patch_that_small_images_have_room_for_is_named(photos: Callable[..., Path], tmp_path: Path) -> None:
+    sizes = ((100, 140), *((40 + side, 70) for side in range(19)), (12, 12))
+    folder = photos(sizes)
+    report = take([folder], tmp_path / "store", patch=96)
+    assert report.patch == 96 and sorted(report.small) == sorted(windows.cropped(min(size)) for size in sizes[1:])
+    said = "20 images are smaller than a patch of 96 px; a new store made with --patch 36 takes 19 of them"
+    assert report.advice() == said
+    again = take([folder], tmp_path / "other", patch=36)
+    assert again.added == 20 and again.small == [12]
+
+
+def test_no_advice_where_none_is_small(corpus: Path) -> None:
+    report = take_corpus(corpus, corpus / "store")
+    assert (report.small, report.advice(), report.is_in_vain) == ([], "", False)
+
+
+def test_a_run_is_in_vain_where_all_is_refused_and_nothing_was_there(tmp_path: Path) -> None:
+    bad, good = fill(tmp_path / "bad", {"a.png": b"no picture"}), fill(tmp_path / "good", {"b.png": png(1)})
+    assert take(bad, tmp_path / "store").is_in_vain
+    assert not take(good, tmp_path / "store").is_in_vain
+    assert not take(good, tmp_path / "store").is_in_vain  # they are there already
+
+
 def test_progress_counts_every_source_once_and_in_order(corpus: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     options = {"progress": lambda done, total, note="": calls.append((done, total, note))}

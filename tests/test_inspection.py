@@ -21,6 +21,7 @@ from curate.archs.fsrcnn import Fsrcnn
 from curate.archs.imdn import Imdn
 from curate.archs.srcnn import Srcnn
 from curate.checkpoint import MODEL_FILE, Checkpoint, read_recipe, weights_hash
+from curate.distribution import of_manifest, of_store
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
 from curate.inspection import info, parse_size
@@ -84,7 +85,8 @@ def test_a_store_has_its_grid_its_counts_and_its_scores(place: Path) -> None:
     }
     for path in (place / "store", str(place / "store")):
         content = info(path)
-        assert content == expected and next(iter(content)) == "kind"
+        assert content == {**expected, "histogram": of_store(store)} and next(iter(content)) == "kind"
+    assert content["histogram"].keys() == content["scores"].keys()
 
 
 def test_an_ingested_store_counts_what_was_refused(tmp_path: Path, photos: Callable[..., Path]) -> None:
@@ -122,14 +124,18 @@ def test_an_unfinished_scorer_has_scored_nothing(tmp_path: Path, write_store: Wr
 
 def test_a_manifest_has_its_counts_and_its_recipe(place: Path) -> None:
     manifest = Manifest.load(place / "chosen.parquet")
+    with Manifest.scan(place / "chosen.parquet") as scan:
+        histogram = of_manifest(scan)
     assert info(place / "chosen.parquet") == {
         "kind": "manifest",
         "patches": 4,
         "images": 2,
         "score": {"lowest": 2.0, "highest": 7.0},
         "recipe": manifest.recipe.model_dump(mode="json"),
+        "histogram": histogram,
     }
     assert manifest.recipe.counts["without_finite_score"] == 5
+    assert histogram["window"] == {"first": 0, "last": 3, "gaps": 0, "low": 2.0, "high": 7.0}
 
 
 def test_a_manifest_without_scores_has_none(place: Path) -> None:
@@ -139,14 +145,23 @@ def test_a_manifest_without_scores_has_none(place: Path) -> None:
 
 def test_a_manifest_need_not_be_called_parquet_nor_have_its_store(place: Path, tmp_path: Path) -> None:
     (tmp_path / "chosen").write_bytes((place / "chosen.parquet").read_bytes())
-    assert info(tmp_path / "chosen") == info(place / "chosen.parquet")
+    there, moved = info(place / "chosen.parquet"), info(tmp_path / "chosen")
+    drawn, alone = there.pop("histogram"), moved.pop("histogram")
+    assert there == moved and drawn["note"] is None and drawn["counts"] is not None
+    assert alone["note"] == f"its store is not at '{tmp_path / 'store'}' any more" and alone["counts"] is None
+
+
+def test_images_are_counted_over_all_pieces(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [info(place / name) for name in ("chosen.parquet", "drawn.parquet")]
+    monkeypatch.setattr("curate.tables._BATCH_ROWS", 1)
+    assert [info(place / name) for name in ("chosen.parquet", "drawn.parquet")] == whole
 
 
 @pytest.mark.parametrize("name", ["store", "chosen.parquet", "drawn.parquet", "run"])
 def test_it_fits_into_json_and_on_lines_for_people(place: Path, name: str) -> None:
     content = info(place / name)
     assert json.loads(json.dumps(content, allow_nan=False)) == content
-    lines = display.tree(content)
+    lines = display.description(content)
     assert lines[0] == f"kind: {content['kind']}" and all(line.isprintable() for line in lines)
 
 
@@ -212,8 +227,8 @@ def test_a_damaged_checkpoint_is_refused(place: Path, tmp_path: Path) -> None:
     assert "not those that were saved" in refusal(DataError, tmp_path, size=(64, 64))
 
 
-def test_a_run_that_has_not_ended_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "state.safetensors").write_bytes(b"")
+def test_weights_that_are_not_a_run_s_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.safetensors").write_bytes(b"")
     for asked in ({}, {"size": (64, 64)}):
         assert "has no model.safetensors" in refusal(UsageError, tmp_path, **asked)
     assert "no such file" in refusal(UsageError, tmp_path / "net.safetensors")
@@ -397,3 +412,31 @@ def test_a_damaged_store_is_refused(tmp_path: Path, write_store: Write, path: st
     with pytest.raises(DataError) as refused:
         info(tmp_path / "store")
     assert part in str(refused.value) and str(refused.value).isprintable() and refused.value.exit_code == 1
+
+
+def test_a_run_that_was_stopped_says_how_far_it_is(photos: Callable[..., Path], tmp_path: Path) -> None:
+    from curate.config import TrainConfig
+    from curate.training import train
+
+    class Stop(BaseException):
+        pass
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        if done == 5:
+            raise Stop
+
+    ingest([photos(((50, 61),))], tmp_path / "store", patch=24)
+    manifest = select(tmp_path / "store", "random", keep=1)
+    config = TrainConfig(steps=9, crop=12, batch_size=2, save_every=4)
+    with pytest.raises(Stop):
+        train("fsrcnn:d=8,s=4,m=1", manifest, config, tmp_path / "run", progress=progress)
+    found = info(tmp_path / "run")
+    assert (found["kind"], found["step"], found["best"]) == ("unfinished run", 4, None)
+    assert found["options"]["steps"] == 9 and found["options"]["arch"].startswith("fsrcnn:")
+    with pytest.raises(UsageError, match="found the unfinished run"):
+        info(tmp_path / "run", size=(1280, 720))
+    state = bytearray((tmp_path / "run" / "state.safetensors").read_bytes())
+    state[-3] ^= 1
+    (tmp_path / "run" / "state.safetensors").write_bytes(state)
+    with pytest.raises(DataError, match="its tensors have changed"):
+        info(tmp_path / "run")

@@ -258,6 +258,47 @@ def test_damage_is_refused_and_never_read_as_something_else(work: Path) -> None:
     assert refused > len(whole) // 29
 
 
+# --- by pieces --------------------------------------------------------------------------------------------------------
+
+
+def by_pieces(path: Path, *columns: str) -> pa.Table:
+    with Manifest.scan(path) as scan:
+        table = pa.Table.from_batches(scan.batches(*columns))
+        assert table.num_rows == scan.rows and len(scan.manifest) == 0
+        return table.cast(pa.schema([layout.MANIFEST.field(name) for name in columns]))
+
+
+def test_its_pieces_are_what_is_loaded(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = Manifest.load(work / "chosen.parquet")
+    columns = ("image_id", "score", "patch_id", "rank")
+    for rows in (2**18, 4):
+        monkeypatch.setattr("curate.tables._BATCH_ROWS", rows)
+        assert by_pieces(work / "chosen.parquet", *columns).equals(loaded.table.select(columns))
+    with Manifest.scan(work / "chosen.parquet") as scan:
+        assert len(list(scan.batches("score"))) == 2  # and not one
+        assert scan.manifest.recipe == loaded.recipe and scan.manifest.store().path == work / "store"
+
+
+def test_damaged_pieces_are_refused(work: Path) -> None:
+    """Whichever byte is changed, or wherever the file is cut: the columns that are read are right, or refused."""
+    whole, columns = (work / "chosen.parquet").read_bytes(), ("image_id", "score")
+    rows = by_pieces(work / "chosen.parquet", *columns)
+    rng, refused = np.random.default_rng(0), 0
+    for place in range(0, len(whole), 29):
+        changed = bytearray(whole)
+        changed[place] ^= int(rng.integers(1, 256))
+        for data in (bytes(changed), whole[:place]):
+            (work / "damaged.parquet").write_bytes(data)
+            try:
+                found = by_pieces(work / "damaged.parquet", *columns)
+            except DataError as error:
+                assert str(error).isprintable()
+                refused += 1
+            else:
+                assert found.equals(rows)
+    assert refused > len(whole) // 29
+
+
 # --- several, for SQL -------------------------------------------------------------------------------------------------
 
 
@@ -466,3 +507,4 @@ def test_text_that_is_not_utf8_is_damage(work: Path) -> None:
         writer.write_table(table)
         writer.add_key_value_metadata({"curate": table.schema.metadata[b"curate"]})
     assert "is not a manifest: " in refusal(DataError, lambda: Manifest.load(file))
+    assert "is not a manifest: " in refusal(DataError, lambda: by_pieces(file, "patch_id"))

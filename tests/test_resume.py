@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 from test_training import BRIEF, NET, distance, refusal, scalars
 from torch import Tensor
 
-from curate import files, training
+from curate import files, stopping, training
 from curate.checkpoint import Checkpoint, check, weights_hash
 from curate.config import TrainConfig
 from curate.errors import CurateError, DataError, UsageError
@@ -111,6 +112,36 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         for file in ("model.safetensors", "recipe.json"):
             assert (run / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
         assert curve(run) == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [1, 4, 7, STEPS])
+def test_a_stopped_run_has_its_state_of_the_step_that_it_was_in(
+    step: int, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C loses no step, though a state is saved every thousand alone."""
+    config = replace(CONFIG, save_every=1000)
+    train(NET, manifest, config, tmp_path / "whole")
+    monkeypatch.setattr(stopping, "_caught", [])
+    monkeypatch.setattr(stopping.threading, "Timer", lambda seconds, function: threading.Thread())
+    told: list[tuple[int, str]] = []
+
+    def stop(done: int, total: int, note: str = "") -> None:
+        told.append((done, note))
+        if done == step:
+            stopping._stop(signal.SIGINT, None)
+
+    with pytest.raises(stopping.Stopped):
+        train(NET, manifest, config, tmp_path / "run", progress=stop)
+    assert not stopping._deferring
+    assert told[-1][0] == step
+    stopping._caught.clear()
+    again: list[tuple[int, str]] = []
+    train(NET, manifest, config, tmp_path / "run", progress=lambda done, total, note="": again.append((done, note)))
+    ended = [(step, "going on"), *((left, "") for left in range(step + 1, STEPS + 1))] if step < STEPS else []
+    assert [done for done, _ in again] == [done for done, _ in ended]
+    assert again[:1] == ended[:1]
+    for name in ("model.safetensors", "recipe.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_resumed_run_takes_only_the_steps_that_are_left(

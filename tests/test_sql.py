@@ -107,6 +107,7 @@ def line(refused: pytest.ExceptionInfo[UsageError]) -> str:
         ("select unnest([1, 2]) as a", [{"a": 1}, {"a": 2}]),
         ("select u.a from (select [1, 2] as l) t, unnest(t.l) u(a)", [{"a": 1}, {"a": 2}]),
         ("/* a comment */ select 1 as a -- and another", [{"a": 1}]),
+        ("select 1 as é; -- and ;\n/* /* ; */ */ ;", [{"é": 1}]),
         ("select 'copy (select 1) to ''x''; drop' as a", [{"a": "copy (select 1) to 'x'; drop"}]),
         ('select 1 as "copy", 2 as "COPY TO"', [{"copy": 1, "COPY TO": 2}]),
         ("show tables", [{"name": name} for name in ("duplicates", "flags", "half", *VIEWS[2:])]),
@@ -676,6 +677,19 @@ def test_an_answer_that_fails_on_the_way_is_refused_however_it_is_read() -> None
         with pytest.raises(UsageError, match=r"^SQL: .*late") as refused:
             sql.head(sql.connect({}, []), query, MILLION)
         assert line(refused)
+
+
+def test_a_script_is_cut_into_statements_by_duckdb() -> None:
+    connection = sql.connect({}, [])
+    script = "select ';' as a; -- ;\n/* ; */ copy x to 'y';;\nselect $$;$$ as \"b;\""
+    cut = sql.statements(connection, script)
+    assert len(cut) == 3 and "".join("".join(cut).split()) == "".join(script.split())
+    assert [sql.head(connection, cut[i], 1)[:2] for i in (0, 2)] == [(["a"], [(";",)]), (["b;"], [(";",)])]
+    assert sql.statements(connection, " ; -- nothing") == []
+    for wrong in ("select 1; selekt 2", "select '", "select '\udce9'", "\0" * 10_000):
+        with pytest.raises(UsageError, match=r"^SQL") as refused:
+            sql.statements(connection, wrong)
+        assert len(line(refused)) < 6000
 
 
 def test_an_error_of_the_output_is_not_taken_for_one_of_the_query() -> None:

@@ -229,7 +229,7 @@ def become(request: dict[str, Any]) -> None:
         watch(request["below"], [Fault(**fault) for fault in request["faults"]], folder / "calls")
     from curate import cli, stopping
 
-    stopping._GRACE = request["grace"]
+    stopping._GRACE = stopping._LONG_GRACE = request["grace"]
     sys.argv = ["curate", *request["argv"]]
     cli.entry()
 

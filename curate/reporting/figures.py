@@ -20,6 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from curate.bins import Spread
 from curate.errors import one_line
 from curate.reporting import ranks
 from curate.reporting.words import NONE, number, power, short, slug
@@ -76,7 +77,6 @@ _BINS = 60  # of a histogram
 _RANK_BINS = 100  # of the strips under a curve
 _POINTS = 700  # of a scatter: few enough to stay light, many enough to show the cloud
 _CURVE_POINTS = 300  # along a curve, and as many again towards each of its ends
-_WIDE = 30  # times from the 1st to the 99th percentile: from here on a log axis shows more
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -116,11 +116,7 @@ class Figure:
 
 def is_wide(values: Floats) -> bool:
     """Whether a log axis shows more of these finite values."""
-    positive = values[values > 0]
-    if len(positive) < 0.95 * len(values) or not len(values):
-        return False
-    low, high = np.percentile(positive, [1, 99])
-    return bool(high > _WIDE * low)
+    return len(values) > 0 and Spread.of(values).wide
 
 
 # ---- one score
@@ -171,7 +167,7 @@ def histogram(label: str, score: Floats, candidates: Mask, chosen: Mapping[str, 
     def draw(drawing: Drawing) -> None:
         axes = drawing.subplots()
         values = score[finite]
-        edges = _edges(values)
+        edges = Spread.of(values if len(values) else np.zeros(1)).edges(_BINS)
         everything = np.histogram(values, edges)[0]
         axes.stairs(everything, edges, fill=True, color=COLOURS["bar"], label="all candidates")
         for index, (name, mask) in enumerate(chosen.items()):
@@ -318,25 +314,12 @@ def _scale(axes: Axes, axis: str, values: Floats) -> None:
     if is_wide(values):
         (axes.set_yscale if axis == "y" else axes.set_xscale)("log")
         if axis == "y":
-            axes.set_ylim(bottom=_floor(values) / 1.3)
+            axes.set_ylim(bottom=Spread.of(values).floor / 1.3)
         line.set_minor_locator(NullLocator())
-        powers = _floor(values) < 1e-3  # of ten at every tick, and not at the small ones alone
+        powers = Spread.of(values).floor < 1e-3  # of ten at every tick, and not at the small ones alone
         line.set_major_formatter(FuncFormatter(lambda value, _: power(value) if powers else number(value)))
         return
     line.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-
-
-def _floor(values: Floats) -> float:
-    """Where a log axis begins: a few values of nearly nothing should not take half of it."""
-    positive = values[values > 0]
-    return float(max(positive.min(), np.percentile(positive, 1) / 100))
-
-
-def _edges(values: Floats) -> Floats:
-    if is_wide(values):
-        return np.geomspace(_floor(values), values.max(), _BINS + 1)
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    return np.linspace(low, high if high > low else low + 1, _BINS + 1)
 
 
 def _places(count: int) -> npt.NDArray[np.int64]:
