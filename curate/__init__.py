@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from curate.exporting import export
     from curate.ingestion import ingest
     from curate.inspection import info
-    from curate.leakage import leaks
+    from curate.leakage import forget, leaks
     from curate.loader import Batch, batches
     from curate.manifest import Manifest
     from curate.packing import pack
@@ -46,6 +46,7 @@ __all__ = [
     "duplicates",
     "evaluate",
     "export",
+    "forget",
     "info",
     "ingest",
     "leaks",
@@ -75,6 +76,7 @@ _HOME = {
     "export": "exporting",
     "info": "inspection",
     "ingest": "ingestion",
+    "forget": "leakage",
     "leaks": "leakage",
     "pack": "packing",
     "repair": "repairing",

@@ -15,7 +15,7 @@ import typer
 
 from curate import completion, program
 from curate.config import Option, TrainConfig, options_of, plan
-from curate.errors import UsageError, one_line
+from curate.errors import UsageError, counted, listed, one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from curate.engine import Part
 
 __all__ = ["app", "entry", "main"]
+
+
+def _share(text: str | float) -> float:
+    """`0.5`, or `50%`: the same number."""
+    from decimal import Decimal, InvalidOperation
+
+    number = str(text).strip()
+    try:
+        return float(Decimal(number.removesuffix("%")) / (100 if number.endswith("%") else 1))
+    except InvalidOperation:
+        raise UsageError(f"a share should be a number such as 0.5, or 50%, found '{one_line(text)}'") from None
+
 
 app = program.Verbs(
     name="curate",
@@ -157,35 +169,62 @@ def duplicates(store: StoreArgument, as_json: JsonOption = False) -> None:
     _notes(report.why)
     _show(report.pairs, as_json)
     if not as_json:
-        display.answer(f"{report.flagged} near-duplicates of others flagged, {report.images} images newly looked at")
+        flagged = counted(report.flagged, "near-duplicate")
+        display.answer(f"{flagged} of others flagged, {_newly(report.images)}")
 
 
 @app.command()
 def leaks(
     store: StoreArgument,
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="HR test images, or a benchmark with HR in it.")],
+    folder: Annotated[
+        str | None, typer.Argument(metavar="FOLDER", help="HR test images, or a benchmark with HR in it.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the test set (its folder's name).")] = None,
+    forget: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Remove what was found of this test set instead.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find training images that overlap a test set. Cropped or re-encoded ones too; 'select' leaves them out."""
     from curate import display
     from curate.leakage import leaks as run
 
+    if forget is not None and (folder, name) == (None, None):
+        _forget(store, forget, as_json)
+        return
+    if folder is None or forget is not None:
+        found = "neither" if folder is None and forget is None else "more"
+        raise UsageError(f"leaks takes a FOLDER of test images to look for, or --forget NAME alone, found {found}")
     with display.progress("leaks", "images") as progress:
         report = run(store, folder, name=name, progress=progress)
     _notes(report.why)
     for test in report.featureless:
         display.note(f"{one_line(test)} has little to be recognised by: a copy of it may not be found")
-    _show(report.leaks, as_json)
-    if not as_json:
-        count = len(set(report.leaks["image_id"].to_pylist()))
-        display.answer(
-            f"{count} images overlap {len(set(report.leaks['test'].to_pylist()))} of {report.tests} test images, "
-            f"{report.images} images newly looked at"
-        )
+    if report.warning:
+        display.note(report.warning)
+    if as_json:
+        display.record(report.leaks.to_pylist())
+        return
+    _show(report.summary(), as_json)
+    count, tests = (len(set(report.leaks[column].to_pylist())) for column in ("image_id", "test"))
+    overlap = f"{counted(count, 'image')} {'overlaps' if count == 1 else 'overlap'}"
+    left_out = "; 'curate select' leaves them out" if count else ""
+    display.answer(f"{overlap} {tests} of {counted(report.tests, 'test image')}, {_newly(report.images)}{left_out}")
 
 
-@app.command()
+def _forget(store: str, name: str, as_json: bool) -> None:
+    from curate import display
+    from curate.leakage import forget
+
+    done = forget(store, name)
+    if as_json:
+        display.record(done)
+        return
+    left = f"; there are findings of: {listed(done.left)}" if done.left else ", and there are no others"
+    display.answer(f"{counted(done.findings, 'finding')} of {one_line(name)} forgotten{left}")
+
+
+@app.command(cls=program.OfSpecs)
 def score(
     store: StoreArgument,
     scorers: Annotated[
@@ -210,13 +249,10 @@ def score(
     if as_json:
         display.record(report)
         return
-    display.answer(
-        f"{report.patches} patches of {report.images} images scored by {', '.join(report.columns)}, "
-        f"{report.skipped} finished units skipped, {report.not_finite} scores not finite"
-    )
+    display.answer(report.in_words())
 
 
-@app.command()
+@app.command(cls=program.OfSpecs)
 def select(
     store: StoreArgument,
     strategy: Annotated[
@@ -229,9 +265,14 @@ def select(
             help="The score: srcnn, sobel, ... (needed if there are several).", autocompletion=completion.scores
         ),
     ] = None,
-    keep: Annotated[float, typer.Option(help="Share of the candidates to keep, above 0, at most 1.")] = 0.5,
+    keep: Annotated[
+        float, typer.Option(parser=_share, metavar="SHARE", help="Of the candidates, to be kept: 0.5 or 50%.")
+    ] = 0.5,
     unit: Annotated[Literal["patches", "pixels"], typer.Option(help="What --keep counts; pixels once.")] = "patches",
-    drop_top: Annotated[float | None, typer.Option(help="Share of the hardest to pass over (refined: 0.05).")] = None,
+    drop_top: Annotated[
+        float | None,
+        typer.Option(parser=_share, metavar="SHARE", help="Of the hardest, to be passed over (refined: 0.05)."),
+    ] = None,
     where: Annotated[
         str | None,
         typer.Option(metavar="SQL", help="A condition on the candidates.", autocompletion=completion.condition),
@@ -245,6 +286,7 @@ def select(
     from curate.selection import write
 
     options: dict[str, Any] = {} if drop_top is None else {"drop_top": drop_top}
+    notes: list[str] = []
     with display.progress("select", "patches") as progress:
         recipe = write(
             store,
@@ -257,21 +299,26 @@ def select(
             with_flagged=with_flagged,
             memory=memory,
             progress=progress,
+            note=notes.append,
             **options,
         )
+    _notes(notes)
     counts = recipe.counts
     if counts["flagged"]:
-        query = "select image_id, reason from flags"
-        display.note(f'{counts["flagged"]} patches of flagged images left out: curate sql {one_line(store)} "{query}"')
+        look = f'curate sql {one_line(store)} "select image_id, reason from flags"'
+        left_out = f"{counted(counts['flagged'], 'patch')} of flagged images left out"
+        display.note(f"{left_out}, which --with-flagged takes; why: {look}")
     if counts["unchecked"]:
-        display.note(f"{counts['unchecked']} candidates are of shards that a check has not seen: run it again")
+        are = "is" if counts["unchecked"] == 1 else "are"
+        unseen = counted(counts["unchecked"], "candidate")
+        display.note(f"{unseen} {are} of shards that a check has not seen: run it again")
     if as_json:
         display.record({"manifest": out, "recipe": recipe})
         return
-    display.answer(
-        f"{counts['selected']} of {counts['candidates']} patches selected "
-        f"({counts['without_finite_score']} without a finite score left out): {one_line(out)}"
-    )
+    without = counts["without_finite_score"]
+    left_out = f" ({without} without a finite score left out)" if without else ""
+    candidates = counted(counts["candidates"], "patch")
+    display.answer(f"{counts['selected']} of {candidates} selected{left_out}: {one_line(out)}")
 
 
 @app.command()
@@ -364,18 +411,20 @@ def diff(
     from curate import display, storage
     from curate.comparison import diff as run
 
+    place = None if out is None else storage.place_for(out, "a comparison", "changes.parquet")
     found = run(a, b, store=store)
-    if out is not None:
-        place = storage.place(out, "an answer")
+    _notes(found.notes)
+    if place is not None:
         storage.remove_leftovers_of(place)
         storage.publish(place, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
     if as_json:
         tables = {"by_score": found.by_score.to_pylist(), "by_image": found.by_image.to_pylist()}
         display.record({**found.counts, **tables})
         return
+    display.answer(f"from A, {one_line(a)}, to B, {one_line(b)}: 'left' is in A alone, 'entered' in B alone\n")
     display.answer("\n".join(display.tree(found.counts)))
-    for table in (found.by_score, found.by_image.slice(0, _LISTED)):
-        display.answer("")
+    for title, table in found.titled(_LISTED).items():
+        display.answer(f"\n{title}")
         display.table(table.column_names, [tuple(row.values()) for row in table.to_pylist()])
 
 
@@ -623,13 +672,13 @@ def pack(
         display.record(report)
         return
     if report.missing:
-        display.answer(
-            f"this part is done; {report.missing} shards are left to others, the last of whom writes the end"
-        )
+        left = f"{counted(report.missing, 'shard')} {'is' if report.missing == 1 else 'are'} left to others"
+        display.answer(f"this part is done; {left}, the last of whom writes the end")
         return
     display.answer(
-        f"{report.patches} patches of {report.images} images in {report.bytes / 1e6:.1f} MB, of the source's "
-        f"{report.source_bytes / 1e6:.1f} ({report.kept} files kept, {report.cells} cells): {one_line(report.manifest)}"
+        f"{counted(report.patches, 'patch')} of {counted(report.images, 'image')} in {report.bytes / 1e6:.1f} MB, "
+        f"of the source's {report.source_bytes / 1e6:.1f} ({counted(report.kept, 'file')} kept, "
+        f"{counted(report.cells, 'cell')}): {one_line(report.manifest)}"
     )
 
 
@@ -657,8 +706,9 @@ def export(
     if as_json:
         display.record(report)
         return
+    there = f"{report.kept} there already, " if report.kept else ""
     display.answer(
-        f"{report.windows} windows exported ({report.kept} there already, {report.bytes / 1e6:.1f} MB), "
+        f"{counted(report.windows, 'window')} exported ({there}{report.bytes / 1e6:.1f} MB), "
         f"with {', '.join(path.name for path in report.stubs)}: {one_line(out)}"
     )
 
@@ -739,6 +789,11 @@ def _list_command(kind: Literal["scorers", "strategies", "archs"]) -> None:
 _list_command("scorers")
 _list_command("strategies")
 _list_command("archs")
+
+
+def _newly(images: int) -> str:
+    """How many images a check looked at that it had not seen."""
+    return f"{counted(images, 'image')} newly looked at" if images else "all were looked at before"
 
 
 def _notes(lines: list[str]) -> None:

@@ -5,7 +5,7 @@ and the scores that A and B were ranked by, under their own names. `left` is in 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import coverage, sql
+from curate.errors import UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.store import ScoreSet, Store
 
@@ -35,15 +36,29 @@ class Comparison:
     by_image: pa.Table  # image_id, name, both, left, entered: patches; the image that changed most first
     by_score: pa.Table  # score, low, high, both, left, entered: patches with low <= score <= high, a tenth of all a row
     changes: pa.Table
+    notes: list[str] = field(default_factory=list)  # what makes the comparison one of little sense
+
+    def titled(self, images: int) -> dict[str, pa.Table]:
+        """Title -> table, for people: tenths of each score, and the first so many `images`."""
+        tables = {}
+        for score in pc.unique(self.by_score["score"]).to_pylist():
+            tenths = self.by_score.filter(pc.field("score") == score).drop_columns("score")
+            tables[f"by {one_line(score)}, from low to high, a tenth of the patches a row:"] = tenths
+        shown = min(images, len(self.by_image))
+        cut = f", {shown} of {len(self.by_image)}" if shown < len(self.by_image) else ""
+        tables[f"by image, those that changed most first{cut}:"] = self.by_image.slice(0, shown)
+        return tables
 
 
 def diff(a: Manifest | str | Path, b: Manifest | str | Path, *, store: Store | str | Path | None = None) -> Comparison:
     """Compare two manifests of one store (at `store`, if it has moved), at one time or two.
 
     The rank correlation is Spearman's, over the patches that both hold; null for fewer than 3. Pixels under several
-    windows count once. Raises as `Manifest.load` and `Manifest.store` do.
+    windows count once. Raises UsageError for windows of different sizes, which are never the same patch, and as
+    `Manifest.load` and `Manifest.store` do.
     """
     one, two = (item if isinstance(item, Manifest) else Manifest.load(item) for item in (a, b))
+    _require_one_size(one, two)
     source = store if isinstance(store, Store) else one.store(store)
     changes = _changes(one, two, source)
     counts: dict[str, Any] = {"a": len(one), "b": len(two), **_sides(changes)}
@@ -56,7 +71,36 @@ def diff(a: Manifest | str | Path, b: Manifest | str | Path, *, store: Store | s
     by_score = [row for score in scores for row in _by_score(changes, score)]
     columns = [("score", pa.string()), ("low", pa.float64()), ("high", pa.float64())]
     schema = pa.schema([*columns, *((side, pa.int64()) for side in SIDES)])
-    return Comparison(counts, _by_image(changes), pa.Table.from_pylist(by_score, schema), changes)
+    tenths = pa.Table.from_pylist(by_score, schema)
+    return Comparison(counts, _by_image(changes), tenths, changes, _strangers(one, two, source))
+
+
+def _require_one_size(a: Manifest, b: Manifest) -> None:
+    ours, theirs = (sorted(pc.unique(manifest.table["size"]).to_pylist()) for manifest in (a, b))
+    if ours != theirs:
+        found = " and ".join(
+            f"of {listed(sizes)} px in {_called(manifest)}" for sizes, manifest in ((ours, a), (theirs, b))
+        )
+        raise UsageError(f"core-sets are compared window by window, of one size; found windows {found}")
+
+
+def _strangers(a: Manifest, b: Manifest, store: Store) -> list[str]:
+    """A line if two manifests of different stores have no photograph in common."""
+    ours, theirs = (manifest.recipe.packed_from or manifest.recipe.store for manifest in (a, b))
+    if pc.any(pc.is_in(a.table["image_id"], b.table["image_id"].combine_chunks())).as_py() or theirs.digest in (
+        ours.digest,
+        store.digest(theirs.shards),
+    ):
+        return []
+    return [
+        f"{_called(a)} and {_called(b)} have no photograph in common, and are of different stores, "
+        f"'{one_line(a.store_path())}' and '{one_line(b.store_path())}': is one of them another file than was meant?"
+    ]
+
+
+def _called(manifest: Manifest) -> str:
+    """What a manifest is called in a message."""
+    return f"'{one_line(manifest.path)}'" if manifest.path is not None else f"the one by {manifest.recipe.strategy}"
 
 
 def _changes(a: Manifest, b: Manifest, store: Store) -> pa.Table:

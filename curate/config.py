@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import pydantic
 
 from curate import plugins
-from curate.errors import UsageError, listed, one_line
+from curate.errors import UsageError, listed, meant, one_line
 from curate.files import local_path
 
 __all__ = ["Option", "TrainConfig", "options_of", "plan"]
@@ -109,7 +109,8 @@ class TrainConfig:
         kinds = {option.name: option.type for option in options_of(cls)}
         try:
             if unknown := options.keys() - kinds.keys():
-                raise UsageError(f"no option '{one_line(listed(unknown))}'; there are: {', '.join(kinds)}")
+                there = f"there are: {', '.join(kinds)}{meant(min(unknown), kinds)}"
+                raise UsageError(f"no option '{one_line(listed(unknown))}'; {there}")
             return cls(**{name: _checked(name, kinds[name], value) for name, value in options.items()})
         except UsageError as error:
             raise UsageError(f"{source}: {error}") from None

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from curate import jpeg, optics
-from curate.errors import UsageError, listed, one_line
+from curate.errors import UsageError, listed, meant, one_line
 from curate.metrics import quantise
 from curate.plugins import given_in
 from curate.resize import downscale
@@ -382,11 +382,12 @@ def _step(spec: str, scale: int) -> Degradation:
         "second_order": SecondOrder(scale),
     }
     if name not in defaults:
-        raise UsageError(f"no degradation '{one_line(name)}'; there are: {listed(defaults)}")
+        raise UsageError(f"no degradation '{one_line(name)}'; there are: {listed(defaults)}{meant(name, defaults)}")
     given = given_in(spec)
     valid = set(_option_names(defaults[name])) - {"scale"}
     if unknown := given.keys() - valid:
-        raise UsageError(f"degradation '{name}' has no option '{one_line(listed(unknown))}'; it has: {listed(valid)}")
+        has = f"it has: {listed(valid)}{meant(min(unknown), valid)}"
+        raise UsageError(f"degradation '{name}' has no option '{one_line(listed(unknown))}'; {has}")
     return _changed(defaults[name], given, name)
 
 

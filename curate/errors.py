@@ -10,7 +10,7 @@ whatever Python raises, and keep their traceback.
 
 from collections.abc import Iterable
 
-__all__ = ["CurateError", "DataError", "UsageError", "listed", "one_line"]
+__all__ = ["CurateError", "DataError", "UsageError", "counted", "listed", "meant", "one_line"]
 
 MAX_LISTED = 20  # names listed in a message before it is cut with "and N more"
 
@@ -43,3 +43,17 @@ def listed(names: Iterable[object]) -> str:
         return "nothing"
     more = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
     return ", ".join(items[:MAX_LISTED]) + more
+
+
+def meant(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'srcnn'?` for a name that is nearly one of the valid ones, for the end of a message; or ''."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(valid), 1)
+    return f"; did you mean '{one_line(near[0])}'?" if near else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`, `0 patches`."""
+    many = "es" if noun.endswith(("ch", "s", "sh", "x")) else "s"
+    return f"{number} {noun}{'' if number == 1 else many}"

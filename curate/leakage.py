@@ -9,22 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curate import alignment, checks, images, layout, pool
 from curate.alignment import Features, Index
-from curate.errors import DataError, UsageError, one_line
+from curate.errors import DataError, UsageError, counted, one_line
 from curate.images import ImageRefused
 from curate.progress import Progress, silent
 from curate.schema import CheckRecord
 from curate.sources import Source, benchmark_name, find, hr_folder
 from curate.store import Store
 
-__all__ = ["LeakReport", "leaks"]
+__all__ = ["Forgotten", "LeakReport", "forget", "leaks"]
 
 _VERSION = 1  # raise it when the same images begin to give other findings
 _AGREE = 0.9  # correlation of pixels; of 65 photographs crops of 96 px, at half the size as JPEG 40, have 0.96 and more
@@ -40,6 +42,13 @@ class LeakReport:
     featureless: list[str]  # those of them with little to be recognised by: a copy may not be found
     leaks: pa.Table  # every overlap with this test set, earlier runs' too: `layout.LEAKS` with the image's name
     why: list[str]  # why findings that were there were not taken
+    warning: str = ""  # that this may not be the test set that was meant
+
+    def summary(self) -> pa.Table:
+        """The overlaps as people look at them, numbers rounded."""
+        numbers = [pc.round(self.leaks[name].cast(pa.float64()), 3) for name in ("scale", "share", "correlation")]
+        names = ["image", "test image", "scale", "share of image", "correlation"]
+        return pa.table([self.leaks["name"], self.leaks["test"], *numbers], names)
 
 
 def leaks(
@@ -70,7 +79,35 @@ def leaks(
     rows = [store.check_table(checked.found, unit) for unit in store.commits(checked.found.kind)]
     ours = pa.concat_tables([layout.LEAKS.empty_table(), *rows])
     featureless = [test.name for test in tests if len(test.features.points_N2) < _FEWEST]
-    return LeakReport(checked.images, len(tests), featureless, store.named(ours), checked.why)
+    known = set(store.images()["sha256"].to_pylist())
+    warning = ""
+    if all(test.sha256 in known for test in tests):
+        every = f"every one of the {counted(len(tests), 'image')} of {label} is itself in the store"
+        how = f"if this is not a test set: curate leaks {quote(one_line(store.path))} --forget {quote(label)}"
+        warning = f"{every}, and is left out as a leak; {how}"
+    return LeakReport(checked.images, len(tests), featureless, store.named(ours), checked.why, warning)
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What `forget` did."""
+
+    name: str  # of the test set
+    findings: int  # that were removed
+    left: list[str]  # the test sets whose findings are still there
+
+
+def forget(store: Store | str | Path, name: str) -> Forgotten:
+    """Remove what `leaks` has found of the test set called `name`; those of others stay.
+
+    A selection takes these images again. Manifests of before say still what was checked for them. A name of which
+    there is nothing is no error, since a run that was killed is given again: the answer says what there is.
+    """
+    store = store if isinstance(store, Store) else Store.open(store)
+    with store.writing():
+        findings = store.remove_checks("leaks", name)
+    left = [found.record.label for found in store.check_sets() if found.record.check == "leaks"]
+    return Forgotten(name, findings, sorted(set(left)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,9 +106,7 @@ class Manifest:
         """
         import pyarrow as pa
 
-        file = storage.place(path, "a manifest")
-        if file.is_dir():
-            raise UsageError(f"a manifest is a file, '{one_line(path)}' is a folder; name it like refined.parquet")
+        file = Manifest.place_for(path)
         saved = []
 
         def text() -> bytes:
@@ -122,6 +120,20 @@ class Manifest:
         storage.remove_leftovers_of(file)
         storage.publish(file, lambda stream: _write(stream, tables, text))
         return saved[0]
+
+    @staticmethod
+    def place_for(path: str | Place) -> Place:
+        """Where a manifest that will be written goes. UsageError for a folder, and for another ending than .parquet."""
+        return storage.place_for(path, "a manifest", "refined.parquet")
+
+    @staticmethod
+    def recipe_at(path: str | Place) -> ManifestRecipe:
+        """The recipe of a manifest, of which no rows are read. Raises as `load` does."""
+        import pyarrow.parquet as pq
+
+        file = _existing(path)
+        with storage.local_copy(file) as copy:
+            return _recipe(_parquet(pq.read_schema, copy, file), file)
 
     @staticmethod
     def is_as_written(path: Place) -> bool:

@@ -45,7 +45,7 @@ from curate.archs import Arch
 from curate.checkpoint import Checkpoint, weights_hash
 from curate.config import TrainConfig
 from curate.duplication import duplicates
-from curate.errors import UsageError, listed, one_line
+from curate.errors import UsageError, listed, meant, one_line
 from curate.evaluation import averages, evaluate, fingerprint
 from curate.ingestion import ingest
 from curate.leakage import leaks
@@ -194,7 +194,8 @@ class Pipeline(pydantic.BaseModel):
                 raise UsageError(f"{chosen.name}: {error}") from None
         for part in self.train:
             if unknown := set(part.manifests or []) - set(names):
-                raise UsageError(f"train: no manifest '{one_line(listed(unknown))}'; there are: {listed(names)}")
+                there = f"there are: {listed(names)}{meant(min(unknown), names)}"
+                raise UsageError(f"train: no manifest '{one_line(listed(unknown))}'; {there}")
         places = [training.folder for training in self.trainings()]
         if twice := {place for place in places if places.count(place) > 1}:
             raise UsageError(f"train: each run should be named once, found twice: {listed(twice)}")

@@ -18,14 +18,14 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import pydantic
 
-from curate.errors import UsageError, listed, one_line
+from curate.errors import UsageError, listed, meant, one_line
 
 __all__ = ["Kind", "describe", "given_in", "names", "options_of", "parse", "require_named", "spec_of"]
 
@@ -68,14 +68,17 @@ def parse(kind: Kind, spec: str, **more: Any) -> Any:
     valid = {field.name for field in dataclasses.fields(cls) if field.init}
     unknown = given.keys() - valid
     if unknown:
-        raise UsageError(f"{_ONE[kind]} '{name}' has no option '{one_line(listed(unknown))}'; it has: {listed(valid)}")
+        hint = meant(min(unknown), valid)
+        raise UsageError(
+            f"{_ONE[kind]} '{name}' has no option '{one_line(listed(unknown))}'; it has: {listed(valid)}{hint}"
+        )
     try:
         return pydantic.TypeAdapter(cls).validate_python(given)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         found = f", not '{one_line(given[where])}'" if where in given else ""
-        reason = str(problem["ctx"]["error"]) if "error" in problem.get("ctx", {}) else problem["msg"]
+        reason = str(problem["ctx"]["error"]) if "error" in problem.get("ctx", {}) else _in_words(problem)
         prefix = f"option '{where}' " if where else ""
         raise UsageError(f"{_ONE[kind]} '{name}': {prefix}{one_line(reason)}{found}") from None
 
@@ -125,10 +128,17 @@ def spec_of(plugin: Any) -> str:
     return f"{name}:{','.join(changed)}" if changed else name
 
 
+def _in_words(problem: Mapping[str, Any]) -> str:
+    """What a value should be, and where a percentage was given how that is written."""
+    expected: str = problem["msg"].removeprefix("Input ").partition(", unable to parse")[0]
+    share = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) *%", str(problem["input"]))
+    return f"{expected} ({share[0]} is {float(share[1]) / 100:g})" if share else expected
+
+
 def _dataclass(kind: Kind, name: str) -> type[Any]:
     """The frozen dataclass of the plugin module called `name`."""
     if not _NAME.fullmatch(name) or ("." not in name and name not in names(kind)):
-        raise UsageError(f"no '{one_line(name)}' in curate.{kind}; there are: {listed(names(kind))}")
+        raise UsageError(f"no '{one_line(name)}' in curate.{kind}; there are: {listed(names(kind))}{_hint(kind, name)}")
     module_name = name if "." in name else f"curate.{kind}.{name}"
     if "." in name:
         _check_findable(kind, module_name)
@@ -141,6 +151,14 @@ def _dataclass(kind: Kind, name: str) -> type[Any]:
             return cls
     there = listed(cls.__name__ for cls in own)
     raise UsageError(f"{module_name} should define one frozen dataclass of options; it defines: {there}")
+
+
+def _hint(kind: Kind, name: str) -> str:
+    """What was meant by a name that is none: several of them with commas, or one spelt otherwise."""
+    several = name.split(",")
+    if kind == "scorers" and len(several) > 1 and set(several) <= set(names(kind)):
+        return f"; separate scorers by spaces: {' '.join(several)}"
+    return meant(name, names(kind))
 
 
 def _check_findable(kind: Kind, module_name: str) -> None:

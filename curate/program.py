@@ -8,15 +8,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from curate import display, shells, stopping
-from curate.errors import CurateError, one_line
+from curate.errors import CurateError, UsageError, meant, one_line
 
-__all__ = ["Verbs", "entry", "run"]
+__all__ = ["OfSpecs", "Verbs", "entry", "run"]
 
 _QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
 _DebugOption = Annotated[bool, typer.Option("--debug", help="Show where in curate an error comes from.")]
@@ -34,6 +36,20 @@ class Verbs(typer.Typer):
             return function
 
         return add
+
+
+class OfSpecs(TyperCommand):
+    """A command that takes specs: an option of a plugin's own belongs there, and not on the command line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {"help"}.union(*({name.lstrip("-") for name in param.opts} for param in self.params))
+        for arg in takewhile(lambda arg: arg != "--", args):
+            option = arg.removeprefix("--").partition("=")[0]
+            if arg.startswith("--") and option not in known and not meant(option, known):
+                how = "srcnn:scale=3" if self.name == "score" else "refined:drop_top=0.1"
+                own = f"a {'scorer' if self.name == 'score' else 'strategy'}'s own options are part of its name"
+                raise UsageError(f"{self.name} has no option '--{one_line(option)}'; {own}: {how}")
+        return super().parse_args(ctx, args)
 
 
 def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -40,7 +40,7 @@ from curate import (
     storage,
     windows,
 )
-from curate.errors import CurateError, DataError, one_line
+from curate.errors import CurateError, DataError, counted, one_line
 from curate.fsck import HEADER, Look
 from curate.layout import OF_SHARD
 from curate.manifest import Manifest
@@ -51,7 +51,7 @@ from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Part, ScorerReco
 from curate.sources import Source, find
 from curate.storage import Place
 from curate.store import INGEST
-from curate.verification import counted, verify
+from curate.verification import verify
 
 __all__ = ["RepairReport", "repair"]
 

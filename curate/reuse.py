@@ -15,9 +15,12 @@ _MOST = 5  # differences that are named
 
 
 def differences(found: Mapping[str, object], asked: Mapping[str, object]) -> str:
-    """ "rate 0.001, not 0.002; ..." for the entries in which two mappings differ, hashes cut short; empty for none."""
+    """ "rate 0.001, not 0.002; ..." for the entries in which two mappings differ, hashes cut short; empty for none.
+
+    What is not there is said in words: "no validation, not a71f307f...", "validation a71f307f..., not none".
+    """
     keys = _differing(found, asked)
-    named = [f"{key} {_short(found.get(key))}, not {_short(asked.get(key))}" for key in keys[:_MOST]]
+    named = [f"{_entry(key, found.get(key))}, not {_short(asked.get(key))}" for key in keys[:_MOST]]
     more = [f"and {len(keys) - _MOST} more"] if len(keys) > _MOST else []
     return one_line("; ".join(named + more))
 
@@ -37,6 +40,12 @@ def _differing(found: Mapping[str, object], asked: Mapping[str, object]) -> list
     return [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
 
 
+def _entry(key: str, value: object) -> str:
+    return f"no {key}" if value is None else f"{key} {_short(value)}"
+
+
 def _short(value: object) -> object:
-    """The first 8 digits of a hash; anything else as it is."""
+    """The first 8 digits of a hash, none for nothing; anything else as it is."""
+    if value is None:
+        return "none"
     return f"{value[:8]}..." if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{16,}", value) else value

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from curate import images, layout, plugins, pool, reuse
 from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, require_disk, run
-from curate.errors import UsageError, listed, one_line
+from curate.errors import UsageError, counted, listed, one_line
 from curate.means import WindowMeans
 from curate.progress import Meter, Progress, silent
 from curate.schema import CommitRecord, ScorerRecord
@@ -53,6 +53,16 @@ class ScoreReport:
     skipped: int  # units of work (a shard for one scorer) that were there already
     not_finite: int  # scores of this run that are NaN or infinite; a selection leaves them out
     why: list[str] = field(default_factory=list)  # why scores that are there were not taken, a line a scorer
+
+    def in_words(self) -> str:
+        """All of it in a line, without what is zero."""
+        names = ", ".join(self.columns)
+        if not self.patches and self.skipped:
+            return f"all patches are scored by {names} already"
+        words = [f"{counted(self.patches, 'patch')} of {counted(self.images, 'image')} scored by {names}"]
+        words += [f"{counted(self.skipped, 'finished unit')} skipped"] if self.skipped else []
+        words += [f"{counted(self.not_finite, 'score')} not finite"] if self.not_finite else []
+        return ", ".join(words)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ import math
 import platform
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import starmap
@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import __version__, coverage, flags, layout, plugins, sql
-from curate.errors import DataError, UsageError, listed, one_line
+from curate.errors import CurateError, DataError, UsageError, counted, listed, meant, one_line
 from curate.histogram import Histogram
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
 from curate.schema import ManifestRecipe, StoreReference
+from curate.storage import Place
 from curate.store import Store
 from curate.strategies import Picks, Ranked, Strategy, share
 
@@ -30,6 +31,7 @@ __all__ = ["candidates", "check_names", "matching", "select", "write"]
 
 Unit = Literal["patches", "pixels"]
 
+_SCORING = "; 'curate score STORE srcnn sobel' makes some"
 _BATCH_ROWS = 2**18  # in memory at a time while candidates are streamed
 _COLUMNS = ("patch_id", "image_id", "y", "x", "size", "shard")
 
@@ -85,6 +87,7 @@ def write(
     with_flagged: bool = False,
     memory: str = "1GB",
     progress: Progress = silent,
+    note: Callable[[str], None] | None = None,
     **options: object,
 ) -> ManifestRecipe:
     """`select(...).save(out)`, the same bytes, where memory is short; returns the manifest's recipe.
@@ -92,10 +95,42 @@ def write(
     A strategy that is a stretch of ranks (asc, des, refined, window) is never given all candidates: they are counted by
     their score, those that may be chosen are sorted by DuckDB in about `memory` and a temporary folder ($TMPDIR), and
     written as they come. Any other strategy, and `unit` pixels, hold all candidates. Raises as both do.
+
+    `note` is told, in a line, of another choice that was at `out` and is replaced.
     """
     choice = _choice(store, strategy, by, keep, unit, where, with_flagged, options)
+    file = Manifest.place_for(out)
+    before = None if note is None else _before(file)
+    recipe = _write(choice, out, memory, progress)
+    if note is not None and before is not None and (line := _replaced(before, recipe)):
+        note(line)
+    return recipe
+
+
+def _before(file: Place) -> ManifestRecipe | str | None:
+    """The recipe of the manifest that is there, what there is instead, or None for nothing."""
+    if not file.is_file():
+        return None
+    try:
+        return Manifest.recipe_at(file)
+    except CurateError:
+        return "a file that was no manifest, or a damaged one"
+
+
+def _replaced(before: ManifestRecipe | str, recipe: ManifestRecipe) -> str:
+    """What a manifest takes the place of; '' for the same choice."""
+    if isinstance(before, str):
+        return f"replaces {before}"
+    if before.model_copy(update={"versions": {}}) == recipe.model_copy(update={"versions": {}}):
+        return ""
+    by = f" of {before.by}" if before.by else ""
+    size = counted(before.counts.get("selected", 0), "patch")
+    return one_line(f"replaces a manifest by {before.strategy}{by}, {size}")
+
+
+def _write(choice: _Choice, out: str | Path, memory: str, progress: Progress) -> ManifestRecipe:
     ranked = isinstance(choice.strategy, Ranked) and type(choice.strategy).select is Ranked.select
-    if not ranked or choice.column is None or unit != "patches":
+    if not ranked or choice.column is None or choice.unit != "patches":
         return _select(choice).save(out).recipe
     with tempfile.TemporaryDirectory(prefix="curate-") as spill:
         views, tables = choice.store.views(), choice.store.table_files()
@@ -246,9 +281,14 @@ def _ranked_rows(batch: pa.RecordBatch, first: int) -> pa.Table:
 
 def _nothing(choice: _Choice, count: int, flagged: int) -> UsageError:
     condition = f" with {one_line(choice.where)}" if choice.where else ""
-    condition += f", {flagged} flagged ones left out" if flagged else ""
-    counted = "the pixels of " if choice.unit == "pixels" else ""
-    return UsageError(f"nothing to choose: {choice.keep} of {counted}{count} candidates{condition} is 0 patches")
+    what = "the pixels of " if choice.unit == "pixels" else ""
+    store = one_line(choice.store.path)
+    hint = (
+        f"; {flagged} flagged ones left out, which --with-flagged takes; why they are: curate sql {store} "
+        f'"select image_id, reason from flags"; a wrong test set: curate leaks {store} --forget NAME'
+    )
+    found = f"{choice.keep} of {what}{counted(count, 'candidate')}{condition} is 0 patches"
+    return UsageError(f"nothing to choose: {found}{hint if flagged else ''}")
 
 
 def _recipe(choice: _Choice, counts: dict[str, int]) -> ManifestRecipe:
@@ -340,11 +380,19 @@ def _score_column(store: Store, by: str | None, *, needed: bool) -> str | None:
             return None
         if len(columns) == 1:
             return columns[0]
-        raise UsageError(f"which score to choose by? The store has: {listed(columns)}; say --by NAME")
+        hint = "; say --by NAME" if columns else _SCORING
+        raise UsageError(f"which score to choose by? The store has: {listed(columns)}{hint}")
     if by not in columns:
-        hint = "" if columns else "; 'curate score STORE srcnn sobel' makes some"
-        raise UsageError(f"no score '{one_line(by)}' in the store; there are: {listed(columns)}{hint}")
+        there = f"there are: {listed(columns)}{_how_to_have(by, columns)}"
+        raise UsageError(f"no score '{one_line(by)}' in the store; {there}")
     return by
+
+
+def _how_to_have(by: str, columns: Sequence[str]) -> str:
+    """How a score that is not there is made, if a scorer makes it, or what was meant by its name."""
+    if by.partition(":")[0] in plugins.names("scorers"):
+        return f"; 'curate score STORE {one_line(by)}' makes it"
+    return meant(by, columns) or ("" if columns else _SCORING)
 
 
 def _scorers(store: Store, used: Sequence[str | None], where: str | None) -> dict[str, str]:

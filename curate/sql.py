@@ -67,6 +67,7 @@ _SETTINGS = {
 }
 
 
+_NO_COLUMN = re.compile("Binder Error: (Referenced column|Cannot extract field|.*does not have a column named)")
 _NOT_THE_QUERY = ("IO Error", "Out of Memory Error")  # how DuckDB begins
 
 
@@ -315,6 +316,8 @@ def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None =
     hints = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate", "LINE"))]
     if connection is not None and lines[0].startswith("Catalog Error: Table with name"):
         hints = [f"there are: {listed(name for (name,) in connection.sql('SHOW TABLES').fetchall())}"]
+    if _NO_COLUMN.match(lines[0]):
+        hints.append('the columns of a view: curate sql STORE "DESCRIBE scores"')
     return UsageError(one_line("SQL: " + "; ".join(lines[:1] + hints)))
 
 

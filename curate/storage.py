@@ -49,6 +49,7 @@ __all__ = [
     "lock",
     "member",
     "place",
+    "place_for",
     "publish",
     "publish_bytes",
     "read_all",
@@ -192,6 +193,19 @@ def place(path: str | Place, what: str) -> Place:
     if "::" in url or not rest.strip("/"):
         raise UsageError(f"{what} should be a path or a URL such as s3://bucket/name, found '{one_line(path)}'")
     return RemotePath(url)
+
+
+def place_for(path: str | Place, what: str, like: str) -> Place:
+    """The `place` of a file that will be written, a name `like` refined.parquet.
+
+    UsageError for a folder, and for another ending: a file that is called what it is not would be read as that.
+    """
+    where, ending = place(path, what), Path(like).suffix
+    if where.is_dir():
+        raise UsageError(f"{what} is a file, '{one_line(path)}' is a folder; name it like {like}")
+    if where.suffix.lower() != ending:
+        raise UsageError(f"{what} is a {ending} file: name it {one_line(where.stem)}{ending}, found '{one_line(path)}'")
+    return where
 
 
 def refuse_credentials(url: str, what: str) -> None:

@@ -47,6 +47,7 @@ __all__ = ["INGEST", "Cell", "CheckSet", "ScoreSet", "Store", "write_parquet"]
 
 INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
+_SCORER, _CHECK = _DOCUMENTS = ("scorer.json", "check.json")  # what made the tables beside them
 _TABLES = ("images", "cells", "patches", "retried")  # of a shard; the last of those that `--retry-failed` wrote
 # Columns as SQL types, which Python code counts on; here and not from `layout`, for which Arrow would be imported.
 _IMAGES = {
@@ -206,14 +207,19 @@ class Store:
         self._cells = self._shapes = None
 
     def remove_units(self, kind: str) -> None:
-        """Remove all units of a kind that nothing refers to, records first."""
+        """Remove all units of a kind that nothing refers to: records first, and last what says who made them.
+
+        So a removal that is cut off leaves no record without its table, and no table of which nothing says whose it is.
+        """
         for top in ("commits", "tables"):
             folder = self.path.joinpath(top, *kind.split("/"))
-            storage.remove(folder / name for name in storage.entries(folder))
-            if isinstance(folder, Path):
-                for empty in (folder, folder.parent):
-                    with contextlib.suppress(OSError):  # there is none, or there are others beside it
-                        empty.rmdir()
+            names = sorted(storage.entries(folder))  # several records in one file come before single ones
+            storage.remove(folder / name for name in names if name not in _DOCUMENTS)
+            storage.remove(folder / name for name in names if name in _DOCUMENTS)
+            _remove_empty(folder)
+        for name in _DOCUMENTS:
+            self._documents.pop(self.path.joinpath("tables", *kind.split("/"), name), None)
+        self._parts = {path: part for path, part in self._parts.items() if not path.startswith(f"tables/{kind}/")}
 
     def digest(self, shards: int | None = None) -> str:
         """SHA-256 (hex) over the records of the first `shards` units (all by default): what was ingested, exactly."""
@@ -359,7 +365,7 @@ class Store:
 
     def score_sets(self) -> list[ScoreSet]:
         """Every scorer that has scored here, by label and fingerprint."""
-        return [ScoreSet(record) for record in self._records(ScorerRecord, "scores", "scorer.json")]
+        return [ScoreSet(record) for record in self._records(ScorerRecord, "scores", _SCORER)]
 
     def _records(self, kind: type[_RecordT], folder: str, name: str) -> list[_RecordT]:
         paths = [self.path / "tables" / folder / found / name for found in self._folders(f"tables/{folder}")]
@@ -374,7 +380,7 @@ class Store:
     def add_score_set(self, record: ScorerRecord) -> ScoreSet:
         """Make the folder of a scorer, or find it: the fingerprint says whether it is the same one."""
         found = ScoreSet(record)
-        self._add_record(self.path / "tables" / found.kind / "scorer.json", record)
+        self._add_record(self.path / "tables" / found.kind / _SCORER, record)
         return found
 
     @staticmethod
@@ -420,15 +426,32 @@ class Store:
 
     def check_sets(self) -> list[CheckSet]:
         """Every check that has looked at the images here, by label; of one label those of the newest version alone."""
-        records = self._records(CheckRecord, "checks", "check.json")
+        records = self._records(CheckRecord, "checks", _CHECK)
         newest = {(r.check, r.label): r.version for r in sorted(records, key=lambda record: record.version)}
         return [CheckSet(record) for record in records if record.version == newest[record.check, record.label]]
 
     def add_check_set(self, record: CheckRecord) -> CheckSet:
         """Make the folder of a check, or find it."""
         found = CheckSet(record)
-        self._add_record(self.path / "tables" / found.kind / "check.json", record)
+        self._add_record(self.path / "tables" / found.kind / _CHECK, record)
         return found
+
+    def remove_checks(self, check: str, label: str) -> int:
+        """Remove what a check has found under a label, by whatever version of it, and return how many rows that was.
+
+        None is no error: a removal that was killed is given again.
+        """
+        rows = 0
+        for record in self._records(CheckRecord, "checks", _CHECK):
+            if (record.check, record.label) == (check, label):
+                kind = CheckSet(record).kind
+                rows += sum(self.rows(found.record, kind) for found in self._records_of(kind).read().values())
+                self.remove_units(kind)
+        for top in ("commits", "tables"):  # what a removal that was killed before its end has left
+            folder = self.path / top / "checks"
+            for empty in (*(folder / name for name in storage.folders(folder)), folder):
+                _remove_empty(empty)
+        return rows
 
     def check_table(self, found: CheckSet, unit: int) -> pa.Table:
         """The findings of one unit: columns as `layout.DUPLICATES` or `layout.LEAKS`."""
@@ -777,6 +800,15 @@ def _is_free(folder: Place) -> bool:
     if not isinstance(folder, Path):
         return not (storage.entries(folder) or storage.folders(folder))
     return not folder.exists() or (folder.is_dir() and all(map(_is_leftover, folder.iterdir())))
+
+
+def _remove_empty(folder: Place) -> None:
+    """Remove a folder on a disk if nothing is in it, and then the one that it is in."""
+    if isinstance(folder, Path):
+        for empty in (folder, folder.parent):
+            with contextlib.suppress(OSError):  # there is none, or there are others beside it
+                empty.rmdir()
+                files.sync_folder(empty.parent)
 
 
 def _row_counts(units: Mapping[int, CommitRecord], name: str = "patches") -> dict[int, int]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import fsck, pool, retries, storage
-from curate.errors import CurateError, UsageError, listed, one_line
+from curate.errors import CurateError, UsageError, counted, listed, one_line
 from curate.fsck import Fault, Look
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
@@ -22,7 +22,7 @@ from curate.sources import Source, find
 from curate.storage import Place
 from curate.store import INGEST
 
-__all__ = ["counted", "describe", "verify"]
+__all__ = ["describe", "verify"]
 
 _PHOTOGRAPHS = "photographs"  # the `work` of faults that are none of the store's own files
 
@@ -87,17 +87,14 @@ def describe(record: VerifyRecord) -> list[str]:
     """What was found, a line each, and the sum of it."""
     lines = [_line(finding) for finding in record.findings]
     files, size = sum(path.files for path in record.checked), sum(path.bytes for path in record.checked)
-    looked = f"{files} files, {size / 1e6:.1f} MB" + ("" if record.deep else " (by their sizes; --deep reads them)")
+    looked = f"{counted(files, 'file')}, {size / 1e6:.1f} MB"
+    unread = "" if record.deep else "; contents were not read, --deep reads them"
     grave = [finding for finding in record.findings if not finding.harmless]
     if not grave:
-        return [*lines, f"checked {looked}: whole"]
+        return [*lines, f"checked {looked}: {'whole' if record.deep else 'all there, of the right size'}{unread}"]
     images = {name for finding in grave for name in finding.images}
-    return [*lines, f"checked {looked}: {counted(len(grave), 'finding')}, {counted(len(images), 'image')} hit"]
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    hit = f"{counted(len(grave), 'finding')}, {counted(len(images), 'image')} hit"
+    return [*lines, f"checked {looked}: {hit}{unread}"]
 
 
 def _line(finding: VerifyFinding) -> str:
@@ -105,10 +102,10 @@ def _line(finding: VerifyFinding) -> str:
     if finding.images:
         hits.append(f"{len(finding.images)} images ({listed(finding.images)})" if len(finding.images) > 1 else "")
     if finding.patches:
-        hits.append(f"{finding.patches} patches")
+        hits.append(counted(finding.patches, "patch"))
     if finding.scores:
         hits.append(f"scores {listed(finding.scores)}")
-    hits += [f"{count} patches of {name}" for name, count in finding.manifests.items()]
+    hits += [f"{counted(count, 'patch')} of {name}" for name, count in finding.manifests.items()]
     text = ", ".join(filter(None, hits))
     return one_line(f"{finding.kind:8} {finding.path}: {finding.problem}" + (f"; hits {text}" if text else ""))
 

@@ -83,7 +83,7 @@ def test_the_whole_job(run: Run, photo_folder: Path, tmp_path: Path, monkeypatch
     assert again.code == 0 and again.out.startswith("0 images added") and "4 already there" in again.out
     assert run("score", "store", "sobel").code == 0
     skipped = run("score", "store", "sobel")
-    assert skipped.code == 0 and skipped.out.startswith("0 patches of 0 images") and "1 finished units" in skipped.out
+    assert (skipped.code, skipped.out) == (0, "all patches are scored by sobel already\n")
     chosen = run("select", "store", "refined", "--keep", 0.25, "--drop-top", 0.1, "-o", "some.parquet")
     assert chosen.code == 0 and "some.parquet" in chosen.out
     trained = run(
@@ -311,22 +311,66 @@ MISTAKES = {
     ),
     "a score that does not exist": (
         ["select", "{work}/store", "des", "--by", "srcnn", "-o", "{new}"],
-        "no score 'srcnn' in the store; there are: sobel",
+        "no score 'srcnn' in the store; there are: sobel; 'curate score STORE srcnn' makes it",
+    ),
+    "a score that is nearly one": (
+        ["select", "{work}/store", "des", "--by", "sobl", "-o", "{new}.parquet"],
+        "there are: sobel; did you mean 'sobel'?",
+    ),
+    "scorers with a comma": (["score", "{work}/store", "srcnn,sobel"], "separate scorers by spaces: srcnn sobel"),
+    "a scorer's option beside it": (
+        ["score", "{work}/store", "srcnn", "--scale", "3"],
+        "score has no option '--scale'; a scorer's own options are part of its name: srcnn:scale=3",
+    ),
+    "a strategy's option beside it": (
+        ["select", "{work}/store", "random", "--seed=3", "-o", "{new}.parquet"],
+        "select has no option '--seed'; a strategy's own options are part of its name: refined:drop_top=0.1",
+    ),
+    "an option that is nearly one": (["score", "{work}/store", "sobel", "--devise", "cpu"], "--device"),
+    "a share that is none": (["select", "{work}/store", "des", "--keep", "half", "-o", "{new}.parquet"], "or 50%"),
+    "a percentage within a strategy": (
+        ["select", "{work}/store", "refined:drop_top=5%", "-o", "{new}.parquet"],
+        "option 'drop_top' should be a valid number (5% is 0.05), not '5%'",
+    ),
+    "a manifest called a table": (
+        ["select", "{work}/store", "des", "-o", "{new}.csv"],
+        "a manifest is a .parquet file: name it new.parquet, found '",
+    ),
+    "a manifest at a URL called a table": (
+        ["select", "{work}/store", "des", "-o", "memory://new.csv"],
+        "name it new.parquet, found 'memory://new.csv'",
+    ),
+    "a manifest that is a folder": (["select", "{work}/store", "des", "-o", "{work}"], "is a folder; name it like"),
+    "a report without an ending": (
+        ["report", "{work}/half.parquet", "-o", "{new}"],
+        "a report is a .html file: name it new.html, found '",
+    ),
+    "a comparison called a table": (
+        ["diff", "{work}/half.parquet", "{work}/half.parquet", "-o", "{new}.csv"],
+        "a comparison is a .parquet file: name it new.parquet",
+    ),
+    "leaks of nothing": (["leaks", "{work}/store"], "or --forget NAME alone, found neither"),
+    "leaks of a folder, to be forgotten": (
+        ["leaks", "{work}/store", "{work}/photos", "--forget", "Set5"],
+        "a FOLDER of test images to look for, or --forget NAME alone, found more",
     ),
     "keep 0": (["select", "{work}/store", "des", "--keep", "0", "-o", "{new}"], "above 0 and at most 1"),
     "keep 1.5": (["select", "{work}/store", "des", "--keep", "1.5", "-o", "{new}"], "found 1.5"),
     "keep nan": (["select", "{work}/store", "des", "--keep", "nan", "-o", "{new}"], "above 0 and at most 1"),
     "more than there is": (
-        ["select", "{work}/store", "refined", "--keep", "0.9", "--drop-top", "0.5", "-o", "{new}"],
+        ["select", "{work}/store", "refined", "--keep", "0.9", "--drop-top", "0.5", "-o", "{new}.parquet"],
         "keep or drop less",
     ),
     "an option of another strategy": (
         ["select", "{work}/store", "des", "--drop-top", "0.1", "-o", "{new}"],
         "has no option 'drop_top'",
     ),
-    "a condition on no column": (["select", "{work}/store", "des", "--where", "colour = 1", "-o", "{new}"], "colour"),
+    "a condition on no column": (
+        ["select", "{work}/store", "des", "--where", "colour = 1", "-o", "{new}.parquet"],
+        'the columns of a view: curate sql STORE "DESCRIBE scores"',
+    ),
     "a condition that no patch meets": (
-        ["select", "{work}/store", "des", "--where", "name = 'none'", "-o", "{new}"],
+        ["select", "{work}/store", "des", "--where", "name = 'none'", "-o", "{new}.parquet"],
         "nothing to choose",
     ),
     "SQL that writes": (["sql", "{work}/store", "copy images to '{new}'"], "should be one SELECT"),
@@ -402,7 +446,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(run: Run, work: Path, tmp_path
     assert expected in result.err
     lines = [line for line in result.err.splitlines() if not line.startswith(("Usage:", "Try ")) and line]
     assert len(lines) == 1, result.err
-    assert not result.out and tree(work) == before and not (tmp_path / "new").exists()
+    assert not result.out and tree(work) == before and not list(tmp_path.glob("new*"))
 
 
 MILESTONES = {
@@ -534,6 +578,37 @@ def test_terminal_escapes_in_names_are_shown_not_obeyed(run: Run, photo_folder: 
     assert "\x1b" not in result.out + result.err + listed.out and "evil" in listed.out
 
 
+def test_a_share_may_be_a_percentage(run: Run, work: Path, tmp_path: Path) -> None:
+    for name, keep, drop in (("a", "25%", "12.5 %"), ("b", "0.25", "0.125")):
+        command = ("select", work / "store", "refined", "--keep", keep, "--drop-top", drop)
+        assert run(*command, "-o", tmp_path / f"{name}.parquet").code == 0
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert [cli._share(text) for text in ("33%", "0.1%", " 5 %", "1e-3", 0.5)] == [0.33, 0.001, 0.05, 0.001, 0.5]
+
+
+def test_another_choice_is_not_replaced_in_silence(run: Run, work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "chosen.parquet"
+
+    def select(*what: object) -> str:
+        result = run("select", work / "store", *what, "-o", out)
+        assert result.code == 0
+        return result.err
+
+    assert select("asc") == select("asc") == ""
+    assert select("random", "--keep", "5%") == "replaces a manifest by asc of sobel, 11 patches\n"
+    assert select("des") == "replaces a manifest by random, 1 patch\n"
+    out.write_bytes(b"mine")
+    assert select("des") == "replaces a file that was no manifest, or a damaged one\n"
+
+
+def test_what_is_zero_or_one_is_said_so(run: Run, work: Path, tmp_path: Path) -> None:
+    result = run("select", work / "store", "des", "--keep", "5%", "-o", tmp_path / "one.parquet")
+    assert result.out == f"1 of 22 patches selected: {tmp_path / 'one.parquet'}\n"
+    assert run("pack", tmp_path / "one.parquet", tmp_path / "core").out.startswith("1 patch of 1 image in ")
+    exported = run("export", tmp_path / "one.parquet", tmp_path / "files", "--to", "folder")
+    assert exported.out.startswith("1 window exported (0.0 MB)")
+
+
 def test_a_disk_error_is_one_line(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "store")
@@ -581,7 +656,7 @@ def test_parts_of_a_run(run: Run, work: Path, tmp_path: Path) -> None:
     assert tree(tmp_path / "store") == tree(work / "store")
     pack = ("pack", work / "half.parquet", tmp_path / "core")
     first = run(*pack, "--part", "2/2")
-    assert first.code == 0 and first.out.startswith("this part is done; 1 shards are left to others")
+    assert first.code == 0 and first.out.startswith("this part is done; 1 shard is left to others")
     assert "patches of 3 images in" in run(*pack, "--part", "1/2").out
 
 
@@ -602,7 +677,7 @@ def test_without_ray_nothing_is_written(run: Run, work: Path, tmp_path: Path, mo
 def test_export_for_a_reader(run: Run, work: Path, tmp_path: Path) -> None:
     windows = pq.read_table(work / "half.parquet").num_rows
     result = run("export", work / "half.parquet", tmp_path / "out", "--to", "basicsr", "--scale", "4")
-    assert result.code == 0 and f"{windows} windows exported (0 there already" in result.out
+    assert result.code == 0 and f"{windows} windows exported (" in result.out and "already" not in result.out
     hr = sorted(path.name for path in (tmp_path / "out").rglob("*.png"))
     assert len(hr) == 2 * windows and list((tmp_path / "out").rglob("*.yml"))
     result = run("export", work / "half.parquet", tmp_path / "out", "--to", "basicsr", "--scale", "4")
@@ -671,7 +746,8 @@ def test_verify_and_repair_say_what_is_hit_and_what_was_done(run: Run, work: Pat
     data[600] ^= 1
     tar.write_bytes(data)
     quick = run("verify", store)
-    assert quick.code == 1 and "--deep reads them" in quick.out and len(quick.out.splitlines()) == 2
+    assert quick.code == 1 and len(quick.out.splitlines()) == 2
+    assert quick.out.endswith("1 finding, 3 images hit; contents were not read, --deep reads them\n")
     found = run("verify", store, tmp_path / "half.parquet", "--deep", "--json")
     record = json.loads(found.out)
     assert found.code == 1 and not record["whole"]

@@ -15,7 +15,9 @@ from curate import coverage
 from curate.cli import app
 from curate.comparison import SIDES, diff
 from curate.errors import UsageError
+from curate.ingestion import ingest
 from curate.manifest import Manifest
+from curate.packing import pack
 from curate.selection import select
 from curate.store import Store
 
@@ -122,8 +124,53 @@ def test_the_command(store: Store, tmp_path: Path) -> None:
     assert "jaccard: 0.8" in shown.output and "entered" in shown.output
     found = diff(*files)
     assert pq.read_table(tmp_path / "changes.parquet").equals(found.changes)
+    lines = shown.stdout.splitlines()
+    assert lines[0] == f"from A, {files[0]}, to B, {files[1]}: 'left' is in A alone, 'entered' in B alone"
+    assert "by srcnn, from low to high, a tenth of the patches a row:" in lines
+    assert "by image, those that changed most first:" in lines  # all of them
     printed = json.loads(CliRunner().invoke(app, ["diff", *files, "--json"]).stdout)
     assert printed["both"] == found.counts["both"] and len(printed["by_image"]) == found.by_image.num_rows
+
+
+def test_tables_have_titles_that_say_what_is_cut(store: Store) -> None:
+    found = diff(select(store, "des", by="srcnn", keep=0.5), select(store, "des", by="sobel", keep=0.3))
+    tables = found.titled(images=2)
+    titles = [f"by {score}, from low to high, a tenth of the patches a row:" for score in ("sobel", "srcnn")]
+    assert [*tables] == [*titles, f"by image, those that changed most first, 2 of {len(found.by_image)}:"]
+    for score, title in zip(("sobel", "srcnn"), titles, strict=True):
+        rows = [row for row in found.by_score.to_pylist() if row.pop("score") == score]
+        assert tables[title].to_pylist() == rows
+    assert tables[[*tables][-1]].equals(found.by_image.slice(0, 2))
+
+
+def test_windows_of_two_sizes_are_no_patches_to_compare(tmp_path: Path, photo_folder: Path) -> None:
+    for name, patch in (("small", 48), ("large", 96)):
+        ingest([photo_folder], tmp_path / name, patch=patch)
+        select(tmp_path / name, "random").save(tmp_path / f"{name}.parquet")
+    with pytest.raises(UsageError) as refused:
+        diff(tmp_path / "small.parquet", tmp_path / "large.parquet")
+    message = str(refused.value)
+    assert message.isprintable() and "of 48 px in '" in message and "of 96 px in '" in message
+    assert "small.parquet" in message and "large.parquet" in message
+
+
+def test_manifests_of_two_stores_with_nothing_in_common_are_told(
+    tmp_path: Path, write_photos: Callable[..., Path]
+) -> None:
+    for seed, name in enumerate(("a", "b")):
+        photos = write_photos(tmp_path / f"photos-{name}", [(60, 60), (50, 70)], seed=10 * seed)
+        ingest([photos], tmp_path / name, patch=48, step=4)
+        select(tmp_path / name, "random").save(tmp_path / f"{name}.parquet")
+    files = [str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")]
+    (note,) = diff(*files).notes
+    assert "have no photograph in common, and are of different stores" in note and note.isprintable()
+    shown = CliRunner().invoke(app, ["diff", *files])
+    assert shown.exit_code == 0 and shown.stderr == f"{note}\n"
+    ingest([tmp_path / "photos-b"], tmp_path / "a")  # it has grown, and is the same store still
+    later = select(tmp_path / "a", "random", where="source = 'photos-b'")
+    assert diff(Manifest.load(files[0]), later).notes == diff(later, Manifest.load(files[0])).notes == []
+    pack(files[0], tmp_path / "packed")
+    assert diff(files[0], tmp_path / "packed" / "manifest.parquet").notes == []
 
 
 def test_a_file_that_is_no_manifest_is_one_line(store: Store, tmp_path: Path) -> None:

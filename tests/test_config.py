@@ -125,6 +125,7 @@ def test_whole_numbers_are_numbers(toml: Path) -> None:
 
 WRONG = {
     "an unknown option": (f"{STEPPED}step = 3", "no option 'step'; there are: steps, epochs, batch_size"),
+    "an option misspelt": (f"{STEPPED}bach_size = 3", "; did you mean 'batch_size'?"),
     "a table": (f"{STEPPED}[optim]\nrate = 0.1", "no option 'optim'; there are: steps,"),
     "text for a number": ('arch = "fsrcnn"\nsteps = "3"', "steps should be a valid integer, found '3'"),
     "text for a rate": (f'{STEPPED}rate = "1e-3"', "rate should be a valid number, found '1e-3'"),

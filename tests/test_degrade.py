@@ -243,7 +243,8 @@ def test_parse(spec: str, expected: degrade.Degradation) -> None:
     ("spec", "message"),
     [
         ("", "no degradation ''; there are: bicubic, blur, jpeg, noise, second_order"),
-        ("blurr", "no degradation 'blurr'; there are"),
+        ("blurr", r"no degradation 'blurr'; there are.*; did you mean 'blur'\?"),
+        ("jpeg:qualty=3", r"; did you mean 'quality'\?"),
         ("blur+\x1b[0m", r"no degradation 'blur\+\\x1b\[0m'"),
         ("jpeg:q=3", "degradation 'jpeg' has no option 'q'; it has: quality"),
         ("bicubic:scale=3", "degradation 'bicubic' has no option 'scale'; it has: nothing"),

@@ -1,7 +1,9 @@
 """Leaks: a test image hidden in a corpus is found however it was disguised, and a selection leaves it out."""
 
 import json
-from collections.abc import Callable
+import re
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,17 @@ from conftest import scene
 from PIL import Image
 from typer.testing import CliRunner
 
+from curate import layout
 from curate.cli import app
 from curate.errors import DataError, UsageError
 from curate.ingestion import ingest
-from curate.leakage import leaks
+from curate.leakage import Forgotten, forget, leaks
+from curate.manifest import Manifest
 from curate.packing import pack
 from curate.scoring import score
 from curate.selection import select
 from curate.store import Store
+from curate.verification import verify
 
 
 def save(folder: Path, name: str, picture: np.ndarray, **options: int) -> Path:
@@ -95,7 +100,7 @@ def test_status_and_sql_say_it_and_a_selection_leaves_it_out(store: Store, bench
     assert everything.recipe.counts["flagged"] == 0
     where = "image_id in (select image_id from leaks)"
     assert len(select(store, "des", by="sobel", keep=1.0, with_flagged=True, where=where)) == counts["flagged"]
-    with pytest.raises(UsageError, match="flagged ones left out"):
+    with pytest.raises(UsageError, match=r"flagged ones left out, which --with-flagged takes; .* --forget NAME"):
         select(store, "des", by="sobel", where=where)
 
 
@@ -113,6 +118,80 @@ def test_nothing_is_deleted_and_the_second_time_nothing_is_done(store: Store, be
     again = leaks(store, bench)
     assert again.images == 0 and again.leaks.equals(first.leaks)
     assert tree(store.path) == after
+
+
+def test_what_was_found_of_one_test_set_is_forgotten(store: Store, bench: Path, tmp_path: Path) -> None:
+    before, everything = tree(store.path), select(store, "des", by="sobel", keep=1.0)
+    leaks(store, bench)
+    checked = select(store, "des", by="sobel", keep=1.0).save(tmp_path / "checked.parquet")
+    first = tree(store.path)
+    own = save(tmp_path / "Own", "a.png", scene(150, 190, 51))  # clean.png
+    leaks(store, own)
+    leaks(store, save(tmp_path / "elsewhere" / "Own", "b.png", scene(150, 190, 99)))  # another one of that name
+    assert len(select(store, "random", keep=1.0)) < len(checked)
+    done = forget(store, "Own")
+    assert (done.name, done.findings, done.left) == ("Own", 1, ["Bench"])
+    assert tree(store.path) == first
+    assert select(store, "des", by="sobel", keep=1.0).table.equals(checked.table)
+    assert forget(store, "Own") == Forgotten("Own", 0, ["Bench"]) and tree(store.path) == first
+    assert forget(store, "Bench") == Forgotten("Bench", 2, [])
+    assert tree(store.path) == before and not list(store.path.rglob("checks"))
+    now = select(Store.open(store.path), "des", by="sobel", keep=1.0)
+    assert now.table.equals(everything.table) and now.recipe.checks == {}
+    assert list(Manifest.load(tmp_path / "checked.parquet").recipe.checks.values()) == ["Bench"]
+    again = leaks(store, bench)  # by the Store that has forgotten it
+    assert again.images == 4 and tree(store.path) == first
+
+
+def test_findings_of_all_versions_are_forgotten(store: Store, bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tree(store.path)
+    leaks(store, bench)
+    monkeypatch.setattr("curate.leakage._VERSION", 2)
+    leaks(store, bench)
+    assert forget(store, "Bench").findings == 4 and tree(store.path) == before
+
+
+def test_forgetting_that_was_killed_goes_on(
+    corpus: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest([corpus], tmp_path / "store", patch=48, step=24, shard_size=1)
+    before = tree(tmp_path / "store")
+    leaks(tmp_path / "store", bench)
+    (tmp_path / "store").rename(tmp_path / "checked")
+    unlink, rmdir = Path.unlink, Path.rmdir
+    for last in range((4 + 2) + (4 + 1 + 2)):  # records and folders; tables, what says whose they are, and folders
+        left = iter(range(last))
+
+        def cut(act: Callable[..., None], left: Iterator[int] = left) -> Callable[..., None]:
+            def acting(*arguments: object, **options: object) -> None:
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                act(*arguments, **options)
+
+            return acting
+
+        shutil.copytree(tmp_path / "checked", tmp_path / "store")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", cut(unlink))
+            patch.setattr(Path, "rmdir", cut(rmdir))
+            with pytest.raises(KeyboardInterrupt):
+                forget(tmp_path / "store", "Bench")
+        assert verify(tmp_path / "store").whole, last
+        assert not Store.open(tmp_path / "store").findings().leaks.num_rows or last < 4
+        forget(tmp_path / "store", "Bench")
+        assert tree(tmp_path / "store") == before and not list((tmp_path / "store").rglob("checks")), last
+        shutil.rmtree(tmp_path / "store")
+
+
+def test_a_test_set_that_is_the_corpus_itself_is_told(store: Store, corpus: Path, bench: Path, tmp_path: Path) -> None:
+    report = leaks(store, corpus, name="my set")
+    assert report.warning.startswith("every one of the 4 images of my set is itself in the store")
+    assert report.warning.endswith(f"curate leaks {store.path} --forget 'my set'") and report.warning.isprintable()
+    with pytest.raises(UsageError, match="flagged ones left out, which --with-flagged takes"):
+        select(store, "des", by="sobel")
+    save(tmp_path / "some", "0.png", scene(160, 200, 0))
+    (tmp_path / "some" / "clean.png").write_bytes((corpus / "clean.png").read_bytes())
+    assert leaks(store, tmp_path / "some").warning == leaks(store, bench).warning == ""
 
 
 def test_a_store_that_has_grown_is_looked_at_where_it_is_new(store: Store, bench: Path, tmp_path: Path) -> None:
@@ -197,18 +276,32 @@ def test_bad_input_is_one_line(store: Store, bench: Path, tmp_path: Path) -> Non
 def test_the_command_shows_what_it_found(store: Store, bench: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["leaks", str(store.path), str(bench)])
     assert result.exit_code == 0
-    assert (
-        "hidden.jpg" in result.stdout
-        and "2 images overlap 2 of 3 test images, 4 images newly looked at" in result.stdout
-    )
+    head, *rows, last = result.stdout.splitlines()
+    assert re.split(" {2,}", head) == ["image", "test image", "scale", "share of image", "correlation"]
+    assert sorted(row.split()[:2] for row in rows) == [["hidden.jpg", "0.png"], ["larger.jpg", "1.png"]]
+    assert all(re.fullmatch(r"(\S+ +){2}(\d(\.\d{1,3})? *){3}", row) for row in rows) and len(rows) == 2
+    assert last == ("2 images overlap 2 of 3 test images, 4 images newly looked at; 'curate select' leaves them out")
     result = CliRunner().invoke(app, ["leaks", str(store.path), str(bench), "--json"])
     assert {row["name"] for row in json.loads(result.stdout)} == {"hidden.jpg", "larger.jpg"}
+    assert json.loads(result.stdout)[0].keys() == {"name", *layout.LEAKS.names}
+    result = CliRunner().invoke(app, ["leaks", str(store.path), str(bench)])
+    assert result.stdout.splitlines()[-1].endswith(
+        "test images, all were looked at before; 'curate select' leaves them out"
+    )
     result = CliRunner().invoke(app, ["select", str(store.path), "des", "-o", str(tmp_path / "m.parquet")])
     assert result.exit_code == 0 and "patches of flagged images left out" in result.stderr
     result = CliRunner().invoke(
         app, ["select", str(store.path), "des", "--with-flagged", "-o", str(tmp_path / "n.parquet")]
     )
     assert result.exit_code == 0 and "flagged" not in result.stderr
+    for name, said in (
+        ("Set5", "0 findings of Set5 forgotten; there are findings of: Bench"),
+        ("Bench", "2 findings of Bench forgotten, and there are no others"),
+    ):
+        result = CliRunner().invoke(app, ["leaks", str(store.path), "--forget", name])
+        assert (result.exit_code, result.stdout) == (0, f"{said}\n")
+    result = CliRunner().invoke(app, ["leaks", str(store.path), "--forget", "Bench", "--json"])
+    assert json.loads(result.stdout) == {"name": "Bench", "findings": 0, "left": []}
 
 
 def test_one_photograph_of_bsds_is_one_of_set5(shared: Path, tmp_path: Path) -> None:

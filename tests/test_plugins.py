@@ -131,6 +131,12 @@ def test_a_spec_builds_what_it_says(kind: plugins.Kind, spec: str, expected: obj
     ("kind", "spec", "parts"),
     [
         ("scorers", "sobbel", ["no 'sobbel' in curate.scorers", f"there are: {THERE['scorers']}"]),
+        ("scorers", "srcn", [f"there are: {THERE['scorers']}; did you mean 'srcnn'?"]),
+        ("scorers", "sobel,srcnn", ["separate scorers by spaces: sobel srcnn"]),
+        ("strategies", "refine", ["did you mean 'refined'?"]),
+        ("archs", "fsrcn:scale=2", ["did you mean 'fsrcnn'?"]),
+        ("archs", "fsrcnn:scael=2", ["it has: d, m, s, scale; did you mean 'scale'?"]),
+        ("strategies", "refined:drop_top=2.5 %", ["should be a valid number (2.5 % is 0.025), not '2.5 %'"]),
         ("strategies", "srcnn", ["no 'srcnn' in curate.strategies", THERE["strategies"]]),
         ("archs", "", ["no '' in curate.archs", THERE["archs"]]),
         ("archs", " srcnn", ["no ' srcnn'"]),

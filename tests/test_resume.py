@@ -272,7 +272,7 @@ def test_another_manifest_or_start_is_another_run(manifest: Manifest, tmp_path: 
     made = train(NET, manifest, BRIEF, tmp_path / "run")
     half = select(manifest.store(), "random", keep=0.5)
     assert "manifest" in refusal(UsageError, lambda: train(NET, half, BRIEF, tmp_path / "run"))
-    assert "init None" in refusal(UsageError, lambda: train(NET, manifest, BRIEF, tmp_path / "run", init=made))
+    assert "no init" in refusal(UsageError, lambda: train(NET, manifest, BRIEF, tmp_path / "run", init=made))
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "no record"])

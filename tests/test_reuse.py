@@ -85,9 +85,9 @@ def in_place_of(store: Store, other: Store) -> Store:
         ({}, {}, ""),
         ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, ""),
         ({"rate": 0.1, "seed": 0}, {"rate": 0.2, "seed": 0}, "rate 0.1, not 0.2"),
-        ({"a": 1}, {"b": 2}, "b None, not 2; a 1, not None"),
+        ({"a": 1}, {"b": 2}, "no b, not 2; a 1, not none"),
         ({"weights": "ab" * 32}, {"weights": "cd" * 32}, "weights abababab..., not cdcdcdcd..."),
-        ({}, dict.fromkeys("abcdefg", 1), "; ".join(f"{key} None, not 1" for key in "abcde") + "; and 2 more"),
+        ({}, dict.fromkeys("abcdefg", 1), "; ".join(f"no {key}, not 1" for key in "abcde") + "; and 2 more"),
         ({"a": "x\n\x1b"}, {"a": 1}, "a x\\n\\x1b, not 1"),
     ],
 )
@@ -309,7 +309,7 @@ def test_what_an_older_curate_does_not_say_is_what_it_was_then(asked: Asked, mon
         curate.train(NET, asked.folder / "all.parquet", CONFIG, asked.folder / "run", device="cpu")
     again = curate.train(NET, asked.folder / "all.parquet", CONFIG, asked.folder / "run", device="cpu")
     assert "code" not in again.recipe
-    with pytest.raises(UsageError, match=r"trained with validation None, not \w{8}\.\.\.;"):
+    with pytest.raises(UsageError, match=r"trained with no validation, not \w{8}\.\.\.;"):
         curate.train(NET, asked.folder / "all.parquet", CONFIG, asked.folder / "run", validate=asked.folder / "Bench")
     monkeypatch.setattr(training_module, "_VERSION", 2)
     with pytest.raises(UsageError, match="trained with code 1, not 2"):

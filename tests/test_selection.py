@@ -262,7 +262,9 @@ def test_a_share_out_of_range_is_refused(store: Store, keep: float) -> None:
     [
         (None, ["which score to choose by?", "mixed, none, sobel, srcnn:scale=3", "--by NAME"]),
         ("sobbel", ["no score 'sobbel'", "there are: mixed, none, sobel, srcnn:scale=3"]),
-        ("srcnn", ["no score 'srcnn'", "srcnn:scale=3"]),
+        ("srcnn", ["no score 'srcnn'", "srcnn:scale=3; 'curate score STORE srcnn' makes it"]),
+        ("entropy:bins=64", ["'curate score STORE entropy:bins=64' makes it"]),
+        ("mixt", ["did you mean 'mixed'?"]),
         ("", ["no score ''"]),
         ("x", ["no score 'x'"]),  # a column of the view, but no score
         ("a\n\x1b[31m", [r"no score 'a\n\x1b[31m'"]),
@@ -299,8 +301,10 @@ def test_two_scorers_of_one_label_are_told_apart(tmp_path: Path, write_store: Wr
 
 def test_without_scores_it_says_how_to_make_some(tmp_path: Path, write_store: Write) -> None:
     store = write_store(tmp_path / "store")
-    assert "there are: nothing; 'curate score STORE srcnn sobel' makes some" in refusal(store, "des", by="sobel")
-    assert "which score to choose by? The store has: nothing" in refusal(store, "des")
+    some = "'curate score STORE srcnn sobel' makes some"
+    assert f"there are: nothing; {some}" in refusal(store, "des", by="mine")
+    assert "there are: nothing; 'curate score STORE sobel' makes it" in refusal(store, "des", by="sobel")
+    assert f"which score to choose by? The store has: nothing; {some}" in refusal(store, "des")
     assert len(select(store, "random")) == 6
 
 

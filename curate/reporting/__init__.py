@@ -42,9 +42,7 @@ def report(
     files. The first manifest is the one that others are compared with. UsageError for manifests of one name or none,
     DataError for those of another store; else raises as `Manifest.load` and `Manifest.store` do.
     """
-    target = storage.place(out, "a report")
-    if target.is_dir():
-        raise UsageError(f"a report is a file, '{one_line(out)}' is a folder; name it like report.html")
+    target = storage.place_for(out, "a report", "report.html")
     named = _named(manifests)
     first, *others = named.values()
     source = store if isinstance(store, Store) else first.store(store)
