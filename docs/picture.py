@@ -1,31 +1,53 @@
 """The README's picture of a report: `python docs/picture.py curate-demo/report.html`, with the extra `browser`.
 
-The demo's report, in a browser of 1200 px, from its top to the first patches, in 256 colours.
+Of the demo's report, in a browser: its head with the first score, the hardest patches, two of its maps, one below the
+other, in 256 colours.
 """
 
 import io
+import os
 import shutil
 import sys
 from pathlib import Path
 
 from PIL import Image
 
-_WIDTH, _HEIGHT = 1200, 1500  # px of the page
+_WIDTH = 1000  # px
 _OUT = Path(__file__).parent / "report.png"
+# What is shown, each from the top of one element to the bottom of another.
+_PARTS = (
+    (".eyebrow", "header .choices"),
+    ("#scores .figures", "#scores .figures"),
+    ("#patches h3", "#patches .tile:nth-child(14), #patches .tile:last-child"),
+    ("#maps figure", "#maps figure:nth-child(2), #maps figure:last-child"),
+)
+_GAP = 16  # px above each
 
 
-def main(page: Path) -> None:
-    """Write docs/report.png. It needs Chromium, which Playwright finds or Debian's package `chromium` brings."""
+def main(page: Path, out: Path = _OUT) -> None:
+    """Write the picture. It needs Chromium: Debian's package, or CHROMIUM=/path/to/it, or Playwright's own."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=shutil.which("chromium"))
-        tab = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light")
+        chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        browser = engine.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": _WIDTH, "height": 1000}, color_scheme="light")
         tab.goto(page.resolve().as_uri())
-        tab.wait_for_load_state("load")
-        picture = tab.screenshot()
+        tab.add_style_tag(content="nav { display: none !important }")
+        pieces = []
+        for first, last in _PARTS:
+            above, below = (tab.locator(name).first.bounding_box() for name in (first, last))
+            assert above and below, f"the page has no {first} or {last}"
+            top = max(above["y"] - _GAP, 0)
+            clip = {"x": 0, "y": top, "width": _WIDTH, "height": below["y"] + below["height"] - top}
+            pieces.append(Image.open(io.BytesIO(tab.screenshot(full_page=True, clip=clip))).convert("RGB"))
         browser.close()
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(_OUT, optimize=True)
+    whole = Image.new("RGB", (_WIDTH, sum(piece.height for piece in pieces)), "white")
+    height = 0
+    for piece in pieces:
+        whole.paste(piece, (0, height))
+        height += piece.height
+    whole.quantize(256).save(out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ Needs Playwright (`pip install -e .[browser]`) and a Chromium (`apt-get install 
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from curate.duplication import duplicates
 from curate.ingestion import ingest
@@ -221,3 +224,15 @@ def test_without_scripts_all_but_the_clicks_is_there(browser: Any, page_file: Pa
     assert opened.locator("noscript").is_visible()
     assert opened.locator(".tile img").first.is_visible() and opened.locator(".figures svg").first.is_visible()
     context.close()
+
+
+def test_the_readme_s_picture_can_be_made_again(page_file: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "docs" / "picture.py"
+    program = (
+        "import runpy, sys; from pathlib import Path; runpy.run_path(sys.argv[1])['main'](*map(Path, sys.argv[2:]))"
+    )
+    command = [sys.executable, "-c", program, script, page_file, tmp_path / "report.png"]
+    subprocess.run(command, check=True, env={**os.environ, "CHROMIUM": str(CHROMIUM)})
+    with Image.open(tmp_path / "report.png") as made, Image.open(script.with_name("report.png")) as shown:
+        assert (made.format, made.width) == (shown.format, shown.width)
+        assert made.height > 800 and shown.height > 1000
