@@ -1,12 +1,9 @@
 """The prompt of `curate sql STORE`: whole sessions, by keys; and without a terminal, queries from standard input."""
 
-import fcntl
 import os
-import pty
 import re
 import select
 import signal
-import struct
 import subprocess
 import sys
 import termios
@@ -23,6 +20,7 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from terminals import in_terminal
 
 from curate import display, prompt, sql, stopping
 from curate.errors import CurateError
@@ -419,12 +417,8 @@ class Terminal:
     """A process in a terminal of its own, 80 columns wide."""
 
     def __init__(self, *argv: str, **environment: str) -> None:
-        self.pid, self._side = pty.fork()
-        if self.pid == 0:
-            os.execve(
-                sys.executable, [sys.executable, "-c", PROGRAM, *argv], {**os.environ, "TERM": "xterm", **environment}
-            )
-        fcntl.ioctl(self._side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        command = [sys.executable, "-c", PROGRAM, *argv]
+        self.process, self._side = in_terminal(command, None, {**os.environ, "TERM": "xterm", **environment})
         self.all = self.seen = ""
 
     def press(self, keys: str) -> None:
@@ -456,10 +450,8 @@ class Terminal:
         end = time.monotonic() + 30
         while time.monotonic() < end:
             self.press(keys)
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid = 0
-                return os.waitstatus_to_exitcode(status)
+            if (code := self.process.poll()) is not None:
+                return code
             if select.select([self._side], [], [], 0.05)[0]:
                 try:
                     self.all += os.read(self._side, 65536).decode()
@@ -468,9 +460,8 @@ class Terminal:
         raise AssertionError("it does not end")
 
     def close(self) -> None:
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self.process.kill()
+        self.process.wait()
         os.close(self._side)
 
 
@@ -525,7 +516,7 @@ def test_a_signal_ends_the_prompt(
         curate.wait(re.escape(ENDLESS))
     time.sleep(0.5 if moment is None else moment)
     began = time.monotonic()
-    os.kill(curate.pid, number)
+    curate.process.send_signal(number)
     said = curate.wait(f"curate: stopped by {number.name}; what is finished is kept")
     assert "SQL: " not in said
     assert curate.end() == 128 + number and curate.echoes()

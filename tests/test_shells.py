@@ -1,18 +1,17 @@
 """What shells ask on TAB and what they make of the answer: by their protocol, and in real shells."""
 
 import os
-import pty
 import re
 import select
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from terminals import in_terminal
 
 from curate import shells
 from curate.store import Store
@@ -154,10 +153,7 @@ class Terminal:
 
     def __init__(self, shell: str, folder: Path, environment: dict[str, str]) -> None:
         command, read = SHELLS[shell]
-        self.child, self.file = pty.fork()
-        if not self.child:
-            os.chdir(folder)
-            os.execvpe(command[0], command, environment)
+        self.process, self.file = in_terminal(command, folder, environment)
         for line in ("curate --install-completion", read, "printf '<%s>' rea''dy"):
             os.write(self.file, f"{line}\n".encode())
         self.until("<ready>")
@@ -178,8 +174,8 @@ class Terminal:
         return re.findall("<([^<>]*)>", self.until(r"<curate>(<[^<>]*>)*<end>"))[:-1]
 
     def close(self) -> None:
-        os.kill(self.child, signal.SIGKILL)
-        os.waitpid(self.child, 0)
+        self.process.kill()
+        self.process.wait()
         os.close(self.file)
 
 
