@@ -56,7 +56,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _LISTED = 10  # refusals that are listed
 _TABLE_ROWS = 1000  # rows of an answer that are drawn as a table; other formats stream without a limit
-_SCRIPT = 16 << 20  # bytes of queries on standard input
 
 
 def entry() -> None:
@@ -343,58 +342,28 @@ def sql(
     Read-only, by DuckDB. Without QUERY at a terminal it is a prompt; elsewhere queries come from standard input, each
     ended by a semicolon.
     """
-    from curate import display, limits, storage
+    from curate import limits, storage
     from curate import sql as engine
+    from curate.answers import Answers, asked
     from curate.manifest import Manifest
     from curate.store import Store
 
     if as_json and form not in ("table", "json"):
         raise UsageError(f"--json and --format {form} are two forms: give one")
-    form = "json" if as_json else form
-    if out is not None and form == "table":
-        raise UsageError("-o should go with --format csv, json or parquet, found a table")
-    limits.check(timeout)
     most = None if memory is None else _bytes(memory, "--memory")
-    named = Manifest.named(manifest or [])
-    connection = Store.open(store).connect(named, memory=None if most is None else f"{most}B", threads=threads)
+    named, limit = Manifest.named(manifest or []), None if most is None else f"{most}B"
+    connection = Store.open(store).connect(named, memory=limit, threads=threads, watched=True)
+    answers = Answers(connection, "json" if as_json else form, out, timeout)
     limits.memory(most)
-
-    def answer(query: str, most_rows: int) -> tuple[int, bool]:
-        """Print an answer: how many rows, and whether there are more."""
-        with limits.time(timeout, connection.interrupt):
-            if form == "table":
-                columns, rows, more = engine.head(connection, query, most_rows)
-                display.table(columns, rows, whole=True)
-                return len(rows), more
-            found = engine.reader(connection, query)
-            if out is not None:
-                place = storage.place(out, "an answer")
-                storage.remove_leftovers_of(place)
-                counts: list[int] = []
-                storage.publish(place, lambda stream: counts.append(engine.write(found, stream, form)))
-                return counts[0], False
-            with display.named_output():
-                return engine.write(found, sys.stdout.buffer, form), False
-
     if query is None and sys.stdin is not None and sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty()):
         if out is not None or form == "parquet":
             raise UsageError(f"{'-o' if out else '--format parquet'} should go with a query, found none")
         from curate import history
         from curate.prompt import prompt
 
-        prompt(connection, answer, history.History(history.place()), name=storage.place(store, "a store").name)
+        prompt(connection, answers.of, history.History(history.place()), name=storage.place(store, "a store").name)
         return
-    queries = [query] if query is not None else engine.statements(connection, _standard_input())
-    if not queries:
-        raise UsageError("no query: give one, or several on standard input")
-    if len(queries) > 1 and form != "table":
-        raise UsageError(f"--format {form} is one answer, found {len(queries)} queries on standard input")
-    for index, one in enumerate(queries):
-        if index:
-            display.answer("")
-        _, more = answer(one, _TABLE_ROWS)
-        if more:
-            display.note(f"the first {_TABLE_ROWS} rows; --format csv, json or parquet gives them all")
+    answers.of_all([query] if query is not None else engine.statements(connection, asked()))
 
 
 @app.command()
@@ -412,7 +381,8 @@ def diff(
     from curate.comparison import diff as run
 
     place = None if out is None else storage.place_for(out, "a comparison", "changes.parquet")
-    found = run(a, b, store=store)
+    with display.progress("diff", "steps") as progress:
+        found = run(a, b, store=store, progress=progress)
     _notes(found.notes)
     if place is not None:
         storage.remove_leftovers_of(place)
@@ -751,14 +721,6 @@ def demo(
     result = run(folder, steps=steps, say=say, progress=display.progress)
     if as_json:
         display.record(result)
-
-
-def _standard_input() -> str:
-    """What standard input holds. UsageError for more than any queries are."""
-    data = b"" if sys.stdin is None else sys.stdin.buffer.read(_SCRIPT + 1)
-    if len(data) > _SCRIPT:
-        raise UsageError(f"standard input should be queries, found more than {_SCRIPT >> 20} MiB")
-    return data.decode("utf-8", "surrogateescape")
 
 
 def _show(rows: "pa.Table", as_json: bool) -> None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from curate import coverage, sql
 from curate.errors import UsageError, listed, one_line
 from curate.manifest import Manifest
+from curate.progress import Progress, silent
 from curate.store import ScoreSet, Store
 
 __all__ = ["Comparison", "diff"]
@@ -24,6 +25,7 @@ SIDES = ("both", "left", "entered")
 
 _BINS = 10  # of a score, each with as many patches of either
 _FEWEST_RANKS = 3  # that a correlation is made of
+_STEPS = 4  # that progress tells of
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,13 @@ class Comparison:
         return tables
 
 
-def diff(a: Manifest | str | Path, b: Manifest | str | Path, *, store: Store | str | Path | None = None) -> Comparison:
+def diff(
+    a: Manifest | str | Path,
+    b: Manifest | str | Path,
+    *,
+    store: Store | str | Path | None = None,
+    progress: Progress = silent,
+) -> Comparison:
     """Compare two manifests of one store (at `store`, if it has moved), at one time or two.
 
     The rank correlation is Spearman's, over the patches that both hold; null for fewer than 3. Pixels under several
@@ -60,13 +68,16 @@ def diff(a: Manifest | str | Path, b: Manifest | str | Path, *, store: Store | s
     one, two = (item if isinstance(item, Manifest) else Manifest.load(item) for item in (a, b))
     _require_one_size(one, two)
     source = store if isinstance(store, Store) else one.store(store)
+    progress(1, _STEPS, "both read")
     changes = _changes(one, two, source)
+    progress(2, _STEPS, "compared patch by patch")
     counts: dict[str, Any] = {"a": len(one), "b": len(two), **_sides(changes)}
     counts["jaccard"] = counts["both"] / changes.num_rows
     counts["rank_correlation"] = _rank_correlation(changes)
     windows = [manifest.table.select(["image_id", "y", "x", "size"]) for manifest in (one, two)]
     for name, tables in (("a", windows[:1]), ("b", windows[1:]), ("either", windows)):
         counts[f"pixels_{name}"] = coverage.pixels(pa.concat_tables(tables))
+    progress(3, _STEPS, "pixels counted")
     scores = changes.column_names[changes.column_names.index("rank_b") + 1 :]
     by_score = [row for score in scores for row in _by_score(changes, score)]
     columns = [("score", pa.string()), ("low", pa.float64()), ("high", pa.float64())]

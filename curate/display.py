@@ -114,9 +114,9 @@ def _cell(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else one_line(value)
 
 
-def progress(verb: str, unit: str) -> AbstractContextManager[Progress]:
-    """A `Progress` for a library function, shown on standard error while the context lasts."""
-    return progressbar.shown(verb, unit) if _speaks and not _quiet else nullcontext(silent)
+def progress(verb: str, unit: str, after: float = 0.0) -> AbstractContextManager[Progress]:
+    """A `Progress` for a library function, shown on standard error while the context lasts, from `after` seconds on."""
+    return progressbar.shown(verb, unit, after) if _speaks and not _quiet else nullcontext(silent)
 
 
 def description(content: Mapping[str, Any]) -> list[str]:

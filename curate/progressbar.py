@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from curate.errors import one_line
 from curate.progress import Progress
@@ -24,17 +24,35 @@ _SAMPLE, _WINDOW = 0.25, 30.0  # seconds between what is kept of the past, and o
 
 
 @contextmanager
-def shown(verb: str, unit: str) -> Iterator[Progress]:
-    """A `Progress` that is shown on standard error: one live line in a terminal, now and then a line elsewhere."""
-    pace = Pace(time.monotonic)
+def shown(verb: str, unit: str, after: float = 0.0) -> Iterator[Progress]:
+    """A `Progress` that is shown on standard error: one live line in a terminal, now and then a line elsewhere.
+
+    What is over within `after` seconds shows nothing, and imports nothing for it.
+    """
     if not sys.stderr.isatty():
-        yield _lines(verb, unit, pace)
+        yield _lines(verb, unit)
         return
+    began = time.monotonic()
+    with ExitStack() as stack:
+        lines = [] if after else [stack.enter_context(_live(verb, unit))]
+
+        def tell(done: int, total: int, note: str = "") -> None:
+            if not lines and time.monotonic() - began >= after:
+                lines.append(stack.enter_context(_live(verb, unit)))
+            for line in lines:
+                line(done, total, note)
+
+        yield tell
+
+
+@contextmanager
+def _live(verb: str, unit: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
     from rich.table import Column
 
+    pace = Pace(time.monotonic)
     console = Console(stderr=True, highlight=False)
     width = max(_BAR, min(console.width - _TEXT, 40))
     room = console.width - len(verb) - width - 3  # two spaces, and the last column, which some terminals wrap at
@@ -56,7 +74,8 @@ def shown(verb: str, unit: str) -> Iterator[Progress]:
         yield live
 
 
-def _lines(verb: str, unit: str, pace: "Pace") -> Progress:
+def _lines(verb: str, unit: str) -> Progress:
+    pace = Pace(time.monotonic)
     started = latest = time.monotonic()
 
     def line(done: int, total: int, note: str = "") -> None:
@@ -72,11 +91,12 @@ def _lines(verb: str, unit: str, pace: "Pace") -> Progress:
 
 
 def _how_far(done: int, total: int, unit: str, pace: "Pace", note: str) -> list[str]:
-    """`120/800 images`, `14.2/s`, `0:48 left`, and the words of the note."""
-    words = [f"{done}/{total} {unit}"]
+    """`120/800 images`, `14.2/s`, `0:48 left`, and the words of the note. Percents have no speed."""
+    words = [f"{done} %" if unit == "%" else f"{done}/{total} {unit}"]
+    if pace.rate and unit != "%":
+        words.append(f"{pace.rate:.0f}/s" if pace.rate >= 100 else f"{pace.rate:.3g}/s")
     if pace.rate:
-        rate = f"{pace.rate:.0f}" if pace.rate >= 100 else f"{pace.rate:.3g}"
-        words += [f"{rate}/s", f"{_clock((total - done) / pace.rate)} left"]
+        words.append(f"{_clock((total - done) / pace.rate)} left")
     return words + (one_line(note).split(", ") if note else [])
 
 

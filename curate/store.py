@@ -601,15 +601,20 @@ class Store:
         *,
         memory: str | None = None,
         threads: int | None = None,
+        watched: bool = False,
     ) -> duckdb.DuckDBPyConnection:
-        """A connection for one query, within about `memory` (`1GB`) and `threads`; its `interrupt` ends the query."""
+        """A connection for one query, within about `memory` (`1GB`) and `threads`; its `interrupt` ends the query.
+
+        Of a `watched` one `sql.watching` tells how far it is.
+        """
         named = dict(manifests or {})
         views = self.views()
         taken = views.keys() & named.keys()
         if taken:
             raise UsageError(f"a manifest cannot be called '{listed(taken)}' in SQL: the store has a view of that name")
         views |= {name: sql.parquet([path]) for name, path in named.items()}
-        return sql.connect(views, [*self.table_files(), *named.values()], memory=memory, threads=threads)
+        files = [*self.table_files(), *named.values()]
+        return sql.connect(views, files, memory=memory, threads=threads, watched=watched)
 
     # ---- pixels
 

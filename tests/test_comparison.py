@@ -177,3 +177,10 @@ def test_a_file_that_is_no_manifest_is_one_line(store: Store, tmp_path: Path) ->
     half = select(store, "des", by="srcnn")
     with pytest.raises(UsageError, match="is not a manifest: found nothing"):
         diff(half, tmp_path / "nothing.parquet")
+
+
+def test_progress_is_told_step_by_step(store: Store) -> None:
+    told: list[tuple[int, int]] = []
+    one, two = select(store, "asc", by="sobel"), select(store, "des", by="sobel")
+    diff(one, two, progress=lambda done, total, note="": told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4)]

@@ -155,3 +155,19 @@ def test_a_live_line_says_at_once_that_it_has_begun(monkeypatch: pytest.MonkeyPa
 
 def test_markup_in_a_note_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("[red]x.png[/red]" in line for line in live(monkeypatch, 100, "[red]x.png[/red]"))
+
+
+def test_what_is_over_soon_shows_nothing(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with progressbar.shown("sql", "%", after=1.0) as tell:
+        for _ in range(3):
+            clock[0] += 0.3
+            tell(40, 100)
+    assert terminal.getvalue() == ""
+    with progressbar.shown("sql", "%", after=1.0) as tell:
+        for _ in range(6):
+            clock[0] += 0.3
+            tell(40, 100)
+    assert "40 %" in terminal.getvalue() and "/s" not in terminal.getvalue()
