@@ -88,6 +88,14 @@ def test_shades_and_strips_are_where_the_chosen_ranks_are(num: int) -> None:
         assert (edges[taken[0]], edges[taken[-1] + 1]) == pytest.approx((left, right))
 
 
+def test_what_is_written_in_a_figure_is_not_rounded_as_its_coordinates_are() -> None:
+    score, everything = np.linspace(0.0001, 0.0031, 400)[::-1], np.ones(400, bool)
+    svg = figures.curve("s", score, everything, {"v1.23456": score > 0.002}).svg()
+    written = re.findall(r">([^<>]+)</text>", svg)
+    assert {"0.0005", "0.001", "0.0015", "v1.23456"} <= set(written)
+    assert not re.search(r"\d\.\d{3}", "".join(re.findall("<[^>]*>", svg)))
+
+
 def test_a_log_axis_is_for_positive_scores_far_apart() -> None:
     assert is_wide(np.geomspace(1e-6, 1, 100))
     assert not is_wide(np.linspace(1, 2, 100))

@@ -352,7 +352,8 @@ def _scale(axes: Axes, axis: str, values: Floats) -> None:
         powers = Spread.of(values).floor < 1e-3  # of ten at every tick, and not at the small ones alone
         line.set_major_formatter(FuncFormatter(lambda value, _: power(value) if powers else number(value)))
         return
-    line.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    # even ticks: 0.0005 stands beside 0.001
+    line.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}" if 1e-4 <= value < 1e-3 else number(value)))
 
 
 def _places(count: int) -> npt.NDArray[np.int64]:
@@ -371,7 +372,12 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     svg = re.sub(r'(id="|"#|url\(#)', lambda match: f"{match[1]}{slug(name)}-", svg)
-    for role, value in COLOURS.items():
-        svg = svg.replace(value, f"var(--{role})")
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]*>", lambda match: _smaller(match[0]), svg)  # and not what is written between them
     return re.sub(r"\s*\n\s*", " ", svg).strip()
+
+
+def _smaller(element: str) -> str:
+    """An element of SVG with its colours by their roles and numbers of two digits after the point."""
+    for role, value in COLOURS.items():
+        element = element.replace(value, f"var(--{role})")
+    return re.sub(r"(\d\.\d\d)\d+", r"\1", element)
