@@ -140,20 +140,15 @@ def ingest(
         display.note(f'and {len(report.refused) - _LISTED} more: curate sql {one_line(store)} "{query}"')
     _notes([report.advice()] if report.small else [])
     if report.without_lr:
-        display.note(
-            f"{report.without_lr} images were there already without an LR image, and stay so: make a new store"
-        )
+        images = counted(report.without_lr, "image")
+        display.note(f"there already without an LR image, and left so: {images}; make a new store")
     if report.other_lr:
-        display.note(
-            f"{report.other_lr} images were there already with another LR image, and stay so: make a new store"
-        )
+        images = counted(report.other_lr, "image")
+        display.note(f"there already with another LR image, and left so: {images}; make a new store")
     if report.other_version:
-        display.note(f"{report.other_version} shards were written by another version of ingest, and stay as they are")
-    others = "" if retry_failed else f", {report.ignored} other files ignored"
-    display.answer(
-        f"{report.added} images added ({report.patches} patches, {report.shards} shards, {report.bytes / 1e6:.1f} MB), "
-        f"{report.known} already there, {len(report.refused)} refused{' again' * retry_failed}{others}"
-    )
+        shards = counted(report.other_version, "shard")
+        display.note(f"written by another version of ingest, and left as they are: {shards}")
+    display.answer(report.in_words(again=retry_failed))
     raise typer.Exit(int(report.is_in_vain))
 
 

@@ -24,7 +24,7 @@ import xxhash
 
 from curate import layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
-from curate.errors import CurateError, DataError, UsageError, listed, one_line
+from curate.errors import CurateError, DataError, UsageError, counted, listed, one_line
 from curate.examination import TOO_SMALL, Examined, Examiner
 from curate.progress import Meter, Progress, silent
 from curate.schema import STATUS_OK
@@ -66,6 +66,20 @@ class IngestReport:
     def is_in_vain(self) -> bool:
         """Whether there were photographs, and each was refused."""
         return bool(self.refused) and not (self.added or self.known or self.missing)
+
+    def in_words(self, *, again: bool = False) -> str:
+        """One line for people; `again` if it was a retry of what had been refused."""
+        words = [counted(self.added, "image") + " added"]
+        if self.added:
+            size = f"{self.bytes / 1e6:.1f} MB"
+            words[0] += f" ({counted(self.patches, 'patch')}, {counted(self.shards, 'shard')}, {size})"
+        if self.known:
+            words.append(f"{self.known} already there")
+        if self.refused:
+            words.append(f"{len(self.refused)} refused{' again' * again}")
+        if self.ignored and not again:
+            words.append(f"{counted(self.ignored, 'other file')} ignored")
+        return ", ".join(words)
 
     def advice(self) -> str:
         """What to do where images are smaller than a patch: a patch that nine in ten of them have room for; else ''."""

@@ -252,7 +252,7 @@ def test_quiet_prints_nothing_but_the_result(run: Run, work: Path, tmp_path: Pat
     assert "refused" in run(*command).err
     shutil.rmtree(tmp_path / "store")
     quiet = run(*command, "--quiet")
-    assert quiet.err == "" and quiet.out.startswith("1 images added")
+    assert quiet.err == "" and quiet.out.startswith("1 image added")
     assert "refused" in run("ingest", tmp_path / "photos", tmp_path / "other", "--patch", 48).err  # and only that once
 
 
@@ -555,7 +555,7 @@ def test_refusals_are_listed_and_counted(run: Run, photo_folder: Path, tmp_path:
     assert result.err.count("\nrefused") + result.err.startswith("refused") == 10 and "and 2 more" in result.err
     (photo_folder / "broken00.png").write_bytes(encoded_png(50, 60, 60))
     again = run("ingest", "--retry-failed", photo_folder, tmp_path / "store")
-    assert again.out.startswith("1 images added (") and again.out.endswith(" 0 already there, 11 refused again\n")
+    assert again.out.startswith("1 image added (") and again.out.endswith("), 11 refused again\n")
     counts = run("info", tmp_path / "store", "--json")
     assert [json.loads(counts.out)[name] for name in ("images", "refused")] == [5, 11]
 

@@ -930,6 +930,22 @@ def test_a_patch_that_small_images_have_room_for_is_named(photos: Callable[..., 
     assert again.added == 20 and again.small == [12]
 
 
+def test_a_report_says_what_there_is_and_no_zeros(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "a", {"1.png": png(1), "2.png": png(2), "notes.txt": b"text"})
+    report = take(folder, tmp_path / "store")
+    size = sum(path.stat().st_size for path in folder.glob("*.png")) / 1e6
+    assert (
+        report.in_words() == f"2 images added ({report.patches} patches, 1 shard, {size:.1f} MB), 1 other file ignored"
+    )
+    fill(folder, {"3.png": b"no picture"})
+    assert (
+        take(folder, tmp_path / "store").in_words()
+        == "0 images added, 2 already there, 1 refused, 1 other file ignored"
+    )
+    again = take(folder, tmp_path / "store", retry_failed=True)
+    assert again.in_words(again=True) == "0 images added, 1 refused again"
+
+
 def test_no_advice_where_none_is_small(corpus: Path) -> None:
     report = take_corpus(corpus, corpus / "store")
     assert (report.small, report.advice(), report.is_in_vain) == ([], "", False)
