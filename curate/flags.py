@@ -16,7 +16,7 @@ from curate.errors import DataError, one_line
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["COLUMNS", "NO_VIEWS", "Findings", "findings", "kept", "nothing", "require"]
+__all__ = ["COLUMNS", "NO_VIEWS", "Findings", "concerned", "findings", "kept", "named", "nothing", "require"]
 
 # column -> SQL type; as SQL, since a question to a store without findings needs no Arrow, which is long to import
 _FLAGS = {"image_id": "VARCHAR", "reason": "VARCHAR"}
@@ -63,6 +63,14 @@ def _table(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str]) -> 
     return pa.Table.from_pylist(rows, pa.schema([(name, types[kind]) for name, kind in columns.items()]))
 
 
+def concerned(duplicates: pa.Table, leaks: pa.Table) -> pa.Array:
+    """The image_id of each image that a check has found something of, as often as it has."""
+    import pyarrow as pa
+
+    columns = (duplicates["image_id"], duplicates["twin"], leaks["image_id"])
+    return pa.concat_arrays([chunk for column in columns for chunk in column.chunks])
+
+
 def findings(images: pa.Table, cells: pa.Table, duplicates: pa.Table, leaks: pa.Table) -> Findings:
     """Put together what a store's checks have found.
 
@@ -107,6 +115,17 @@ def require(found: Iterable[str], there: Container[str]) -> None:
     absent = next((image_id for image_id in found if image_id not in there), None)
     if absent is not None:
         raise DataError(f"the store is damaged: its checks name image '{one_line(absent)}', which it does not have")
+
+
+def named(rows: pa.Table, images: pa.Table) -> pa.Table:
+    """A table of images (image_id, ...) with the column `name` after its first; `images` are the store's."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    taken = images.filter(pc.field("image_id").is_valid())
+    names = dict(zip(taken["image_id"].to_pylist(), taken["name"].to_pylist(), strict=True))
+    require(rows["image_id"].to_pylist(), names)
+    return rows.add_column(1, "name", pa.array([names[key] for key in rows["image_id"].to_pylist()], pa.string()))
 
 
 def kept(pairs: Iterable[tuple[str, str]], worth: Callable[[str], tuple[int, int]]) -> dict[str, str]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import alignment, checks, images, layout, pool
+from curate import alignment, checks, flags, images, layout, pool
 from curate.alignment import Features, Index
 from curate.errors import DataError, UsageError, counted, one_line
 from curate.images import ImageRefused
@@ -85,7 +85,7 @@ def leaks(
         every = f"every one of the {counted(len(tests), 'image')} of {label} is itself in the store"
         how = f"if this is not a test set: curate leaks {quote(one_line(store.path))} --forget {quote(label)}"
         warning = f"{every}, and is left out as a leak; {how}"
-    return LeakReport(checked.images, len(tests), featureless, store.named(ours), checked.why, warning)
+    return LeakReport(checked.images, len(tests), featureless, flags.named(ours, store.images()), checked.why, warning)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,9 +133,7 @@ def _write(choice: _Choice, out: str | Path, memory: str, progress: Progress) ->
     if not ranked or choice.column is None or choice.unit != "patches":
         return _select(choice).save(out).recipe
     with tempfile.TemporaryDirectory(prefix="curate-") as spill:
-        views, tables = choice.store.views(), choice.store.table_files()
-        watched = progress is not silent
-        connection = sql.connect(views, tables, memory=memory, spill=Path(spill), watched=watched)
+        connection = choice.store.connect(memory=memory, spill=Path(spill), watched=progress is not silent)
         try:
             return _stream(choice, connection, out, progress)
         except duckdb.Error as error:
@@ -319,7 +317,7 @@ def candidates(store: Store, column: str | None, where: str | None = None, more:
     The score is float64, null without a column. `where` is one SQL condition; it can name every
     column of `scores` and of `images`. `more` are further ones of these columns to have, as they are.
     """
-    return _candidates(sql.connect(store.views(), store.table_files()), column, where, more)
+    return _candidates(store.connect(), column, where, more)
 
 
 def check_names(scores: Mapping[str, pa.DataType], strategy: Strategy, where: str | None) -> None:

@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
 import xxhash
 
-from curate import __version__, files, flags, retries, schema, sql, storage
-from curate.errors import DataError, UsageError, listed, one_line
+from curate import __version__, files, flags, retries, schema, sql, storage, views
+from curate.errors import DataError, UsageError, one_line
 from curate.records import Records
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
 from curate.storage import Entry, Place
+from curate.views import Scores, Tables
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,12 +50,6 @@ INGEST = "ingest"  # the kind of commit that adds a shard
 _HEADER = "store.json"
 _SCORER, _CHECK = _DOCUMENTS = ("scorer.json", "check.json")  # what made the tables beside them
 _TABLES = ("images", "cells", "patches", "retried")  # of a shard; the last of those that `--retry-failed` wrote
-# Columns as SQL types, which Python code counts on; here and not from `layout`, for which Arrow would be imported.
-_IMAGES = {
-    name: "INTEGER" if name in ("height", "width") else "VARCHAR"
-    for name in ("image_id", "name", "sha256", "height", "width", "status", "source", "split")
-}
-_PATCHES = {"patch_id": "VARCHAR", "image_id": "VARCHAR"} | dict.fromkeys(("y", "x", "size"), "INTEGER")
 _DECODED_PIXELS = 2**25  # kept by `Store.read`, 100 MB
 
 
@@ -466,16 +461,6 @@ class Store:
 
         return self._parquet(self._part_path(kind, unit), layout.EXAMINED)
 
-    def named(self, rows: pa.Table) -> pa.Table:
-        """A table of images (image_id, ...) with the column `name` after its first."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        taken = self.images().filter(pc.field("image_id").is_valid())
-        names = dict(zip(taken["image_id"].to_pylist(), taken["name"].to_pylist(), strict=True))
-        flags.require(rows["image_id"].to_pylist(), names)
-        return rows.add_column(1, "name", pa.array([names[key] for key in rows["image_id"].to_pylist()], pa.string()))
-
     def findings(self) -> flags.Findings:
         """What the checks have found: near-duplicates, leaks, and the images that they flag."""
         sets = self.check_sets()
@@ -493,99 +478,54 @@ class Store:
                 leaks += tables
             else:
                 pairs += [table.filter(pc.field("twin").is_valid()) for table in tables]
-        concerned = pa.concat_arrays(
-            [
-                chunk
-                for table in (*pairs, *leaks)
-                for name in ("image_id", "twin")
-                if name in table.column_names
-                for chunk in table[name].chunks
-            ]
-        )
+        duplicates, overlaps = pa.concat_tables(pairs), pa.concat_tables(leaks)
+        concerned = flags.concerned(duplicates, overlaps)
         if not len(concerned):  # nothing was found: the tables of images and cells need not be read
             return flags.nothing()
         cells = [self.unit_table("cells", unit) for unit in self.commits()]
         return flags.findings(
             self.images().filter(pc.field("image_id").isin(concerned)),
             pa.concat_tables(cells).filter((pc.field("role") == "hr") & pc.field("image_id").isin(concerned)),
-            pa.concat_tables(pairs),
-            pa.concat_tables(leaks),
+            duplicates,
+            overlaps,
         )
 
     # ---- SQL
 
     def views(self) -> dict[str, str | pa.Table]:
-        """The SQL views: `images`, `patches` (with the shard), `scores` (patches with a column a scorer), `duplicates`,
-        `leaks`, and `flags` (image_id, reason), which is the status of the images that a check has flagged."""
-        units = self.commits()
-        if not units:
-            raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
-        shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
-        patches = sql.parquet(self._part_paths("patches", list(units)), filename=True)
-        images = sql.parquet(self._part_paths("images", list(units)), sql.casts(_IMAGES))
-        if retried := _retries(units):
-            columns = f"{sql.casts(_IMAGES)}, filename"
-            images = sql.parquet(self._part_paths("images", list(units)), columns, filename=True)
-            images = retries.view(images, sql.parquet(self._part_paths("retried", retried), filename=True))
-        findings: Mapping[str, str | pa.Table] = flags.NO_VIEWS
-        if self.check_sets() and len((found := self.findings()).flags):
-            findings = {"duplicates": found.duplicates, "leaks": found.leaks, "flags": found.flags}
-            reason = f"CASE WHEN status = '{STATUS_OK}' THEN coalesce(flags.reason, status) ELSE status END"
-            joined = f"({images}) ingested LEFT JOIN flags USING (image_id)"
-            images = f"SELECT ingested.* REPLACE ({reason} AS status) FROM {joined}"
-        return {
-            **findings,
-            "images": images,
-            "patches": f"SELECT {sql.casts(_PATCHES)}, {shard} FROM ({patches})",
-            "scores": self._scores_view(units),
-        }
+        """The views that a query sees, as `curate.views` makes them. UsageError for an empty store."""
+        return views.of(self._tables())
 
     def columns(self) -> dict[str, list[str]]:
         """View -> the names of its columns, of which no table has to be read."""
-        patches = [*_PATCHES, "shard"]
-        scores = [*patches, *self.score_columns()]
-        return {"images": [*_IMAGES], "patches": patches, "scores": scores} | {
-            name: [*columns] for name, columns in flags.COLUMNS.items()
-        }
+        return views.columns(self.score_columns())
 
-    def _scores_view(self, units: Mapping[int, CommitRecord]) -> str:
-        """Patches with a column a scorer.
+    def _tables(self) -> Tables:
+        units = self.commits()
+        if not units:
+            raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
+        return Tables(
+            patches=self._part_paths("patches", list(units)),
+            images=self._part_paths("images", list(units)),
+            retried=self._part_paths("retried", _retries(units)),
+            findings=self.findings() if self.check_sets() else None,
+            scores=list(self._scores()),
+            rows=_row_counts(units),
+        )
 
-        A unit's scores are in the order of its patches. So a score set that has every row of every unit goes beside the
-        patches row by row, which costs what is read and no more; another one, where a scorer was cut off or a packed
-        store lacks some, is joined by patch_id, which holds all ids in memory.
-        """
-        columns, beside, joins = ["patches.*"], [], []
+    def _scores(self) -> Iterator[Scores]:
         sets = self.score_sets()
-        aliases = {found.folder: f"s{index}" for index, found in enumerate(sets)}
-        commits = {found.folder: self.commits(found.kind) for found in sets}
-        wanted: dict[str, list[str]] = {found.folder: [] for found in sets}
+        columns: dict[str, dict[str, str]] = {found.folder: {} for found in sets}
         for name, (found, column) in self.score_columns().items():
-            # A scorer that was cut off before its first shard has no table yet.
-            value = (
-                f"{aliases[found.folder]}.{sql.identifier(column)}" if commits[found.folder] else "CAST(NULL AS FLOAT)"
-            )
-            columns.append(f"{value} AS {sql.identifier(name)}")
-            wanted[found.folder].append(sql.identifier(column))
-        rows = _row_counts(units)
+            columns[found.folder][name] = column
         for found in sets:
-            files_of, alias = self._part_paths(found.kind, list(commits[found.folder])), aliases[found.folder]
-            if rows == _row_counts(commits[found.folder], f"scores/{found.folder}"):
-                beside.append(f"POSITIONAL JOIN ({sql.parquet(files_of, ', '.join(wanted[found.folder]))}) {alias}")
-            elif files_of:
-                joins.append(f"LEFT JOIN ({sql.parquet(files_of)}) {alias} USING (patch_id)")
-        return f"SELECT {', '.join(columns)} FROM {' '.join(['patches', *beside, *joins])}"
+            units = self.commits(found.kind)
+            files_of = self._part_paths(found.kind, list(units))
+            yield Scores(files_of, columns[found.folder], _row_counts(units, found.kind))
 
     def score_files(self, found: ScoreSet) -> list[Path]:
         """The Parquet files of a score set: patch_id and the scorer's columns."""
         return self._part_paths(found.kind, list(self.commits(found.kind)))
-
-    def table_files(self) -> list[Path]:
-        """The Parquet files that the views read."""
-        units = list(self.commits())
-        tables = self._part_paths("images", units) + self._part_paths("patches", units)
-        tables += self._part_paths("retried", _retries(self.commits()))
-        return tables + [path for found in self.score_sets() for path in self.score_files(found)]
 
     def query(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.Table:
         """The answer to one SELECT over `images`, `patches`, `scores` and `manifests` (view name -> file)."""
@@ -601,20 +541,23 @@ class Store:
         *,
         memory: str | None = None,
         threads: int | None = None,
+        spill: Path | None = None,
         watched: bool = False,
     ) -> duckdb.DuckDBPyConnection:
         """A connection for one query, within about `memory` (`1GB`) and `threads`; its `interrupt` ends the query.
 
-        Of a `watched` one `sql.watching` tells how far it is.
+        What goes beyond that memory goes into the folder `spill`, a private one, if there is one. Of a `watched` one
+        `sql.watching` tells how far it is.
         """
-        named = dict(manifests or {})
-        views = self.views()
-        taken = views.keys() & named.keys()
-        if taken:
-            raise UsageError(f"a manifest cannot be called '{listed(taken)}' in SQL: the store has a view of that name")
-        views |= {name: sql.parquet([path]) for name, path in named.items()}
-        files = [*self.table_files(), *named.values()]
-        return sql.connect(views, files, memory=memory, threads=threads, watched=watched)
+        tables, named = self._tables(), dict(manifests or {})
+        return sql.connect(
+            views.of(tables, named),
+            [*tables.files(), *named.values()],
+            memory=memory,
+            threads=threads,
+            spill=spill,
+            watched=watched,
+        )
 
     # ---- pixels
 

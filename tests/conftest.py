@@ -33,7 +33,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from warm import Warm
 
-    from curate.store import Store
+    from curate.store import ScoreSet, Store
 
 # Read by torch and OpenMP when they are first imported, hence set here. Tests run two at a time with one thread each.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -130,7 +130,7 @@ def write_store() -> Callable[..., "Store"]:
             parts.append(store.write_table(name, unit, table))
         store.commit(INGEST, unit, "0" * 16, parts)
 
-    def add_scores(store: Store, label: str, values: list[float | None]) -> None:
+    def add_values(store: Store, label: str, values: list[float | None]) -> None:
         name = label.partition(":")[0]
         fingerprint = hashlib.sha256(label.encode()).hexdigest()[:16]
         record = schema.ScorerRecord(scorer=name, label=label, columns=[name], identity={}, fingerprint=fingerprint)
@@ -153,7 +153,7 @@ def write_store() -> Callable[..., "Store"]:
         for unit, count in enumerate(units, first):
             add_unit(store, unit, count)
         for label, values in (scores or {}).items():
-            add_scores(store, label, list(values))
+            add_values(store, label, list(values))
         return store
 
     return write
@@ -313,3 +313,27 @@ def scene(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
         y, x = rng.integers(0, height), rng.integers(0, width)
         picture[y : y + rng.integers(3, 30), x : x + rng.integers(3, 30)] += rng.uniform(-90, 90)
     return picture.clip(0, 255).astype(np.uint8)
+
+
+def add_scores(
+    store: "Store",
+    scorer: str,
+    fingerprint: str,
+    units: list[int],
+    columns: tuple[str, ...] = ("score",),
+    first: int = 0,
+) -> "ScoreSet":
+    """Score the patches of some units with their own number, counted from `first`."""
+    import pyarrow as pa
+
+    from curate.layout import scores_schema
+    from curate.schema import ScorerRecord
+
+    record = ScorerRecord(scorer=scorer, label=scorer, columns=list(columns), identity={}, fingerprint=fingerprint)
+    found = store.add_score_set(record)
+    for unit in units:
+        ids = store.unit_table("patches", unit)["patch_id"]
+        numbers = np.arange(first, first + len(ids), dtype=np.float32)
+        table = pa.table([ids, *[numbers] * len(columns)], schema=scores_schema(columns))
+        store.commit(found.kind, unit, fingerprint, [store.write_table(found.kind, unit, table)])
+    return found

@@ -216,13 +216,6 @@ def test_a_query_of_several_lines(tab: Tab, store: Store) -> None:
     assert [word for word, _ in completion.query(context("store"), "select\n  sob")] == ["select\n  sobel"]
 
 
-def test_columns_are_those_of_the_views(store: Store) -> None:
-    connection = store.connect()
-    real = {view: [row[0] for row in connection.execute(f"DESCRIBE {view}").fetchall()] for view in store.columns()}
-    assert store.columns() == real
-    assert real.keys() == store.views().keys()
-
-
 # ---- stores of strangers
 
 

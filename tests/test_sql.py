@@ -56,7 +56,7 @@ def connection(place: Path) -> duckdb.DuckDBPyConnection:
     store, half = Store.open(place / "store"), place / "half.parquet"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        return sql.connect(store.views() | {"half": sql.parquet([half])}, [*store.table_files(), half])
+        return store.connect({"half": half})
 
 
 @pytest.fixture

@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import add_scores
 
 from curate import __version__, images
-from curate import store as store_module
 from curate.errors import CurateError, DataError, UsageError
 from curate.ingestion import ingest
-from curate.layout import CELLS, EXAMINED, IMAGES, PATCHES, scores_schema
-from curate.schema import ScorerRecord
-from curate.scoring import score
-from curate.store import Cell, ScoreSet, Store
+from curate.layout import CELLS, EXAMINED, IMAGES, PATCHES
+from curate.store import Cell, Store
 
 PATCH, STEP = 24, 12
 SHAPES = ((50, 61), (36, 48), (48, 36), (60, 60), (26, 72), (37, 40))
@@ -165,15 +163,6 @@ def test_tables_are_their_units_one_after_another(store: Store) -> None:
         assert table.equals(pa.concat_tables(parts)) and table.schema.equals(schema)
         assert [part.num_rows for part in parts] == [store.rows(record, name) for record in store.commits().values()]
     assert store.unit_table("cells", 0).schema.equals(CELLS)
-
-
-def test_sql_sees_the_tables(store: Store) -> None:
-    assert store.query("select * from images").to_pylist() == store.images().to_pylist()
-    assert store.query("select * exclude (shard) from patches").to_pylist() == store.patches().to_pylist()
-    shards = store.query("select distinct shard, image_id from patches").to_pylist()
-    assert {(row["shard"], row["image_id"]) for row in shards} == {
-        (store.cell(image_id).shard, image_id) for _, image_id in names_and_ids(store)
-    }
 
 
 def test_a_table_with_other_columns_is_damage(store: Store) -> None:
@@ -341,31 +330,6 @@ def test_a_damaged_or_newer_record_is_named(store: Store, changes: dict[str, obj
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def add_scores(
-    store: Store, scorer: str, fingerprint: str, units: list[int], columns: tuple[str, ...] = ("score",), first: int = 0
-) -> ScoreSet:
-    """Score the patches of some units with their own number, counted from `first`."""
-    record = ScorerRecord(scorer=scorer, label=scorer, columns=list(columns), identity={}, fingerprint=fingerprint)
-    found = store.add_score_set(record)
-    for unit in units:
-        ids = store.unit_table("patches", unit)["patch_id"]
-        numbers = np.arange(first, first + len(ids), dtype=np.float32)
-        table = pa.table([ids, *[numbers] * len(columns)], schema=scores_schema(columns))
-        store.commit(found.kind, unit, fingerprint, [store.write_table(found.kind, unit, table)])
-    return found
-
-
-def test_scores_stand_beside_their_patches_and_missing_ones_are_null(store: Store) -> None:
-    add_scores(store, "sobel", "a" * 16, units=[0, 2])
-    answer = store.query("select * from scores order by patch_id")
-    assert answer.drop_columns("sobel").equals(store.query("select * from patches order by patch_id"))
-    by_id = dict(zip(answer["patch_id"].to_pylist(), answer["sobel"].to_pylist(), strict=True))
-    for unit in store.commits():
-        ids = store.unit_table("patches", unit)["patch_id"].to_pylist()
-        expected = [float(i) for i in range(len(ids))] if unit in (0, 2) else [None] * len(ids)
-        assert [by_id[patch_id] for patch_id in ids] == expected
-
-
 def test_score_columns_are_named_by_the_label_and_by_the_fingerprint_where_two_have_one(store: Store) -> None:
     add_scores(store, "one", "a" * 16, units=[0])
     add_scores(store, "two", "b" * 16, units=[0], columns=("mean", "max"))
@@ -383,63 +347,6 @@ def test_a_score_set_is_made_once_and_never_taken_for_another(store: Store) -> N
     with pytest.raises(DataError, match="another ScorerRecord whose fingerprint begins alike"):
         add_scores(store, "one", "a" * 8 + "b" * 8, units=[])
     assert tree(store.path) == before
-
-
-def test_a_score_set_without_finished_units_is_a_column_of_nulls(store: Store) -> None:
-    add_scores(store, "one", "a" * 16, units=[])
-    answer = store.query("select * from scores")
-    assert answer.schema.names == [*store.query("select * from patches").schema.names, "one"]
-    assert answer["one"].null_count == answer.num_rows > 0
-
-
-QUESTIONS = (
-    "from scores order by patch_id",
-    "select count(*), count(half), bit_xor(hash(patch_id, whole, other, half)) from scores",
-    "select shard, count(*), max(whole) from scores where x >= 12 and other < 0.5 group by shard order by shard",
-    "select patch_id, other from scores order by whole desc, patch_id limit 7",
-    "select patch_id, whole from scores where patch_id in (select patch_id from patches where x = 24) order by 1",
-    "select patch_id, half, whole from scores join images using (image_id) where split = 'val' order by patch_id",
-    "select whole, other from scores join (select max(patch_id) as patch_id from patches) using (patch_id)",
-    "select a.patch_id, b.other from scores a join scores b using (patch_id) where a.whole > 0.9 order by 1",
-    "select bit_xor(hash(patch_id, x, whole)) from (from scores order by patch_id limit 4000)",
-    "select row_number() over (order by other, patch_id) as place, patch_id from scores order by place limit 9",
-)
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory, write_store: Callable[..., Store]) -> Store:
-    """Several files, each longer than what a thread reads at a time; `half` has the scores of the first two alone."""
-    units = (5000, 1, 2049, 4100)
-    whole, other = np.random.default_rng(0).random((2, sum(units))).astype(np.float32)
-    scores = {"whole": whole.tolist(), "other": other.tolist(), "half": whole[:5001].tolist()}
-    return write_store(tmp_path_factory.mktemp("scored") / "store", units, scores)
-
-
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_scores_row_by_row_and_scores_by_patch_id_give_one_answer(
-    scored: Store, question: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    beside = scored.query(question)
-    view = scored.views()["scores"]
-    assert isinstance(view, str) and (view.count("POSITIONAL JOIN"), view.count("USING (patch_id)")) == (2, 1)
-    monkeypatch.setattr("curate.store._row_counts", lambda *_: object())  # never equal
-    view = scored.views()["scores"]
-    assert isinstance(view, str) and (view.count("POSITIONAL JOIN"), view.count("USING (patch_id)")) == (0, 3)
-    assert beside.equals(scored.query(question)) and beside.num_rows
-
-
-def test_the_scores_of_a_unit_are_in_the_order_of_its_patches(store: Store) -> None:
-    score(store, ["sobel", "laplacian"])
-    for unit in store.commits():
-        ids = store.unit_table("patches", unit)["patch_id"]
-        assert [store.score_table(found, unit)["patch_id"] == ids for found in store.score_sets()] == [True, True]
-    view = store.views()["scores"]
-    assert isinstance(view, str) and view.count("POSITIONAL JOIN") == 2
-
-
-def test_a_manifest_cannot_hide_a_view(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be called 'patches' in SQL"):
-        store.query("select 1", {"patches": tmp_path / "patches.parquet"})
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
@@ -662,9 +569,3 @@ def test_scores_of_other_types_are_damage(write_store: Callable[..., Store], tmp
     damaged = vouched(store, found.kind, found.kind, table.set_column(1, "sobel", pa.array(["a", "b"])))
     with pytest.raises(DataError, match="has columns patch_id string, sobel string; it should have"):
         damaged.score_table(found, 0)
-
-
-def test_columns_in_sql_are_those_of_the_tables() -> None:
-    types = {"string": "VARCHAR", "int32": "INTEGER"}
-    for columns, table in ((store_module._IMAGES, IMAGES), (store_module._PATCHES, PATCHES)):
-        assert columns == {field.name: types[str(field.type)] for field in table}
