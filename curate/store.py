@@ -514,14 +514,12 @@ class Store:
         )
 
     def _scores(self) -> Iterator[Scores]:
-        sets = self.score_sets()
-        columns: dict[str, dict[str, str]] = {found.folder: {} for found in sets}
+        sets: dict[str, tuple[ScoreSet, dict[str, str]]] = {}
         for name, (found, column) in self.score_columns().items():
-            columns[found.folder][name] = column
-        for found in sets:
+            sets.setdefault(found.folder, (found, {}))[1][name] = column
+        for found, columns in sets.values():
             units = self.commits(found.kind)
-            files_of = self._part_paths(found.kind, list(units))
-            yield Scores(files_of, columns[found.folder], _row_counts(units, found.kind))
+            yield Scores(self._part_paths(found.kind, list(units)), columns, _row_counts(units, found.kind))
 
     def score_files(self, found: ScoreSet) -> list[Path]:
         """The Parquet files of a score set: patch_id and the scorer's columns."""

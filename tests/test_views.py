@@ -65,6 +65,12 @@ def test_a_score_set_without_finished_units_is_a_column_of_nulls(store: Store) -
     assert answer["one"].null_count == answer.num_rows > 0
 
 
+def test_a_score_set_without_columns_is_not_seen(store: Store) -> None:
+    before = store.query("from scores order by patch_id")
+    add_scores(store, "one", "a" * 16, units=[0, 1, 2], columns=())
+    assert store.query("from scores order by patch_id").equals(before)
+
+
 QUESTIONS = (
     "from scores order by patch_id",
     "select count(*), count(half), bit_xor(hash(patch_id, whole, other, half)) from scores",
