@@ -139,9 +139,7 @@ def test_the_readme_s_parts_are_the_whole(cluster: Path) -> None:
     mine = [line for line in lines if "--engine ray" not in line]
     path = f"{cluster / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     printed = shell("\n".join(mine), cluster, PATH=path, CUDA_VISIBLE_DEVICES="")
-    assert (
-        printed.count(" images added") == printed.count(" patches of ") - 1 == 2
-    )  # ingest and score twice, pack once
+    assert printed.count(" images added") == printed.count(" patches of ") - 1 == 2  # ingest and score twice, pack once
     assert tree(cluster / "store") == tree(cluster / "alone/store") and (cluster / "core/manifest.parquet").exists()
 
 
