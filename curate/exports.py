@@ -92,10 +92,11 @@ def check(path: str | Place, deep: bool) -> tuple[list[Place], list[tuple[Place,
     if deep and not Manifest.is_as_written(sidecar):
         problems.append((sidecar, "its bytes are not those that are written for its rows"))
     for file, inside in _FILES[record.target](Plan(folder, record.scale, windows)):
-        found.append(file)
         if not file.exists():
             problems.append((file, "missing"))
-        elif deep:
+            continue
+        found += sorted(file.iterdir()) if file.is_dir() else [file]
+        if deep:
             with contextlib.suppress(StopIteration):
                 problems.append((file, next(inside(file))))
     stubs = TARGETS[record.target].stubs
@@ -104,9 +105,13 @@ def check(path: str | Place, deep: bool) -> tuple[list[Place], list[tuple[Place,
 
 
 def remove_damaged(path: str | Place) -> list[Path]:
-    """Remove the files of an export that are damaged, so that `export` makes them again; returns them."""
+    """Remove the files of an export that are damaged, so that `export` makes them again; returns them.
+
+    Its record stays: without one the folder would be nobody's.
+    """
     folder = files.local_path(str(path), "an export")
-    unwanted = [file for file, _ in check(folder, True)[1] if isinstance(file, Path) and file.exists()]
+    damaged = {file for file, _ in check(folder, True)[1]} - {folder / RECORD}
+    unwanted = sorted(file for file in damaged if isinstance(file, Path) and file.exists())
     with files.lock(folder):
         for file in unwanted:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
@@ -207,7 +212,11 @@ def _files_of_lmdb(plan: Plan) -> Iterator[tuple[Path, _Inside]]:
 
 
 def _lmdb_problems(plan: Plan, shrink: int, folder: Path) -> Iterator[str]:
-    yield from _text_problem(meta_info(plan.windows, shrink, f" {PNG_LEVEL}"), folder / "meta_info.txt")
+    listing = folder / "meta_info.txt"
+    if not listing.exists():
+        yield f"its {listing.name} is missing"
+        return
+    yield from _text_problem(meta_info(plan.windows, shrink, f" {PNG_LEVEL}"), listing)
     package = require("lmdb", "lmdb")
     try:
         with package.open(str(folder), readonly=True, lock=False) as opened, opened.begin(buffers=False) as transaction:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import CHUNK, each_target, half
+from exported import CHUNK, HAS_LMDB, each_target, half
 from test_fsck import flipped
 
 from curate import targets
@@ -60,3 +60,16 @@ def test_every_flipped_bit_of_an_export_is_found_and_damaged_files_are_made_agai
     assert check(tmp_path / "out", True)[1] == []
     if target != "lmdb":
         assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.skipif(not HAS_LMDB, reason="needs the extra lmdb")
+@pytest.mark.parametrize("name", ["data.mdb", "meta_info.txt"])
+def test_an_lmdb_that_lost_a_file_is_damaged_and_made_again(name: str, manifest: Manifest, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(manifest, out, to="lmdb")
+    (out / "HR.lmdb" / name).unlink()
+    ((found, problem),) = check(out, True)[1]
+    assert found == out / "HR.lmdb" and problem
+    assert remove_damaged(out) == [out / "HR.lmdb"]
+    export(manifest, out, to="lmdb")
+    assert check(out, True)[1] == []
