@@ -28,6 +28,7 @@ import xxhash
 from curate import (
     __version__,
     checks,
+    exports,
     files,
     fsck,
     ingestion,
@@ -88,10 +89,8 @@ def repair(path: str | Path, *, sources: Sequence[str | Path] = (), progress: Pr
 
         rebuilt += [(str(file), "from the recipe beside the weights") for file in checkpoint.mend(where)]
     elif checked.kind == "export" and not found.whole:
-        from curate import exporting
-
-        removed += [(str(file), "damaged") for file in exporting.remove_damaged(where)]
-        again += [_command("export", "MANIFEST", str(path), "--to", exporting.target(where))]
+        removed += [(str(file), "damaged") for file in exports.remove_damaged(where)]
+        again += [_command("export", "MANIFEST", str(path), "--to", exports.target(where))]
     return RepairReport(rebuilt, removed, again, verify(where, deep=True, progress=progress))
 
 

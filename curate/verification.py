@@ -1,6 +1,6 @@
 """Verify: is what lies at a path what curate wrote, and if not, what is hit?
 
-A store is looked at by `curate.fsck`, a checkpoint by `curate.checkpoint`, an export by `curate.exporting`. A manifest
+A store is looked at by `curate.fsck`, a checkpoint by `curate.checkpoint`, an export by `curate.exports`. A manifest
 is compared with its store. Here paths are told apart, and faults become findings that name the images, patches, scores
 and manifests that they hit. Nothing is written, and nothing that is damaged stops the rest from being looked at.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import fsck, pool, retries, storage
+from curate import exports, fsck, pool, retries, storage
 from curate.errors import CurateError, UsageError, counted, listed, one_line
 from curate.fsck import Fault, Look
 from curate.manifest import Manifest
@@ -266,15 +266,12 @@ def _against_store(manifest: Manifest, look: Look, path: str) -> Iterator[Fault]
 
 
 def _check_others(checked: _Checked, deep: bool) -> None:
-    """Only here torch is imported."""
     if checked.kind == "checkpoint":
-        from curate import checkpoint
+        from curate import checkpoint  # only here torch is imported
 
         found, problems = checkpoint.check(checked.path)
     else:
-        from curate import exporting
-
-        found, problems = exporting.check(checked.path, deep)
+        found, problems = exports.check(checked.path, deep)
     checked.files, checked.bytes = len(found), sum(map(_size, found))
     checked.faults += [Fault("damaged", str(name), problem) for name, problem in problems]
 

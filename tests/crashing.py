@@ -491,7 +491,7 @@ def warm() -> None:
     import torch.utils.tensorboard.writer
     import typer
 
-    from curate import cli, exporting, pipeline, pool, records, reporting, survey, training  # noqa: F401
+    from curate import cli, exporting, pipeline, pool, records, reporting, survey, targets, training  # noqa: F401
 
     cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment] # made once, not in every child
     torch.set_num_threads(1)
@@ -500,7 +500,7 @@ def warm() -> None:
     pa.set_io_thread_count(1)
     pool.limit(1)  # so that steps come in one order
     records._BLOCKS = (4, 2)  # so that few units are folded
-    exporting._CHUNK_BYTES = 4000  # so that few windows fill a file
+    targets.CHUNK_BYTES = 4000  # so that few windows fill a file
     survey.CHUNK = 2
     gc.collect()
     gc.freeze()

@@ -20,6 +20,7 @@ MAX_BYTES = 2 * 2**20  # of one file in the repository
 # Every other module, and so `curate --help` and every SQL question, answers without the seconds that torch takes.
 WITH_TORCH = {
     "checkpoint",
+    "cuts",
     "degrade",
     "demo",
     "evaluation",
@@ -38,6 +39,7 @@ WITH_TORCH = {
     "scoring",
     "tensors",
     "training",
+    "writers",
 }
 
 

@@ -480,3 +480,19 @@ def test_the_recipe_beside_weights_is_written_again(tmp_path: Path) -> None:
     assert repair(tmp_path).left.whole and tree(tmp_path) == whole
     (tmp_path / "model.safetensors").write_bytes(whole["model.safetensors"][:-1])
     assert not repair(tmp_path).left.whole
+
+
+def test_damaged_files_of_an_export_are_removed_and_the_command_that_makes_them_is_told(
+    made: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    curate.export(curate.select(made / "store", "random", keep=0.5), out, to="basicsr")
+    damaged = sorted((out / "HR").iterdir())[0]
+    flip_somewhere(damaged)
+    report = repair(out)
+    assert report.rebuilt == [] and report.removed == [(str(damaged), "damaged")]
+    assert report.again == [f"curate export MANIFEST {out} --to basicsr"]
+    assert [(finding.path, finding.problem) for finding in report.left.findings] == [(str(damaged), "missing")]
+    (out / "export.json").write_bytes(b"{}")
+    report = repair(out)
+    assert report.removed == [] and [finding.path for finding in report.left.findings] == [str(out / "export.json")]

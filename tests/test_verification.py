@@ -236,6 +236,20 @@ def test_a_checkpoint_is_told_from_a_changed_one(work: Path) -> None:
     assert finding.path == str(work / "run/model.safetensors") and "not those that were saved" in finding.problem
 
 
+def test_an_export_that_lacks_a_file_is_damaged(work: Path) -> None:
+    report = curate.export(work / "half.parquet", work / "out", to="basicsr")
+    whole = verify(work / "out")
+    stubs = sum(path.stat().st_size for path in report.stubs)
+    assert whole.whole and whole.checked[0].bytes == report.bytes - stubs
+    lost = sorted((work / "out/HR").iterdir())[0]
+    lost.unlink()
+    for deep in (False, True):
+        found = verify(work / "out", deep=deep)
+        finding = only(found)
+        assert (finding.path, finding.problem) == (str(lost), "missing")
+        assert found.checked[0].files == whole.checked[0].files - 1
+
+
 @pytest.mark.parametrize(
     ("name", "found"), [("nothing", "found nothing"), ("photos", "found a folder"), ("x.pth", "found a file")]
 )
