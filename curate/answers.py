@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from curate import display, limits, sql, storage
-from curate.errors import UsageError
+from curate.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,7 +31,9 @@ class Answers:
 
     def __post_init__(self) -> None:
         if self.out is not None and self.form == "table":
-            raise UsageError("-o should go with --format csv, json or parquet, found a table")
+            raise UsageError(
+                f"-o should be NAME.csv, .json or .parquet, or go with --format, found '{one_line(self.out)}'"
+            )
         limits.check(self.timeout)
 
     def of(self, query: str, most: int) -> tuple[int, bool]:

@@ -138,10 +138,10 @@ def ingest(
     if len(report.refused) > _LISTED:
         query = "select name, status from images where status <> 'ok'"
         display.note(f'and {len(report.refused) - _LISTED} more: curate sql {one_line(store)} "{query}"')
-    _notes([report.advice()] if report.small else [])
+    _notes([line for line in (report.suspicion(), report.advice()) if line])
     if report.without_lr:
         images = counted(report.without_lr, "image")
-        display.note(f"there already without an LR image, and left so: {images}; make a new store")
+        display.note(f"there already without an LR image of this scale, and left so: {images}; make a new store")
     if report.other_lr:
         images = counted(report.other_lr, "image")
         display.note(f"there already with another LR image, and left so: {images}; make a new store")
@@ -348,6 +348,8 @@ def sql(
     most = None if memory is None else _bytes(memory, "--memory")
     named, limit = Manifest.named(manifest or []), None if most is None else f"{most}B"
     connection = Store.open(store).connect(named, memory=limit, threads=threads, watched=True)
+    if out is not None and form == "table":  # a file's ending says what it is
+        form = next((known for known in engine.FORMATS if out.endswith(f".{known}")), form)
     answers = Answers(connection, "json" if as_json else form, out, timeout)
     limits.memory(most)
     if query is None and sys.stdin is not None and sys.stdin.isatty() and (sys.stdout.isatty() or sys.stderr.isatty()):

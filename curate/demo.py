@@ -51,7 +51,10 @@ def demo(
     if not empty and not Store.is_store(store_path):
         raise UsageError(f"'{one_line(folder)}' holds something else; name a new or empty folder")
 
-    say(f"Four photographs, {steps} steps of training twice: about two minutes on two idle cores at 1500 (--steps).")
+    say(
+        f"The whole job on four photographs, with two trainings of {steps} steps (1500: two minutes on two idle cores)."
+    )
+    say("Where other jobs run beside it, OMP_NUM_THREADS=1 makes it faster, and --steps 200 shorter.")
     say(f"$ curate ingest {_SAMPLES / 'photos'} {store_path} --patch {_PATCH} --step {_STEP}")
     with progress("ingest", "files") as bar:
         added = ingest([_SAMPLES / "photos"], store_path, patch=_PATCH, step=_STEP, progress=bar)
@@ -65,7 +68,7 @@ def demo(
     say(f"$ curate score {store_path} srcnn sobel")
     with progress("score", "patches") as bar:
         scored = score(store_path, ["srcnn", "sobel"], progress=bar)
-    say(f"  {scored.patches} patches scored by {', '.join(scored.columns)}")
+    say(f"  {scored.in_words()}")
 
     manifests = {name: _choose(store_path, name, folder, say) for name in _CHOICES}
     _ask(store_path, manifests["refined"], say)

@@ -10,12 +10,13 @@ are now: those that are whole now, or are refused for another reason, go into sh
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +61,18 @@ class IngestReport:
     bytes: int  # of image files that this run added
     patch: int  # px, of the store
     small: list[int]  # px: of each image refused for being smaller than a patch, the largest patch that fits into it
+    like_lr: list[str] = field(default_factory=list)  # files that are named as LR images of others among them are
     missing: int = 0  # chunks of sources that the other parts have not examined yet: the last of them writes the shards
+
+    def suspicion(self) -> str:
+        """What to look at where files are named as LR images of others are; else ''."""
+        if not self.like_lr:
+            return ""
+        number = counted(len(self.like_lr), "file")
+        return (
+            f"{number} named as LR images of others are ('{one_line(self.like_lr[0])}'): are they photographs? "
+            "LR folders go with --lr 2=FOLDER"
+        )
 
     @property
     def is_in_vain(self) -> bool:
@@ -85,11 +97,12 @@ class IngestReport:
         """What to do where images are smaller than a patch: a patch that nine in ten of them have room for; else ''."""
         if not self.small:
             return ""
+        one = len(self.small) == 1
         fits = sorted(self.small)[len(self.small) // 10]
         taken = sum(side >= fits for side in self.small)
         return (
-            f"{len(self.small)} images are smaller than a patch of {self.patch} px; "
-            f"a new store made with --patch {fits} takes {taken} of them"
+            f"{counted(len(self.small), 'image')} {'is' if one else 'are'} smaller than a patch of {self.patch} px; "
+            f"a new store made with --patch {fits} takes {'it' if one else f'{taken} of them'}"
         )
 
 
@@ -149,7 +162,7 @@ def ingest(
             _part_again(survey, found.sources, pairs, tally, shard_size, split, part)
         else:
             tally.missing = _in_two_goes(survey, pairs, tally, shard_size, split, engine, part)
-    return tally.report(found.ignored, target.header.patch)
+    return replace(tally.report(found.ignored, target.header.patch), like_lr=_like_lr(found.sources))
 
 
 def _in_one_go(
@@ -274,6 +287,16 @@ class _Tally:
             small=self.small,
             missing=self.missing,
         )
+
+
+_LR_NAME = re.compile(r"(.+)x[2348]")  # as in DIV2K: 0001x2.png
+
+
+def _like_lr(sources: Sequence[Source]) -> list[str]:
+    """The names of those that are called as LR images of others among them."""
+    stems = {PurePosixPath(source.name).stem for source in sources}
+    matches = ((source.name, _LR_NAME.fullmatch(PurePosixPath(source.name).stem)) for source in sources)
+    return [name for name, match in matches if match and match[1] in stems]
 
 
 def _open_pairs(lr: Mapping[int, str], sources: Sequence[Source]) -> dict[int, PairedFolder]:

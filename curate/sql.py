@@ -315,7 +315,8 @@ def query_error(error: Exception, connection: duckdb.DuckDBPyConnection | None =
     lines = [line if len(line) <= _LONG else f"{line[:_LONG]} ..." for line in lines]
     hints = [line for line in lines[1:] if line.startswith(("Did you mean", "Candidate", "LINE"))]
     if connection is not None and lines[0].startswith("Catalog Error: Table with name"):
-        hints = [f"there are: {listed(name for (name,) in connection.sql('SHOW TABLES').fetchall())}"]
+        there = listed(name for (name,) in connection.sql("SHOW TABLES").fetchall())
+        hints = [f"there are: {there}; a manifest is one with -m FILE.parquet"]
     if _NO_COLUMN.match(lines[0]):
         hints.append('the columns of a view: curate sql STORE "DESCRIBE scores"')
     return UsageError(one_line("SQL: " + "; ".join(lines[:1] + hints)))

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["Stopped", "after", "caught", "code", "deferred", "instead", "kept", "line", "listen"]
+__all__ = ["Stopped", "after", "caught", "code", "deferred", "instead", "keep", "kept", "line", "listen"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE = 3.0  # seconds for getting out,
@@ -21,6 +21,7 @@ _LONG_GRACE = 10.0  # and for ending a step and saving what it came to
 
 _caught: list[signal.Signals] = []
 _deferring = False
+_kept = "what is finished is kept"
 
 
 class Stopped(BaseException):
@@ -108,9 +109,15 @@ def caught() -> bool:
     return bool(_caught)
 
 
+def keep(words: str) -> None:
+    """What to say of what is kept: `step 38 of 200 is saved`."""
+    global _kept
+    _kept = words
+
+
 def line() -> str:
     """What to say of it."""
-    return f"stopped by {_caught[0].name}; what is finished is kept, and the same command goes on"
+    return f"stopped by {_caught[0].name}; {_kept}, and the same command goes on"
 
 
 def code() -> int:

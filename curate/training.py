@@ -306,6 +306,8 @@ def _fit(run: _Run, live: _Live, feed: Iterator[Batch], team: Team, keeper: "_Ke
         keeper.after_step(live)
         if stopping.caught() and live.step < run.steps:
             keeper.save(live)
+            if keeper.folder:
+                stopping.keep(f"step {live.step} of {run.steps} is saved")
             raise stopping.Stopped
 
 
@@ -431,7 +433,7 @@ class _Keeper:
     def _note(self, live: _Live) -> str:
         if not self.last:
             return ""
-        now = "loss {loss:.5f}, {psnr:.2f} dB, {images_per_second:.0f} crops/s".format(**self.last)
+        now = "loss {loss:.5f}, {psnr:.2f} dB".format(**self.last)
         return self.meter.note(now, f"best {live.best['psnr']:.2f} dB" if live.best else "")
 
 

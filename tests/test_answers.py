@@ -36,7 +36,7 @@ def test_every_form_says_the_same(store: Store, tmp_path: Path, capfd: pytest.Ca
 
 def test_what_cannot_be_is_refused_before_anything_is_asked(store: Store, tmp_path: Path) -> None:
     connection = store.connect(watched=True)
-    with pytest.raises(UsageError, match="-o should go with --format csv"):
+    with pytest.raises(UsageError, match=r"-o should be NAME\.csv"):
         Answers(connection, "table", str(tmp_path / "a.csv"))
     with pytest.raises(UsageError, match="--timeout"):
         Answers(connection, "table", timeout=-1.0)

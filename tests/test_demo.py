@@ -73,7 +73,7 @@ def test_it_runs_every_verb_and_again_skips(samples: Path, untrained: Path, tmp_
     report = "\n".join(first)
     assert "  2 photographs, 10 patches; 0 were there already" in first
     assert "  0 photographs overlap the one that is held out" in first
-    assert "  10 patches scored by sobel, srcnn" in first
+    assert "  10 patches of 2 images scored by sobel, srcnn" in first
     assert first.count("  5 of 10 patches") == 4
     store = Store.open(folder / "store")
     assert {found.record.scorer for found in store.score_sets()} == {"sobel", "srcnn"}
@@ -92,7 +92,7 @@ def test_it_runs_every_verb_and_again_skips(samples: Path, untrained: Path, tmp_
     assert content(folder) == before
     assert commands(again) == commands(first)
     assert "  0 photographs, 0 patches; 2 were there already" in again
-    assert "  0 patches scored by sobel, srcnn" in again
+    assert "  all patches are scored by sobel, srcnn already" in again
     assert again.count("  trained already") == len(RUNS)
     assert first.count("  trained already") == 0
     assert again[-10:] == first[-10:]  # the same figures

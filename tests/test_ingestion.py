@@ -946,6 +946,15 @@ def test_a_report_says_what_there_is_and_no_zeros(tmp_path: Path) -> None:
     assert again.in_words(again=True) == "0 images added, 1 refused again"
 
 
+def test_lr_images_among_photographs_are_told(tmp_path: Path) -> None:
+    names = ("HR/0001.png", "LR/X2/0001x2.png", "HR/fox2.png", "HR/a.png", "LR/ax4.png")
+    folder = fill(tmp_path / "all", {name: png(seed) for seed, name in enumerate(names)})
+    report = take(folder, tmp_path / "store")
+    assert report.added == 5 and sorted(report.like_lr) == ["LR/X2/0001x2.png", "LR/ax4.png"]
+    assert report.suspicion().startswith("2 files named as LR images of others are ('LR/")
+    assert take(folder / "HR", tmp_path / "other").suspicion() == ""
+
+
 def test_no_advice_where_none_is_small(corpus: Path) -> None:
     report = take_corpus(corpus, corpus / "store")
     assert (report.small, report.advice(), report.is_in_vain) == ([], "", False)

@@ -382,7 +382,7 @@ def test_other_formats_have_room_for_one(ask: Ask, tmp_path: Path) -> None:
     [
         (b"", (), b"no query"),
         (b" ;; -- nothing", (), b"no query"),
-        (b"select 1", ("-o", "x"), b"-o should go with --format csv, json or parquet"),
+        (b"select 1", ("-o", "x"), b"-o should be NAME.csv, .json or .parquet"),
         (b"select 1", ("--timeout", "0"), b"--timeout should be"),
         (b"select \xff", (), b"SQL takes UTF-8 alone"),
         (bytes(100_000), (), b"SQL: Parser Error"),

@@ -3,8 +3,9 @@
 import re
 
 import numpy as np
+import pytest
 
-from curate.reporting.maps import Scale, Windows, means, outline, painted, scale
+from curate.reporting.maps import Scale, Windows, means, outline, painted, remainder, scale
 
 
 def windows(*places: tuple[int, int, int]) -> Windows:
@@ -69,3 +70,18 @@ def test_a_map_over_a_photograph_leaves_it_where_it_is_clear() -> None:
     photo = np.full((1, 2, 3), 100, np.uint8)
     colours = np.array([[[200, 0, 0, 255], [0, 0, 0, 0]]], np.uint8)
     assert painted(photo, colours, 0.5).tolist() == [[[150, 50, 50], [100, 100, 100]]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_remainder_is_what_no_window_covers(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = 40, 60
+    y, x = rng.integers(0, height - 9, seed * 2), rng.integers(0, width - 9, seed * 2)
+    covered = np.zeros((height, width), int)
+    for top, left in zip(y, x, strict=True):
+        covered[top : top + 10, left : left + 10] = 1
+    path = remainder(Windows(y, x, np.full(len(y), 10)), (height, width))
+    drawn = np.zeros((height, width), int)
+    for left, top, right, bottom in re.findall(r"M(\d+) (\d+)H(\d+)V(\d+)H\1Z", path):
+        drawn[int(top) : int(bottom), int(left) : int(right)] += 1
+    assert (drawn == 1 - covered).all()

@@ -56,7 +56,8 @@ def test_the_hardest_are_of_many_photographs_and_do_not_overlap(
             assert one != other or abs(y - v) >= 48 or abs(x - u) >= 48
         assert set(sheet.more.rows) <= set(sheets.wanted([sheet]))
     few = sheets.extremes(made, 0, "sobel", 20)[0]
-    assert np.bincount(made.image[list(few.rows)]).max() <= 4 and len(few.rows) > 10
+    assert np.bincount(made.image[list(few.rows)]).max() <= 4
+    assert max(order.index(row) for row in few.rows) < len(order) // 5  # and not down to the easy ones to have twenty
 
 
 def test_an_edge_has_both_sides(facts: Facts) -> None:

@@ -122,6 +122,7 @@ def test_a_stopped_run_has_its_state_of_the_step_that_it_was_in(
     config = replace(CONFIG, save_every=1000)
     train(NET, manifest, config, tmp_path / "whole")
     monkeypatch.setattr(stopping, "_caught", [])
+    monkeypatch.setattr(stopping, "_kept", stopping._kept)
     monkeypatch.setattr(stopping.threading, "Timer", lambda seconds, function: threading.Thread())
     told: list[tuple[int, str]] = []
 
@@ -133,6 +134,8 @@ def test_a_stopped_run_has_its_state_of_the_step_that_it_was_in(
     with pytest.raises(stopping.Stopped):
         train(NET, manifest, config, tmp_path / "run", progress=stop)
     assert not stopping._deferring
+    saved = f"step {step} of {STEPS} is saved" if step < STEPS else "what is finished is kept"
+    assert stopping.line() == f"stopped by SIGINT; {saved}, and the same command goes on"
     assert told[-1][0] == step
     stopping._caught.clear()
     again: list[tuple[int, str]] = []

@@ -387,7 +387,8 @@ class Contents:
             borders = []
             for choice in islice(self.facts.choices, 6):
                 windows = maps.windows_of(self.facts, np.flatnonzero(mine & choice.chosen))
-                borders.append(maps.outline(windows, (image["height"], image["width"])))
+                size = image["height"], image["width"]
+                borders.append((maps.outline(windows, size), maps.remainder(windows, size)))
             taken = [f"{c.name} takes {number(int((mine & c.chosen).sum()))}" for c in self.facts.choices]
             photo = self.pictures.maps[image["image_id"]]
             shown.append(

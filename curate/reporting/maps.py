@@ -13,7 +13,7 @@ import numpy.typing as npt
 from curate.reporting.facts import Facts
 from curate.reporting.figures import is_wide
 
-__all__ = ["Scale", "Windows", "borders", "means", "ordered", "outline", "painted", "scale", "windows_of"]
+__all__ = ["Scale", "Windows", "borders", "means", "ordered", "outline", "painted", "remainder", "scale", "windows_of"]
 
 Line = tuple[int, int, int, int]  # x, y, and x, y of its other end, px
 Floats = npt.NDArray[np.float64]
@@ -97,8 +97,7 @@ def means(windows: Windows, score: Floats, photograph: tuple[int, int], shown: t
 
 def borders(windows: Windows, photograph: tuple[int, int]) -> list[Line]:
     """The border of the area under the windows, as lines in px of the photograph, which is (height, width) px."""
-    rows, columns = (edges.tolist() for edges in _edges(windows, photograph))
-    covered = _depth(np.array(rows), np.array(columns), windows, np.ones(len(windows.y))) > 0.5
+    rows, columns, covered = _covered(windows, photograph)
     padded = np.pad(covered, 1)
     level = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1]).tolist()
     upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1]).tolist()
@@ -110,6 +109,23 @@ def outline(windows: Windows, photograph: tuple[int, int]) -> str:
     """The same as an SVG path."""
     lines = borders(windows, photograph)
     return "".join(f"M{x} {y}{f'H{right}' if y == bottom else f'V{bottom}'}" for x, y, right, bottom in lines)
+
+
+def remainder(windows: Windows, photograph: tuple[int, int]) -> str:
+    """The area that no window covers, as an SVG path to be filled: rectangles that do not overlap."""
+    rows, columns, covered = _covered(windows, photograph)
+    path = []
+    for row, under in enumerate(covered):
+        ends = np.flatnonzero(np.diff(np.r_[True, under, True])).reshape(-1, 2).tolist()
+        path += [f"M{columns[a]} {rows[row]}H{columns[b]}V{rows[row + 1]}H{columns[a]}Z" for a, b in ends]
+    return "".join(path)
+
+
+def _covered(windows: Windows, photograph: tuple[int, int]) -> tuple[list[int], list[int], npt.NDArray[np.bool_]]:
+    """Where windows begin and end along y and x, and which of the rectangles between these lie under a window."""
+    rows, columns = _edges(windows, photograph)
+    covered = _depth(rows, columns, windows, np.ones(len(windows.y))) > 0.5
+    return rows.tolist(), columns.tolist(), covered
 
 
 def painted(

@@ -14,6 +14,7 @@ __all__ = ["Sheet", "changes", "edges", "every", "extremes", "sample", "wanted"]
 
 Ints = npt.NDArray[np.int64]
 
+_PART = 5  # a patch beyond the hardest, or easiest, fifth is none of them
 _OF_A_PHOTOGRAPH = 2  # among the hardest and the easiest: more of one place teach little
 
 
@@ -43,7 +44,7 @@ def extremes(facts: Facts, index: int, label: str, count: int) -> list[Sheet]:
         words = f"The {which} {label} of all candidates, {way}"
         strict = ordered[:count]
         more = Sheet(f"{name}-strict", "Strictly in order", f"{words}.", _rows(strict), index, of_all=True)
-        spread = _spread(facts, ordered, count, most)
+        spread = _spread(facts, ordered[: max(count, len(ordered) // _PART)], count, most)
         apart = f"{words}; at most {plural(most, 'patch', 'patches')} of a photograph, none that overlap."
         same = np.array_equal(spread, strict)
         title = name.capitalize()
