@@ -385,7 +385,7 @@ def test_cluster_finds_the_smallest_sum_of_squares() -> None:
             return sum(float(np.square(group - group.mean(axis=0)).sum()) for group in groups if len(group))
 
         best = min(inertia(labels) for labels in itertools.product(range(3), repeat=7))
-        found = inertia(cluster._kmeans(points, 3, np.random.default_rng(seed)))
+        found = inertia(cluster.kmeans(points, 3, np.random.default_rng(seed)))
         assert best * (1 - 1e-9) <= found <= best * 1.0001
 
 

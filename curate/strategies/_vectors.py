@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from curate.errors import UsageError, listed, one_line
 from curate.strategies import Strategy
 
-__all__ = ["Points", "VectorStrategy", "by_patch_id", "points_of", "vectors"]
+__all__ = ["Points", "VectorStrategy", "by_patch_id", "points_of", "scaled", "vectors"]
 
 Scale = Literal["columns", "length", "none"]
 
@@ -52,14 +52,18 @@ def by_patch_id(candidates: pa.Table) -> npt.NDArray[np.int64]:
 
 
 def points_of(candidates: pa.Table, column: str, scale: Scale) -> "Points":
-    """The vectors of a column as points. Distances between them are those of the scaled vectors.
+    """The vectors of a column as points: see `scaled`."""
+    return scaled(vectors(candidates, column), scale)
+
+
+def scaled(vectors_ND: npt.NDArray[np.float32], scale: Scale) -> "Points":
+    """Vectors as points. Distances between them are those of the scaled vectors.
 
     columns  each coordinate by its standard deviation, or by a thousandth of the largest one where that is more: what
              a dead feature has is noise. Of a network's features one, the brightness, would else outweigh all others
     length   each vector to length 1: a distance is then sqrt(2 - 2 cosine)
     none     as they are
     """
-    vectors_ND = vectors(candidates, column)
     if scale == "columns":
         return Points.of(_by_deviation(vectors_ND))
     return Points.of(_by_length(vectors_ND) if scale == "length" else vectors_ND)

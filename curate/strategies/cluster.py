@@ -10,7 +10,7 @@ import pyarrow as pa
 from curate.strategies import Picks, ranked, share, stretch
 from curate.strategies._vectors import Points, VectorStrategy, by_patch_id, points_of
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "kmeans"]
 
 _STARTS, _STEPS = 10, 300  # of k-means, at most so many steps from each start
 
@@ -41,7 +41,7 @@ class Cluster(VectorStrategy):
         rows = kept[by_patch_id(candidates.take(kept))]
         rng = np.random.default_rng(self.seed)
         points = points_of(candidates.take(rows), self.by, self.scale)
-        labels = _kmeans(points, self.clusters, rng)
+        labels = kmeans(points, self.clusters, rng)
         return Picks.equal(rows[_in_turn(labels, rng)[:budget]])
 
 
@@ -54,7 +54,7 @@ def _in_turn(labels_N: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.N
     return together_N[turns_N.argsort(kind="stable")]
 
 
-def _kmeans(points: Points, clusters: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def kmeans(points: Points, clusters: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """The labels_N with the smallest sum of squared distances to the centres, of ten starts."""
     inertia, best_N = np.inf, None
     for _ in range(_STARTS):
