@@ -1,0 +1,1 @@
+"""Distillation: few synthetic patches that train as well as many real ones."""
