@@ -146,8 +146,8 @@ class _Live:
 
     config: LdmConfig
     device: torch.device
-    autoencoder: nn.Module
-    denoiser: nn.Module
+    autoencoder: Any  # of diffusers, whose networks have other methods than torch's modules
+    denoiser: Any
     optimiser: torch.optim.Optimizer  # of the stage that is under way
     mean: AveragedModel | None = None  # of the denoiser
     step: int = 0
@@ -162,7 +162,7 @@ class _Live:
             torch.manual_seed(config.seed)
             autoencoder, denoiser = _autoencoder(config), _denoiser(config)
         for net in (autoencoder, denoiser):
-            net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net.to(device, memory_format=torch.channels_last)
         live = cls(config, device, autoencoder, denoiser, _optimiser(autoencoder, config))
         if config.ema:
             live.mean = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
@@ -226,12 +226,14 @@ class _Live:
         if self.config.kind == "vq":
             latents_BCHW = self.autoencoder.encode(image_BCHW).latents
             rebuilt = self.autoencoder.decode(latents_BCHW)
-            return (rebuilt.sample.float() - image_BCHW).abs().mean() + rebuilt.commit_loss.mean()
+            found: Tensor = (rebuilt.sample.float() - image_BCHW).abs().mean() + rebuilt.commit_loss.mean()
+            return found
         posterior = self.autoencoder.encode(image_BCHW).latent_dist
         rebuilt_BCHW = self.autoencoder.decode(posterior.sample()).sample.float()
         # Both terms are sums over a sample in the paper; here they are divided by the sample's pixels.
         divergence = posterior.kl().mean() / image_BCHW[0].numel()
-        return (rebuilt_BCHW - image_BCHW).abs().mean() + self.config.kl * divergence
+        loss: Tensor = (rebuilt_BCHW - image_BCHW).abs().mean() + self.config.kl * divergence
+        return loss
 
     def _denoising(self, hr_BCHW: Tensor) -> Tensor:
         with torch.no_grad():
@@ -241,9 +243,10 @@ class _Live:
         keep_B = _kept()[step_B].to(latents_BCHW)[:, None, None, None]
         noisy_BCHW = keep_B.sqrt() * latents_BCHW + (1 - keep_B).sqrt() * noise_BCHW
         predicted_BCHW = self.denoiser(noisy_BCHW, step_B.to(self.device)).sample.float()
-        return (predicted_BCHW - noise_BCHW).square().mean()
+        loss: Tensor = (predicted_BCHW - noise_BCHW).square().mean()
+        return loss
 
-    def result(self) -> nn.Module:
+    def result(self) -> Any:
         """The denoiser, or the running mean of it."""
         return self.denoiser if self.mean is None else self.mean.module
 
@@ -310,7 +313,7 @@ def _after_step(run: _Run, live: _Live, batch: Batch, folder: Place, curves: Cur
 
 
 @torch.no_grad()
-def _rebuilt(autoencoder: nn.Module, hr_BCHW: Tensor) -> tuple[Tensor, float]:
+def _rebuilt(autoencoder: Any, hr_BCHW: Tensor) -> tuple[Tensor, float]:
     """What the autoencoder makes of crops, in [0, 1], and its PSNR (dB, RGB, the batch as one)."""
     decoded_BCHW = autoencoder.decode(_encoded(autoencoder, hr_BCHW)).sample.float()
     rebuilt_BCHW = ((decoded_BCHW + 1) / 2).clamp(0, 1)
@@ -318,7 +321,7 @@ def _rebuilt(autoencoder: nn.Module, hr_BCHW: Tensor) -> tuple[Tensor, float]:
     return rebuilt_BCHW, -10 * log10(max(error, 1e-10))
 
 
-def _encoded(autoencoder: nn.Module, hr_BCHW: Tensor) -> Tensor:
+def _encoded(autoencoder: Any, hr_BCHW: Tensor) -> Tensor:
     """Unscaled latents, float32: the mean where they are a distribution."""
     found = autoencoder.encode(hr_BCHW * 2 - 1)
     latents_BCHW: Tensor = found.latents if hasattr(found, "latents") else found.latent_dist.mean
@@ -334,7 +337,7 @@ def _kept() -> Tensor:
 # The networks
 
 
-def _autoencoder(config: LdmConfig) -> nn.Module:
+def _autoencoder(config: LdmConfig) -> Any:
     from diffusers import AutoencoderKL, VQModel
 
     shared: dict[str, Any] = {
@@ -347,18 +350,17 @@ def _autoencoder(config: LdmConfig) -> nn.Module:
         "sample_size": config.crop,
     }
     if config.kind == "vq":
-        net: nn.Module = VQModel(**shared, num_vq_embeddings=config.codes, mid_block_add_attention=False)
-    else:
-        net = AutoencoderKL(**shared, mid_block_add_attention=False)
-        nn.init.constant_(net.quant_conv.bias[config.latents :], _LOG_VARIANCE)
+        return VQModel(**shared, num_vq_embeddings=config.codes, mid_block_add_attention=False)  # type: ignore[no-untyped-call]
+    net: Any = AutoencoderKL(**shared, mid_block_add_attention=False)  # type: ignore[no-untyped-call]
+    nn.init.constant_(net.quant_conv.bias[config.latents :], _LOG_VARIANCE)
     return net
 
 
-def _denoiser(config: LdmConfig) -> nn.Module:
+def _denoiser(config: LdmConfig) -> Any:
     from diffusers import UNet2DModel
 
     width = config.denoiser_width
-    net: nn.Module = UNet2DModel(
+    return UNet2DModel(  # type: ignore[no-untyped-call]
         sample_size=config.crop // 4,
         in_channels=config.latents,
         out_channels=config.latents,
@@ -369,7 +371,6 @@ def _denoiser(config: LdmConfig) -> nn.Module:
         norm_num_groups=16,
         attention_head_dim=32,
     )
-    return net
 
 
 def _optimiser(net: nn.Module, config: LdmConfig) -> torch.optim.Optimizer:
@@ -386,7 +387,7 @@ def _end(run: _Run, live: _Live, folder: Place) -> dict[str, Any]:
     nets = {part: live.autoencoder} | ({"unet": live.result()} if config.denoiser_steps else {})
     if not all(tensor.isfinite().all() for net in nets.values() for tensor in net.state_dict().values()):
         raise DataError(f"the weights are not finite after step {live.step}: train with a smaller --rate")
-    live.autoencoder.register_to_config(scaling_factor=live.scale)  # type: ignore[operator]
+    live.autoencoder.register_to_config(scaling_factor=live.scale)
     for name, net in nets.items():
         _write_net(folder / name, net, half=config.half)
     index: dict[str, Any] = {"_class_name": "LDMPipeline", part: ["diffusers", type(live.autoencoder).__name__]}
@@ -411,19 +412,19 @@ def _end(run: _Run, live: _Live, folder: Place) -> dict[str, Any]:
     return recipe
 
 
-def _write_net(folder: Place, net: nn.Module, *, half: bool) -> None:
+def _write_net(folder: Place, net: Any, *, half: bool) -> None:
     if isinstance(folder, Path):
         files.make_folder(folder)
     dtype = torch.float16 if half else torch.float32
     state = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in net.state_dict().items()}
     storage.publish_bytes(folder / "diffusion_pytorch_model.safetensors", save(state, {"format": "pt"}))
-    storage.publish_bytes(folder / "config.json", net.to_json_string().encode())  # type: ignore[operator]
+    storage.publish_bytes(folder / "config.json", net.to_json_string().encode())
 
 
 def _write_scheduler(folder: Place) -> None:
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler(
+    scheduler: Any = DDIMScheduler(  # type: ignore[no-untyped-call]
         num_train_timesteps=_STEPS,
         beta_start=_BETAS[0],
         beta_end=_BETAS[1],
