@@ -138,8 +138,8 @@ class Schedule:
 class LatentModel(nn.Module):
     """An autoencoder and, where there is one, the denoiser of its latents; frozen, in eval mode. `load` makes them.
 
-    Everything is differentiable in its arguments, in float32 (float64 after `.double()`). Latents are scaled as the
-    denoiser sees them.
+    Everything is differentiable in its arguments, in float32 (float64 after `.double()`); under autocast too answers
+    have the dtype of what came in. Latents are scaled as the denoiser sees them.
     """
 
     factor: int  # px of an image to one of its latents, each way
@@ -185,7 +185,7 @@ class LatentModel(nn.Module):
             latents_BCHW = answer.latent_dist.mean
         else:
             latents_BCHW = answer.latent if self._kind == "AutoencoderDC" else answer.latents
-        scaled: Tensor = (latents_BCHW - self.shift) * self.scale
+        scaled: Tensor = (latents_BCHW.to(patches_BCHW.dtype) - self.shift) * self.scale
         return scaled
 
     def quantise(self, latents_BCHW: Tensor) -> Tensor:
@@ -199,6 +199,7 @@ class LatentModel(nn.Module):
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """latents_BCHW -> patches_BCHW, sRGB in [0, 1] but not clamped. A VQModel quantises, as `quantise` does."""
         self._check_latents(latents_BCHW)
+        dtype = latents_BCHW.dtype
         latents_BCHW = self.quantise(latents_BCHW) / self.scale + self.shift
         if self._kind == "VQModel":  # by its parts: its own `decode` holds the distances to all codes at once
             spatial = _config(self.autoencoder)["norm_type"] == "spatial"
@@ -206,7 +207,7 @@ class LatentModel(nn.Module):
             answer = self.autoencoder.decoder(inner_BCHW, latents_BCHW if spatial else None)  # type: ignore[operator]
         else:
             answer = self.autoencoder.decode(latents_BCHW).sample  # type: ignore[operator]
-        patches: Tensor = (answer + 1) / 2
+        patches: Tensor = (answer.to(dtype) + 1) / 2
         return patches
 
     def predict(self, noisy_BCHW: Tensor, step: int, condition_BKD: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -225,8 +226,8 @@ class LatentModel(nn.Module):
         if type(denoiser).__name__ == "SanaTransformer2DModel":
             timestep *= _config(denoiser)["timestep_scale"]
         timestep_B = torch.full((len(noisy_BCHW),), timestep, device=noisy_BCHW.device)
-        predicted_BCHW = denoiser(noisy_BCHW, timestep=timestep_B, **more).sample[:, : self.channels]
-        return schedule.split(noisy_BCHW, predicted_BCHW, step)
+        predicted_BCHW = denoiser(noisy_BCHW, timestep=timestep_B, **more).sample[:, : self.channels]  # then sigmas
+        return schedule.split(noisy_BCHW, predicted_BCHW.to(noisy_BCHW.dtype), step)
 
     def check_size(self, height: int, width: int) -> None:
         """UsageError for a patch, in px, that the model does not take: its sides should be multiples of `multiple`."""
