@@ -5,28 +5,22 @@
     FOLDER/scheduler                    scheduler_config.json, where there is a denoiser
     FOLDER                              config.json and the weights themselves: an autoencoder alone
 
-Only these classes are built, from JSON and safetensors: no pickle is read, no code of a folder's own is run.
-
 Axes in names: B batch, C channels (of an image R G B), H height, W width, T training steps of the diffusion, K tokens
 and D numbers a token of a condition.
 """
 
 import hashlib
 import json
-import logging
-import re
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from curate.errors import DataError, UsageError, listed, one_line
+from curate.pretrained import ERRORS, folder_of, is_network, network, quiet, quoted, read_json, reason
 from curate.tensors import content_hash
 
 __all__ = ["LatentModel", "Prediction", "Schedule", "load"]
@@ -45,11 +39,6 @@ _DENOISER_CLASSES = (
     "PixArtTransformer2DModel",
     "SanaTransformer2DModel",
 )
-_CONFIG = "config.json"
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
-_INDEX = _WEIGHTS + ".index.json"
-_HUB_FILES = (_CONFIG, _WEIGHTS, _INDEX, "diffusion_pytorch_model-*-of-*.safetensors")
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "epsilon",
     "sample": "sample",
@@ -57,24 +46,8 @@ _PREDICTIONS: dict[str, Prediction] = {
     "flow_prediction": "flow",
 }
 _TOKENS = 1  # of a condition; a network takes any number
-_MAX_NAMED = 3  # weights named in a message
-_MAX_TIMES, _MAX_MORE = 4, 1000  # how many more weights a config may ask for than there are
 _MAX_STEPS = 100_000
 _CODE_CHUNK = 1 << 24  # distances to codes that are in memory at a time
-
-# What diffusers and torch raise on configs and weights that they do not expect.
-_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +111,8 @@ class Schedule:
 class LatentModel(nn.Module):
     """An autoencoder and, where there is one, the denoiser of its latents; frozen, in eval mode. `load` makes them.
 
-    Everything is differentiable in its arguments, in float32 (float64 after `.double()`). Latents are scaled as the
-    denoiser sees them.
+    Everything is differentiable in its arguments, in float32 (float64 after `.double()`); under autocast too answers
+    have the dtype of what came in. Latents are scaled as the denoiser sees them.
     """
 
     factor: int  # px of an image to one of its latents, each way
@@ -185,7 +158,7 @@ class LatentModel(nn.Module):
             latents_BCHW = answer.latent_dist.mean
         else:
             latents_BCHW = answer.latent if self._kind == "AutoencoderDC" else answer.latents
-        scaled: Tensor = (latents_BCHW - self.shift) * self.scale
+        scaled: Tensor = (latents_BCHW.to(patches_BCHW.dtype) - self.shift) * self.scale
         return scaled
 
     def quantise(self, latents_BCHW: Tensor) -> Tensor:
@@ -199,6 +172,7 @@ class LatentModel(nn.Module):
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """latents_BCHW -> patches_BCHW, sRGB in [0, 1] but not clamped. A VQModel quantises, as `quantise` does."""
         self._check_latents(latents_BCHW)
+        dtype = latents_BCHW.dtype
         latents_BCHW = self.quantise(latents_BCHW) / self.scale + self.shift
         if self._kind == "VQModel":  # by its parts: its own `decode` holds the distances to all codes at once
             spatial = _config(self.autoencoder)["norm_type"] == "spatial"
@@ -206,7 +180,7 @@ class LatentModel(nn.Module):
             answer = self.autoencoder.decoder(inner_BCHW, latents_BCHW if spatial else None)  # type: ignore[operator]
         else:
             answer = self.autoencoder.decode(latents_BCHW).sample  # type: ignore[operator]
-        patches: Tensor = (answer + 1) / 2
+        patches: Tensor = (answer.to(dtype) + 1) / 2
         return patches
 
     def predict(self, noisy_BCHW: Tensor, step: int, condition_BKD: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -225,8 +199,8 @@ class LatentModel(nn.Module):
         if type(denoiser).__name__ == "SanaTransformer2DModel":
             timestep *= _config(denoiser)["timestep_scale"]
         timestep_B = torch.full((len(noisy_BCHW),), timestep, device=noisy_BCHW.device)
-        predicted_BCHW = denoiser(noisy_BCHW, timestep=timestep_B, **more).sample[:, : self.channels]
-        return schedule.split(noisy_BCHW, predicted_BCHW, step)
+        predicted_BCHW = denoiser(noisy_BCHW, timestep=timestep_B, **more).sample[:, : self.channels]  # then sigmas
+        return schedule.split(noisy_BCHW, predicted_BCHW.to(noisy_BCHW.dtype), step)
 
     def check_size(self, height: int, width: int) -> None:
         """UsageError for a patch, in px, that the model does not take: its sides should be multiples of `multiple`."""
@@ -290,153 +264,45 @@ def load(model: str | Path | None, *, device: torch.device | str = "cpu") -> Lat
     random generators stay as they were. UsageError where there is no such model, DataError for half a model, and for
     parts that are damaged, unknown, or do not fit together.
     """
-    with _quiet():
+    with quiet():
         folder = _folder(model)
         names = [name for name in _AUTOENCODERS if (folder / name).is_dir()]
-        alone = not names and any((folder / name).is_file() for name in (_CONFIG, _WEIGHTS, _INDEX))
+        alone = not names and is_network(folder)
         denoisers = [] if alone else [name for name in _DENOISERS if (folder / name).is_dir()]
         if not names and not alone:
             half = f"has a denoiser ({denoisers[0]}) without" if denoisers else "has not"
-            raise DataError(f"{_quoted(folder)} {half} an autoencoder: it should have one of {listed(_AUTOENCODERS)}")
-        autoencoder, config = _part(folder / names[0] if names else folder, _AUTOENCODER_CLASSES)
+            raise DataError(f"{quoted(folder)} {half} an autoencoder: it should have one of {listed(_AUTOENCODERS)}")
+        autoencoder, config = network(folder / names[0] if names else folder, _AUTOENCODER_CLASSES)
         digest = hashlib.sha256(_digest(autoencoder, config))
         denoiser, schedule = None, None
         if denoisers:
-            denoiser, config = _part(folder / denoisers[0], _DENOISER_CLASSES)
+            denoiser, config = network(folder / denoisers[0], _DENOISER_CLASSES)
             schedule, schedule_config = _schedule(folder / _SCHEDULE)
             digest.update(_digest(denoiser, config))
             digest.update(_json_bytes(schedule_config))
         return _tried(folder, autoencoder, denoiser, schedule, digest.hexdigest()).to(device)
 
 
-# What is where
-
-
 def _folder(model: str | Path | None) -> Path:
-    if model is None:
-        if not _BUNDLED.is_dir():
-            raise UsageError("no bundled latent diffusion model here; name a folder or one of the hub: model=FOLDER")
-        return _BUNDLED
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise UsageError(f"{_quoted(folder)} should be a folder as diffusers writes it, found a file")
-    if not _HUB_NAME.fullmatch(str(model)):
-        raise UsageError(f"no folder {_quoted(model)}; it should be one as diffusers writes it, or a name on the hub")
-    return _fetched(str(model))
-
-
-def _fetched(name: str) -> Path:
-    """The folder in the hub's cache with what is used of a model."""
-    from huggingface_hub import snapshot_download
-
-    parts = ("", *(f"{part}/" for part in (*_AUTOENCODERS, *_DENOISERS)))
-    files = [f"{part}{file}" for part in parts for file in _HUB_FILES] + [_SCHEDULE]
-    try:
-        return Path(snapshot_download(name, allow_patterns=files))
-    except (OSError, RuntimeError, ValueError) as error:  # what the hub's client raises: all are kinds of these
-        reason = one_line(str(error).strip().partition("\n")[0])
-        raise UsageError(f"no folder {_quoted(name)}, and it cannot be fetched from the hub: {reason}") from None
-
-
-def _part(folder: Path, known: tuple[str, ...]) -> tuple[nn.Module, dict[str, Any]]:
-    """One network and its config."""
-    import diffusers
-
-    config = _read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else None
-    weights = [name for name in (_WEIGHTS, _INDEX) if (folder / name).is_file()]
-    if config is None:
-        there = f"weights ({weights[0]}) without" if weights else "no"
-        raise DataError(f"{_quoted(folder)} is half a model: it has {there} {_CONFIG}")
-    name = config.get("_class_name")
-    if name not in known:
-        raise DataError(f"{_quoted(folder)} holds a '{one_line(name)}'; known here are: {listed(known)}")
-    if not weights:
-        pickles = [file.name for suffix in ("bin", "pt", "pth", "ckpt") for file in sorted(folder.glob(f"*.{suffix}"))]
-        found = f"{one_line(pickles[0])} alone, a pickle, which may run code" if pickles else "none"
-        raise DataError(f"{_quoted(folder)} should have weights in {_WEIGHTS}, found {found}")
-    if config.get("quantization_config"):
-        raise DataError(f"{_quoted(folder)} has quantised weights; they should be floating point")
-    most = _MAX_TIMES * _number(folder) + _MAX_MORE
-    try:
-        with torch.random.fork_rng(devices=[]), _at_most(most):
-            module, info = getattr(diffusers, name).from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                torch_dtype=torch.float32,
-            )
-    except _ERRORS as error:
-        raise DataError(f"{_quoted(folder)} is no {name}, or is damaged: {_reason(error)}") from None
-    _check_weights(folder, module, info)
-    return module, config
-
-
-def _number(folder: Path) -> int:
-    """How many weights there are; DataError where the file that says so is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    if (folder / _INDEX).is_file():
-        return len(_read_json(folder / _INDEX).get("weight_map", ()))
-    try:
-        with safe_open(folder / _WEIGHTS, framework="pt") as file:
-            return len(file.keys())
-    except (OSError, SafetensorError):
-        raise DataError(f"{_quoted(folder / _WEIGHTS)} is not a safetensors file, or is damaged") from None
-
-
-@contextmanager
-def _at_most(number: int) -> Iterator[None]:
-    """ValueError once so many weights are made: a config may ask for a network without end."""
-    made = 0
-
-    def count(*_: object) -> None:
-        nonlocal made
-        made += 1
-        if made > number:
-            raise ValueError(f"its {_CONFIG} asks for more weights than there are")
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _check_weights(folder: Path, module: nn.Module, info: Mapping[str, Any]) -> None:
-    """DataError where weights and network do not match one to one: diffusers fills in what is missing, at random."""
-    found = [
-        f"{what}: {_some(sorted(key if isinstance(key, str) else key[0] for key in info[name]))}"
-        for what, name in (
-            ("missing", "missing_keys"),
-            ("unexpected", "unexpected_keys"),
-            ("of another shape", "mismatched_keys"),
-        )
-        if info[name]
-    ]
-    if found:
-        raise DataError(f"{_quoted(folder)} has weights that do not fit its {_CONFIG}; {'; '.join(found)}")
-    bad = [key for key, tensor in module.state_dict().items() if not bool(tensor.isfinite().all())]
-    if bad:
-        raise DataError(f"{_quoted(folder)} has weights that are not finite: {_some(bad)}")
+    if model is not None:
+        return folder_of(model, ("", *_AUTOENCODERS, *_DENOISERS), [_SCHEDULE])
+    if not _BUNDLED.is_dir():
+        raise UsageError("no bundled latent diffusion model here; name a folder or one of the hub: model=FOLDER")
+    return _BUNDLED
 
 
 def _schedule(file: Path) -> tuple[Schedule, dict[str, Any]]:
     from diffusers import DDIMScheduler
 
     if not file.is_file():
-        raise DataError(f"{_quoted(file.parents[1])} is half a model: it has a denoiser without {_SCHEDULE}")
-    config = _read_json(file)
+        raise DataError(f"{quoted(file.parents[1])} is half a model: it has a denoiser without {_SCHEDULE}")
+    config = read_json(file)
     name = config.get("_class_name")
     prediction = _PREDICTIONS.get(str(config.get("prediction_type", "epsilon")))
     is_flow = config.get("use_flow_sigmas") is True or (isinstance(name, str) and name.startswith("FlowMatch"))
     number = config.get("num_train_timesteps", 1000)
     if not isinstance(number, int) or not 1 <= number <= _MAX_STEPS:
-        raise DataError(
-            f"{_quoted(file)} should have 1 to {_MAX_STEPS} num_train_timesteps, found '{one_line(number)}'"
-        )
+        raise DataError(f"{quoted(file)} should have 1 to {_MAX_STEPS} num_train_timesteps, found '{one_line(number)}'")
     try:
         if is_flow:
             shift = (
@@ -448,15 +314,15 @@ def _schedule(file: Path) -> tuple[Schedule, dict[str, Any]]:
         else:
             share_T = DDIMScheduler.from_config(config).alphas_cumprod.double()  # type: ignore[no-untyped-call]
             keep_T, noise_T = share_T.sqrt(), (1 - share_T).sqrt()
-    except _ERRORS as error:
-        raise DataError(f"{_quoted(file)} is no schedule: {_reason(error)}") from None
+    except ERRORS as error:
+        raise DataError(f"{quoted(file)} is no schedule: {reason(error)}") from None
     if prediction is None:
         found = one_line(config["prediction_type"])
-        raise DataError(f"{_quoted(file)} should predict one of {listed(_PREDICTIONS)}, found '{found}'")
+        raise DataError(f"{quoted(file)} should predict one of {listed(_PREDICTIONS)}, found '{found}'")
     if not len(keep_T) or not bool((keep_T.isfinite() & noise_T.isfinite()).all()):
-        raise DataError(f"{_quoted(file)} is no schedule: its noise is not finite")
+        raise DataError(f"{quoted(file)} is no schedule: its noise is not finite")
     if prediction == "epsilon" and not bool((keep_T > 0).all()):
-        raise DataError(f"{_quoted(file)} predicts noise where nothing else is left: latents cannot be told from it")
+        raise DataError(f"{quoted(file)} predicts noise where nothing else is left: latents cannot be told from it")
     return Schedule(keep_T, noise_T, prediction), config
 
 
@@ -485,8 +351,8 @@ def _tried(
                 noise_BCHW = model.predict(latents_BCHW, 0)[1]
                 if noise_BCHW.shape != expected:
                     raise ValueError(f"its denoiser's answer is {tuple(noise_BCHW.shape)}, not {expected}")
-    except (*_ERRORS, UsageError) as error:
-        raise DataError(f"{_quoted(folder)} does not work as a latent diffusion model: {_reason(error)}") from None
+    except (*ERRORS, UsageError) as error:
+        raise DataError(f"{quoted(folder)} does not work as a latent diffusion model: {reason(error)}") from None
     return model
 
 
@@ -541,36 +407,6 @@ def _null_class(denoiser: nn.Module) -> int | None:
     return classes - 1 if classes else None
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No word of diffusers' and the hub's: what matters of it is raised."""
-    loggers = [logging.getLogger(name) for name in ("diffusers", "huggingface_hub", "accelerate")]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import diffusers  # noqa: F401 - it sets its loggers up
-        from huggingface_hub.utils import (  # type: ignore[attr-defined]
-            are_progress_bars_disabled,
-            disable_progress_bars,
-            enable_progress_bars,
-        )
-
-        levels = [logger.level for logger in loggers]
-        bars = not are_progress_bars_disabled()
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        disable_progress_bars()
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-            if bars:
-                enable_progress_bars()
-
-
-# Small things
-
-
 def _digest(module: nn.Module, config: Mapping[str, Any]) -> bytes:
     return content_hash(module.state_dict()).encode() + _json_bytes(config)
 
@@ -579,28 +415,3 @@ def _json_bytes(config: Mapping[str, Any]) -> bytes:
     """A config as bytes, without who wrote it."""
     kept = {key: value for key, value in config.items() if key == "_class_name" or not key.startswith("_")}
     return json.dumps(kept, sort_keys=True).encode()
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise DataError(f"{_quoted(file)} should be a JSON object, or is damaged")
-    return found
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of what went wrong, one line; diffusers goes on with advice about its own options."""
-    text = " ".join(str(error).split()).partition(". ")[0]
-    return one_line(text.removesuffix(".")) or type(error).__name__
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - _MAX_NAMED} more" if len(keys) > _MAX_NAMED else ""
-    return ", ".join(map(one_line, keys[:_MAX_NAMED])) + more
-
-
-def _quoted(path: str | Path) -> str:
-    return f"'{one_line(path)}'"

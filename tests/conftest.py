@@ -6,6 +6,7 @@
     photo_folder  the folder `photos` with four of them, of four sizes
     write_store   function (folder, units, scores) -> Store: tables alone, with the scores that the test chooses
     untrained     folder of random weights that stand in for curate's bundled ones, so that no test depends on those
+    tiny_ldm      folder of a latent diffusion model of random weights, 4 px a latent, in place of the bundled one
     memory        URL of an empty folder in memory; `put(url, data)` writes a file there
     s3            URL of an empty bucket on a server of this machine; `s3_server` is its address
     warm          a process that has imported curate and runs commands at once, and into faults: see warm.py
@@ -182,6 +183,20 @@ def untrained(_untrained_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Random weights of SRCNN 9-5-5 in place of curate/weights: `srcnn` and `srcnn:scale=3` take them."""
     monkeypatch.setattr("curate.scorers.srcnn._BUNDLED", _untrained_folder)
     return _untrained_folder
+
+
+@pytest.fixture(scope="session")
+def _tiny_ldm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from latents import write_ldm
+
+    return write_ldm(tmp_path_factory.mktemp("ldm") / "tiny")
+
+
+@pytest.fixture
+def tiny_ldm(_tiny_ldm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A KL autoencoder and a U-Net of random weights in place of the bundled model: `ldm` and `latent` take them."""
+    monkeypatch.setattr("curate.ldm._BUNDLED", _tiny_ldm_folder)
+    return _tiny_ldm_folder
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ WITH_TORCH = {
     "optics",
     "optim",
     "pipeline",
+    "pretrained",
     "processes",
     "resize",
     "resume",

@@ -27,6 +27,7 @@ from curate.means import window_means
 from curate.metrics import psnr, rgb_to_y
 from curate.resize import downscale, upscale
 from curate.scorers import MapScorer, PatchScorer, Scorer
+from curate.scorers._latents import LatentScorer
 from curate.scorers.sobel import Sobel
 from curate.scorers.srcnn import Refiner, Srcnn
 from curate.scoring import score
@@ -72,7 +73,7 @@ def saved(network: SrcnnNet, folder: Path, kernel: str = "9-5-5") -> Path:
 
 
 @pytest.fixture(params=plugins.names("scorers"))
-def scorer(request: pytest.FixtureRequest, untrained: Path, monkeypatch: pytest.MonkeyPatch) -> Scorer:
+def scorer(request: pytest.FixtureRequest, untrained: Path, tiny_ldm: Path, monkeypatch: pytest.MonkeyPatch) -> Scorer:
     monkeypatch.setattr("curate.scorers._network._BUNDLED", untrained / "srcnn_955_x2.safetensors")
     built: Scorer = plugins.parse("scorers", request.param)
     return built
@@ -134,7 +135,7 @@ def test_the_image_stays_as_it_was(scorer: Scorer, image_BCHW: Tensor) -> None:
 @pytest.mark.gpu
 def test_cpu_and_gpu_agree(scorer: Scorer, image_BCHW: Tensor) -> None:
     """Scores to 1e-3 of themselves: a GPU may multiply with 10-bit mantissas (TF32)."""
-    if isinstance(scorer, Srcnn):
+    if isinstance(scorer, Srcnn | LatentScorer):
         scorer = replace(scorer, precision="fp32")
     scores = [scores_of(scorer, run(scorer, image_BCHW, torch.device(device))) for device in ("cpu", "cuda")]
     torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-6)
