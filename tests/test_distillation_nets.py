@@ -14,6 +14,7 @@ from curate.archs.fsrcnn import Fsrcnn
 from curate.archs.idn import Idn
 from curate.archs.rcan import Rcan
 from curate.archs.srcnn import Srcnn
+from curate.archs.swinir import Swinir
 from curate.distillation.nets import MatchingNet
 from curate.errors import UsageError
 from curate.metrics import rgb_to_y
@@ -79,6 +80,15 @@ def test_a_net_has_no_state_of_its_own() -> None:
     net.trained(net.fresh(2), [patches(seed=3)] * 3, 3, 1e-3)
     net.features(net.fresh(2), hr_N3HW)
     assert torch.equal(net.loss(net.fresh(1), hr_N3HW), before)
+
+
+def test_what_is_random_in_training_is_off() -> None:
+    arch = Swinir(embed=12, groups=1, blocks=2, drop_path=0.9)
+    net, hr_N3HW = MatchingNet(arch), patches(8)
+    before = torch.get_rng_state()
+    parameters = net.fresh(0)
+    assert len({net.loss(parameters, hr_N3HW).item() for _ in range(3)}) == 1
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_gradients_are_those_of_the_module() -> None:
