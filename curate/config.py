@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 import pydantic
 
@@ -16,7 +16,7 @@ from curate import plugins
 from curate.errors import UsageError, listed, meant, one_line
 from curate.files import local_path
 
-__all__ = ["Option", "TrainConfig", "options_of", "plan"]
+__all__ = ["Config", "LdmConfig", "Option", "TrainConfig", "options_of", "plan"]
 
 _LEAST = {
     "steps": 1,
@@ -34,7 +34,41 @@ _SHARES = ("beta1", "beta2", "ema")  # from 0 to below 1
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class Config:
+    """What the options of a long verb have in common."""
+
+    _least: ClassVar[Mapping[str, float]] = {}  # the smallest value of options that have one
+
+    def __post_init__(self) -> None:
+        for option in options_of(type(self)):
+            found = getattr(self, option.name)
+            if get_origin(option.type) is Literal and found not in get_args(option.type):
+                raise UsageError(f"{option.name} should be one of {listed(get_args(option.type))}, found {found}")
+        for name, value in self._least.items():
+            found = getattr(self, name)
+            if found is not None and not value <= found < float("inf"):
+                raise UsageError(f"{name} should be {value} or more, found {found}")
+
+    def recipe(self) -> dict[str, Any]:
+        """All fields, JSON-able."""
+        fields = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], source: str) -> Self:
+        """From options by name, checked by type (text is no number); `source` says in errors where they come from."""
+        kinds = {option.name: option.type for option in options_of(cls)}
+        try:
+            if unknown := options.keys() - kinds.keys():
+                there = f"there are: {', '.join(kinds)}{meant(min(unknown), kinds)}"
+                raise UsageError(f"no option '{one_line(listed(unknown))}'; {there}")
+            return cls(**{name: _checked(name, kinds[name], value) for name, value in options.items()})
+        except UsageError as error:
+            raise UsageError(f"{source}: {error}") from None
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
     """How to train; every field is an option of `curate train` and a key of a recipe's TOML file."""
 
     steps: Annotated[int | None, "Optimiser steps."] = None
@@ -64,18 +98,13 @@ class TrainConfig:
     validate_every: Annotated[int, "Steps between two validations."] = 1000
     save_every: Annotated[int, "Steps between two states to resume from."] = 1000
 
+    _least: ClassVar[Mapping[str, float]] = _LEAST
+
     def __post_init__(self) -> None:
-        for option in options_of(type(self)):
-            found = getattr(self, option.name)
-            if get_origin(option.type) is Literal and found not in get_args(option.type):
-                raise UsageError(f"{option.name} should be one of {listed(get_args(option.type))}, found {found}")
+        super().__post_init__()
         if (self.steps is None) == (self.epochs is None):
             found = "neither" if self.steps is None else f"{self.steps} steps and {self.epochs} epochs"
             raise UsageError(f"one of steps and epochs should be given, found {found}")
-        for name, value in _LEAST.items():
-            found = getattr(self, name)
-            if found is not None and found < value:
-                raise UsageError(f"{name} should be {value} or more, found {found}")
         for name in _SHARES:
             found = getattr(self, name)
             if found is not None and not 0 <= found < 1:
@@ -98,22 +127,52 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             raise UsageError(f"batch_size {self.batch_size} should be a multiple of accumulate {self.accumulate}")
 
-    def recipe(self) -> dict[str, Any]:
-        """All fields, JSON-able."""
-        fields = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any], source: str) -> "TrainConfig":
-        """From options by name, checked by type (text is no number); `source` says in errors where they come from."""
-        kinds = {option.name: option.type for option in options_of(cls)}
-        try:
-            if unknown := options.keys() - kinds.keys():
-                there = f"there are: {', '.join(kinds)}{meant(min(unknown), kinds)}"
-                raise UsageError(f"no option '{one_line(listed(unknown))}'; {there}")
-            return cls(**{name: _checked(name, kinds[name], value) for name, value in options.items()})
-        except UsageError as error:
-            raise UsageError(f"{source}: {error}") from None
+@dataclass(frozen=True)
+class LdmConfig(Config):
+    """How to train a latent diffusion model: first the autoencoder, then, in its latents, the denoiser."""
+
+    kind: Annotated[Literal["kl", "vq"], "The autoencoder: Gaussian latents, or those of a codebook."] = "kl"
+    latents: Annotated[int, "Channels of a latent, a pixel of which stands for 4 x 4."] = 4
+    codes: Annotated[int, "Of the codebook of vq."] = 1024
+    width: Annotated[int, "Maps of the autoencoder at full resolution; twice and four times as many below."] = 32
+    denoiser_width: Annotated[int, "Maps of the U-Net at the latent's resolution; 2 and 3 times as many below."] = 64
+    autoencoder_steps: Annotated[int, "Optimiser steps of the first stage."] = 10000
+    denoiser_steps: Annotated[int, "Of the second; 0 for an autoencoder alone."] = 10000
+    autoencoder_crop: Annotated[int, "Side of a crop of the first stage, px."] = 48
+    crop: Annotated[int, "Of the second."] = 96
+    batch_size: Annotated[int, "Crops a step."] = 16
+    optimizer: Annotated[Literal["adam", "adamw", "soap"], "SOAP suits small networks."] = "adam"
+    rate: Annotated[float, "Step size at the start of each stage; it falls to 1 % along a cosine."] = 1e-3
+    kl: Annotated[float, "Weight of the latents' divergence from a unit Gaussian, of kl."] = 1e-6
+    ema: Annotated[float, "Decay of a running mean of the U-Net's weights, which is the result; 0 for none."] = 0.999
+    precision: Annotated[Literal["fp32", "bf16"], "Of the networks' products."] = "fp32"
+    half: Annotated[bool, "Write the weights as float16: half the bytes."] = False
+    seed: Annotated[int, "Of weights, order, crops and noise."] = 0
+    log_every: Annotated[int, "Steps between two points of the curves."] = 100
+    save_every: Annotated[int, "Steps between two states to resume from."] = 1000
+
+    _least: ClassVar[Mapping[str, float]] = {
+        "latents": 1,
+        "codes": 2,
+        "autoencoder_steps": 1,
+        "denoiser_steps": 0,
+        "batch_size": 1,
+        "kl": 0,
+        "seed": 0,
+        "log_every": 1,
+        "save_every": 1,
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, of in (("width", 8), ("denoiser_width", 16), ("autoencoder_crop", 4), ("crop", 16)):
+            if (found := getattr(self, name)) < of or found % of:
+                raise UsageError(f"{name} should be a multiple of {of}, found {found}")
+        if not 0 < self.rate < 1:
+            raise UsageError(f"rate should be above 0 and below 1, found {self.rate}")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"ema should be 0 or more and below 1, found {self.ema}")
 
 
 def _checked(name: str, kind: Any, value: Any) -> Any:
@@ -136,7 +195,7 @@ class Option(NamedTuple):
     default: Any
 
 
-def options_of(config: type[TrainConfig]) -> list[Option]:
+def options_of(config: type[Config]) -> list[Option]:
     """The fields in their order."""
     hints = get_type_hints(config, include_extras=True)
     made = []

@@ -1,17 +1,25 @@
 """The curves of a training run: TensorBoard's event file in the run's folder and, if asked for, Weights & Biases."""
 
+import io
 import os
 import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from curate.errors import UsageError
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
-__all__ = ["Curves", "draw"]
+from curate.errors import UsageError
+from curate.tensors import to_pixels
+
+__all__ = ["Curves", "Picture", "draw"]
 
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
@@ -19,7 +27,30 @@ _EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 class Curves(Protocol):
     """Called as `curves(step, {"train/loss": 0.1})`."""
 
-    def __call__(self, step: int, values: Mapping[str, float]) -> None: ...
+    def __call__(self, step: int, values: "Mapping[str, float | Picture]") -> None: ...
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A point of a curve that is to be looked at."""
+
+    png: bytes
+    height: int  # px
+    width: int
+
+    @classmethod
+    def sheet(cls, patches_BCHW: Tensor, columns: int) -> "Picture":
+        """Patches (float, sRGB in [0, 1], what is beyond is cut off) in rows of `columns`, a pixel of white between."""
+        rows = -(-len(patches_BCHW) // columns)
+        height, width = patches_BCHW.shape[2:]
+        sheet_HWC = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), 255, np.uint8)
+        for number, patch_CHW in enumerate(patches_BCHW.detach().cpu()):
+            y, x = number // columns * (height + 1), number % columns * (width + 1)
+            pixels_CHW = (patch_CHW.clamp(0, 1) * 255).round().to(torch.uint8)
+            sheet_HWC[y : y + height, x : x + width] = to_pixels(pixels_CHW)
+        file = io.BytesIO()
+        Image.fromarray(sheet_HWC).save(file, "PNG")
+        return cls(file.getvalue(), *sheet_HWC.shape[:2])
 
 
 @contextmanager
@@ -35,14 +66,14 @@ def draw(
     closing = []
     if project is not None:
         run = _wandb(project, name, folder, settings)
-        writers.append(lambda step, values: run.log(dict(values), step=step))
+        writers.append(lambda step, values: run.log({name: _for_wandb(v) for name, v in values.items()}, step=step))
         closing.append(run.finish)
     if folder is not None:
         events = _Events(folder, start)
         writers.append(events.add)
         closing.append(events.close)
 
-    def curves(step: int, values: Mapping[str, float]) -> None:
+    def curves(step: int, values: Mapping[str, float | Picture]) -> None:
         for write in writers:
             write(step, values)
 
@@ -72,11 +103,17 @@ class _Events:
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))  # later points are dropped
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
+    def add(self, step: int, values: Mapping[str, float | Picture]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        def point(tag: str, value: float | Picture) -> Any:
+            if not isinstance(value, Picture):
+                return Summary.Value(tag=tag, simple_value=value)
+            image = Summary.Image(height=value.height, width=value.width, colorspace=3, encoded_image_string=value.png)
+            return Summary.Value(tag=tag, image=image)
+
+        points = [point(tag, value) for tag, value in values.items()]
         self._write(Event(step=step, summary=Summary(value=points)))
 
     def close(self) -> None:
@@ -90,6 +127,14 @@ class _Events:
         except OSError as error:
             error.filename = str(self._path)
             raise
+
+
+def _for_wandb(value: float | Picture) -> Any:
+    if not isinstance(value, Picture):
+        return value
+    import wandb
+
+    return wandb.Image(Image.open(io.BytesIO(value.png)))
 
 
 def _wandb(project: str, name: str, folder: Path | None, settings: Mapping[str, Any]) -> Any:

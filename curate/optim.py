@@ -9,7 +9,7 @@ Axes in names: N any axis of the array, with its own basis.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from curate.config import TrainConfig
 
-__all__ = ["Soap", "optimiser"]
+__all__ = ["Soap", "by_name", "optimiser"]
 
 _LARGEST_AXIS = 1024  # longer axes keep their own basis: its square matrices would cost more than they give
 _REFRESH = 10  # steps between two updates of the bases
@@ -25,12 +25,25 @@ _REFRESH = 10  # steps between two updates of the bases
 
 def optimiser(parameters: Iterable[nn.Parameter], config: TrainConfig) -> Optimizer:
     """The optimiser that the config names. All of its state is tensors, for checkpoints without pickle."""
-    first, second = (0.95, 0.95) if config.optimizer == "soap" else (0.9, 0.999)
-    betas = (first if config.beta1 is None else config.beta1, second if config.beta2 is None else config.beta2)
-    if config.optimizer == "soap":
-        return Soap(parameters, lr=config.rate, betas=betas)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=config.rate, betas=betas, weight_decay=config.weight_decay)
+    betas = (config.beta1, config.beta2)
+    return by_name(parameters, config.optimizer, config.rate, betas=betas, weight_decay=config.weight_decay)
+
+
+def by_name(
+    parameters: Iterable[nn.Parameter],
+    name: Literal["adam", "adamw", "soap"],
+    rate: float,
+    *,
+    betas: tuple[float | None, float | None] = (None, None),
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """The same; betas that are None are the optimiser's own."""
+    first, second = (0.95, 0.95) if name == "soap" else (0.9, 0.999)
+    known = (first if betas[0] is None else betas[0], second if betas[1] is None else betas[1])
+    if name == "soap":
+        return Soap(parameters, lr=rate, betas=known)
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=rate, betas=known, weight_decay=weight_decay)
 
 
 class Soap(Optimizer):

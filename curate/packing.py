@@ -39,7 +39,7 @@ from curate.shards import write_tar
 from curate.storage import Place
 from curate.store import INGEST, Store
 
-__all__ = ["MANIFEST_FILE", "PackReport", "fingerprint", "pack"]
+__all__ = ["MANIFEST_FILE", "PackReport", "fingerprint", "lossless", "pack"]
 
 MANIFEST_FILE = "manifest.parquet"  # in the packed store
 
@@ -332,11 +332,14 @@ def _encoded(pixels: npt.NDArray[np.uint8], stem: str, role: str, first_N2: _Int
     """The cells over boxes of an image."""
     for place in _rectangles(first_N2, end_N2):
         cut = pixels[place.top : place.bottom, place.left : place.right]
-        yield _Cell(f"{stem}.{place.top}_{place.left}.webp", role, place, _webp(cut))
+        yield _Cell(f"{stem}.{place.top}_{place.left}.webp", role, place, lossless(cut))
 
 
-def _webp(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Lossless. For photographs method 0 takes 5 % more bytes, 0.3 of the time, method 4 4 % fewer, 4 times as long."""
+def lossless(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Pixels (uint8 HWC) as a WebP file, without loss.
+
+    For photographs method 0 takes 5 % more bytes, 0.3 of the time, method 4 4 % fewer, 4 times as long.
+    """
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "WEBP", lossless=True, method=1, quality=0)
     return file.getvalue()

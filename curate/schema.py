@@ -13,12 +13,13 @@
 """
 
 import argparse
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 import pydantic
 import pydantic_core
@@ -34,6 +35,8 @@ __all__ = [
     "CheckRecord",
     "CheckpointRecipe",
     "CommitRecord",
+    "DistilledFrom",
+    "Distilling",
     "Document",
     "ExportRecord",
     "ManifestRecipe",
@@ -83,6 +86,16 @@ class Sealed(Document):
     # the field is never set.
     checksum: str | None = pydantic.Field(default=None, exclude=True)
 
+    # Keys that are not written where they have their default: such a document is what it was before there were these
+    # keys, and an older curate, which refuses a key that it does not know, reads it.
+    newer: ClassVar[tuple[str, ...]] = ()
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_newer(self, fields: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = fields(self)
+        defaults = {name: type(self).model_fields[name].default for name in self.newer}
+        return {name: value for name, value in content.items() if name not in defaults or value != defaults[name]}
+
 
 class Packing(pydantic.BaseModel):
     """What a packed store holds the pixels of."""
@@ -94,13 +107,38 @@ class Packing(pydantic.BaseModel):
     scale: pydantic.PositiveInt  # up to this one the LR of a window can be made exactly: pixels around it are there
 
 
+class Distilling(pydantic.BaseModel):
+    """What the patches of a distilled store were made from, and how: two runs with the same are one."""
+
+    model_config = _STRICT
+
+    source: str  # digest of the store whose patches they were made from, when the manifest was made
+    manifest: str  # digest of the manifest's patches and weights
+    ldm: str | None = None  # SHA-256 of the weights of the model that they were decoded by; null: there is none
+    options: dict[str, Any]  # all of them, defaults included, the seed among them
+    code: pydantic.PositiveInt  # version of the code
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the store's units, 16 hex."""
+        return hashlib.sha256(_json(self.model_dump(mode="json"), None)).hexdigest()[:16]
+
+    def flat(self) -> dict[str, object]:
+        """Its entries by the names that people know them by: options and what else it depends on."""
+        others = {"store": self.source, "manifest": self.manifest, "ldm": self.ldm, "code": self.code}
+        return {**others, **self.options}
+
+
 class StoreHeader(Sealed):
     """`store.json`."""
+
+    newer = ("distilled",)
 
     patch: pydantic.PositiveInt  # px, side of a window
     step: pydantic.PositiveInt  # px between windows
     created_by: str  # "curate 0.1.0"
-    packed: Packing | None = None  # null: it has whole photographs
+    packed: Packing | None = None  # null: it has whole images
+    distilled: Distilling | None = None  # null: its images were ingested, or packed
 
 
 class Part(pydantic.BaseModel):
@@ -153,8 +191,27 @@ class StoreReference(pydantic.BaseModel):
     digest: str  # of their commit records: shards are only ever added, so a grown store still matches
 
 
+class DistilledFrom(pydantic.BaseModel):
+    """The manifest that patches were distilled from, in short."""
+
+    model_config = _STRICT
+
+    store: StoreReference  # whose patches it names; the url as seen from the distilled store
+    manifest: str  # digest of its patches and weights
+    patches: pydantic.NonNegativeInt  # that it has
+    strategy: str  # as in its recipe, and so the others
+    options: dict[str, Any]
+    by: str | None
+    keep: float
+    unit: Literal["patches", "pixels"]
+    where: str | None
+    origin: Literal["selected", "distilled"]  # distilled: it was itself made so
+
+
 class ManifestRecipe(Sealed):
     """All that made a manifest."""
+
+    newer = ("origin", "distilled_from")
 
     store: StoreReference
     strategy: str  # spec: `refined:drop_top=0.05`
@@ -168,6 +225,8 @@ class ManifestRecipe(Sealed):
     checks: dict[str, str] = {}  # `leaks@0a1b2c3d` -> `Set5`: the checks whose flagged images were left out
     versions: dict[str, str]
     packed_from: StoreReference | None = None  # the store that these windows were chosen from, if `store` is packed
+    origin: Literal["selected", "distilled"] = "selected"  # distilled: its patches were made; `options` says how
+    distilled_from: DistilledFrom | None = None  # what from
 
 
 class ExportRecord(Document):

@@ -34,7 +34,7 @@ import xxhash
 from curate import __version__, files, flags, retries, schema, sql, storage, views
 from curate.errors import DataError, UsageError, one_line
 from curate.records import Records
-from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Packing, Part, ScorerRecord, StoreHeader
+from curate.schema import STATUS_OK, CheckRecord, CommitRecord, Distilling, Packing, Part, ScorerRecord, StoreHeader
 from curate.storage import Entry, Place
 from curate.views import Scores, Tables
 
@@ -121,7 +121,15 @@ class Store:
     # ---- making and opening
 
     @classmethod
-    def create(cls, path: str | Place, *, patch: int, step: int, packed: Packing | None = None) -> Store:
+    def create(
+        cls,
+        path: str | Place,
+        *,
+        patch: int,
+        step: int,
+        packed: Packing | None = None,
+        distilled: Distilling | None = None,
+    ) -> Store:
         """Make an empty store with windows of `patch` px every `step` px. The folder must be new or empty."""
         folder = storage.place(path, "a store")
         if patch < 1 or not 1 <= step <= patch:
@@ -135,7 +143,8 @@ class Store:
             if error.errno in files.FAILING:
                 raise
             raise UsageError(f"cannot make a store at '{one_line(folder)}': {error.strerror}") from None
-        header = StoreHeader(patch=patch, step=step, created_by=f"curate {__version__}", packed=packed)
+        made_by = f"curate {__version__}"
+        header = StoreHeader(patch=patch, step=step, created_by=made_by, packed=packed, distilled=distilled)
         storage.create_bytes(folder / _HEADER, schema.dump(header, indent=2))
         return cls(folder, header)
 

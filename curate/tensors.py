@@ -21,6 +21,7 @@ __all__ = [
     "halving",
     "has_bfloat16",
     "pick_device",
+    "step_seed",
     "to_float",
     "to_pixels",
     "to_tensor",
@@ -72,6 +73,12 @@ def halving(work: Callable[[int], _Result], size: int) -> _Result:
                 raise
         # Not in the handler: until it ends, the traceback holds the tensors that did not fit.
         size = (size + 1) // 2
+
+
+def step_seed(*numbers: int) -> int:
+    """A seed of 64 bits for what is drawn in a step, of the run's seed, the step's number, ...: no random state has to
+    outlive a step."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def to_tensor(pixels_HWC: npt.NDArray[np.uint8]) -> Tensor:

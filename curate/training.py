@@ -48,6 +48,7 @@ from curate.progress import Meter, Progress, silent
 from curate.reuse import differences
 from curate.storage import Place
 from curate.store import Store
+from curate.tensors import step_seed
 
 __all__ = ["train"]
 
@@ -313,7 +314,7 @@ def _fit(run: _Run, live: _Live, feed: Iterator[Batch], team: Team, keeper: "_Ke
 
 def _step(batch: Batch, run: _Run, live: _Live, team: Team) -> None:
     config = run.config
-    torch.manual_seed(_step_seed(config.seed, live.step, team.rank))
+    torch.manual_seed(step_seed(config.seed, live.step, team.rank))  # of stochastic depth
     for group in live.optimiser.param_groups:
         group["lr"] = config.rate * _factor(config, live.step, run.steps)
     parts = batch.parts(config.accumulate)
@@ -368,11 +369,6 @@ def _factor(config: TrainConfig, step: int, steps: int) -> float:
     if config.schedule == "multistep":
         return rising * config.gamma ** sum(step >= milestone for milestone in config.milestones)
     return rising
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """For what a network draws in a step (stochastic depth): no random state has to outlive a step."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
 
 
 @dataclass

@@ -26,6 +26,7 @@ WITH_TORCH = {
     "evaluation",
     "exporting",
     "jpeg",
+    "ldm",
     "loader",
     "macs",
     "means",

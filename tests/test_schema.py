@@ -17,6 +17,8 @@ from curate.schema import (
     CheckpointRecipe,
     CheckRecord,
     CommitRecord,
+    DistilledFrom,
+    Distilling,
     Document,
     ExportRecord,
     ManifestRecipe,
@@ -37,7 +39,12 @@ from curate.schema import (
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS: dict[str, Document] = {
-    "store-header": StoreHeader(patch=480, step=240, created_by="curate 0.1.0"),
+    "store-header": StoreHeader(
+        patch=480,
+        step=240,
+        created_by="curate 0.1.0",
+        distilled=Distilling(source="ab", manifest="cd", options={"space": "é", "rates": [1, 0.1], "seed": 0}, code=1),
+    ),
     "commit-record": CommitRecord(
         unit=7,
         fingerprint="0123456789abcdef",
@@ -67,6 +74,19 @@ DOCUMENTS: dict[str, Document] = {
         counts={"patches": 2**40, "candidates": 0},
         scorers={"srcnn:scale=3": "0123456789abcdef"},
         versions={"curate": "0.1.0"},
+        origin="distilled",
+        distilled_from=DistilledFrom(
+            store=StoreReference(url="../store", shards=1, digest="ab"),
+            manifest="cd",
+            patches=9,
+            strategy="asc",
+            options={},
+            by="sobel",
+            keep=0.5,
+            unit="pixels",
+            where=None,
+            origin="selected",
+        ),
     ),
     "training-state": TrainingState(identity={"rate": 1e-3, "init": None}, step=1000, best={"psnr": 30.5}),
     "report-record": ReportRecord(
@@ -219,16 +239,40 @@ def test_a_newer_format_of_an_older_or_unknown_writer_names_none(writer: object)
     assert refusal(StoreHeader, text).endswith("(it reads 1); update curate")
 
 
+@pytest.mark.parametrize(
+    ("name", "newer"), [("store-header", ["distilled"]), ("manifest-recipe", ["origin", "distilled_from"])]
+)
+def test_newer_keys_are_not_written_where_they_say_nothing(name: str, newer: list[str]) -> None:
+    document = DOCUMENTS[name]
+    plain = {key: value for key, value in json.loads(schema.dump(document)).items() if key not in (*newer, "checksum")}
+    older = schema.parse(type(document), json.dumps(plain), name)
+    assert json.loads(schema.dump(older, sealed=False)) == plain == older.model_dump(mode="json")
+    # A document without a checksum is what curate writes, byte for byte, as it was before there were these keys.
+    assert schema.is_as_written(older, json.dumps(plain, ensure_ascii=False, sort_keys=True).encode())
+
+
+def test_what_a_distillation_is_of_tells_it_from_every_other() -> None:
+    made = Distilling(source="ab", manifest="cd", ldm="ef", options={"rates": (1, 2), "seed": 0}, code=1)
+    read = Distilling.model_validate_json(made.model_dump_json())
+    assert read.options["rates"] == [1, 2] and read.fingerprint == made.fingerprint
+    others = [
+        made.model_copy(update=changed)
+        for changed in ({"source": "x"}, {"manifest": "x"}, {"ldm": None}, {"options": {"seed": 0}}, {"code": 2})
+    ]
+    assert len({each.fingerprint for each in (made, *others)}) == 6
+    assert made.flat() == {"store": "ab", "manifest": "cd", "ldm": "ef", "code": 1, "rates": (1, 2), "seed": 0}
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_field_without_a_default_is_needed(name: str) -> None:
     document = DOCUMENTS[name]
     needed = [key for key, field in type(document).model_fields.items() if field.is_required()]
     # Later than the first files of format 1, which do without.
     added = {
-        "store-header": {"packed"},
+        "store-header": {"packed", "distilled"},
         "scorer-record": {"vector"},
         "export-record": {"version", "lr"},
-        "manifest-recipe": {"unit", "checks", "packed_from"},
+        "manifest-recipe": {"unit", "checks", "packed_from", "origin", "distilled_from"},
         "training-state": {"tensors"},
     }
     optional = {"format", "checksum"} | added.get(name, set())
