@@ -162,11 +162,11 @@ def distribution_distance(
         raise UsageError(f"no statistics '{statistics}'; there are: {listed(get_args(Statistics))}")
     if not real or not synthetic:
         raise UsageError("no maps to compare: the network should have two convolutions or more")
-    terms = _TERMS[statistics]
+    seeds = torch.randint(2**62, (len(real),), generator=torch.Generator().manual_seed(seed)).tolist()  # of layers
     distances = []
-    for layer, (synthetic_BCHW, real_BCHW) in enumerate(zip(synthetic, real, strict=True)):
+    for synthetic_BCHW, real_BCHW, drawn in zip(synthetic, real, seeds, strict=True):
         ours_BCHW, theirs_BCHW = _standardised(synthetic_BCHW, real_BCHW)
-        distances += [term(ours_BCHW, theirs_BCHW, seed + layer) for term in terms]
+        distances += [term(ours_BCHW, theirs_BCHW, drawn) for term in _TERMS[statistics]]
     return torch.stack(distances).sum() / len(real)
 
 
@@ -276,7 +276,9 @@ def trajectory_matching(
     target = {name: tensor.detach() for name, tensor in target.items()}
     if not (whole := _squared_distance(start, target)):
         raise UsageError("a trajectory's start should differ from its target, found them equal")
-    way = _Way(net, synthetic_N3HW.detach(), list(batches), list(turns or [0] * len(batches)), labels)
+    patches_N3HW = synthetic_N3HW.detach()
+    rows = [batch.to(patches_N3HW.device) for batch in batches]
+    way = _Way(net, patches_N3HW, rows, list(turns or [0] * len(rows)), labels)
     return (_full if form == "full" else _constant)(way, start, target, whole, rate.detach())
 
 
