@@ -78,8 +78,7 @@ def begin(out: str | Place, *, patch: int, made_from: Distilling) -> Store:
 def _other(opened: Store, patch: int, made_from: Distilling) -> str:
     there = opened.header.distilled
     if there is None:
-        kind = "a store of photographs" if opened.header.packed is None else "a packed store"
-        return f"{kind}; name a new or empty folder"
+        return f"{opened.kind}; name a new or empty folder"
     asked = Distilling.model_validate(made_from.model_dump(mode="json"))  # a tuple is a list in a document
     differing = reuse.differences({"patch": opened.header.patch, **there.flat()}, {"patch": patch, **asked.flat()})
     return f"distilled otherwise ({differing}); give the same options, or name a new or empty folder"
