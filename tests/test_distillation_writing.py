@@ -18,7 +18,7 @@ from curate import pool, resize
 from curate.comparison import diff
 from curate.config import TrainConfig
 from curate.distillation import writing
-from curate.errors import UsageError
+from curate.errors import CurateError, UsageError
 from curate.exporting import export
 from curate.ingestion import ingest
 from curate.inspection import info
@@ -109,7 +109,7 @@ def test_the_manifest_says_what_its_patches_were_made_from(source: Path, half: M
     made = Manifest.load(source / "made" / MANIFEST_FILE)
     recipe = made.recipe
     assert recipe.origin == "distilled" and recipe.options == made.store().header.distilled.options
-    assert recipe.counts == {"patches": 5, "candidates": 5, "selected": 5, "copies": 0}
+    assert recipe.counts == {"patches": 5, "candidates": 5, "selected": 5, "copies": 0, "pixels": 5 * PATCH**2}
     origin = recipe.distilled_from
     assert origin is not None and (source / "made" / origin.store.url).resolve() == (source / "store").resolve()
     assert origin.store.digest == half.recipe.store.digest and origin.manifest == half.digest()
@@ -251,6 +251,13 @@ def test_another_distillation_is_refused_and_the_difference_named(source: Path, 
         writing.begin(tmp_path / "new", patch=PATCH, made_from=tuples)
 
 
+def test_a_run_that_has_written_more_patches_is_not_gone_on_with(half: Manifest, tmp_path: Path) -> None:
+    """As where a budget in bytes takes another number of them, on another machine."""
+    distil(half, tmp_path / "made")
+    with pytest.raises(CurateError, match="was begun with more patches: it has 3 shards, 4 patches take 2; name a new"):
+        distil(half, tmp_path / "made", patches(4))
+
+
 def test_what_is_no_place_for_one_is_refused(source: Path, half: Manifest, tmp_path: Path) -> None:
     pack(half, tmp_path / "packed")
     (tmp_path / "other").mkdir()
@@ -349,10 +356,11 @@ def reported(made: Path) -> None:
     for words in (
         "5 distilled patches of 24 px",
         f"5 patches were distilled from the {before} patches that strategy refined:drop_top=0.1 by sobel had chosen",
-        "the manifest that it was distilled from",
+        "for <code>MANIFEST</code> put the place of the manifest that it was distilled from",
         "digest of what was made",
     ):
         assert words in page, words
+    assert "Distilled patches are images of one window each: a map would be of one colour." in page
     chosen = select(made / "made", "des", by="sobel", keep=0.4).save(made / "best.parquet")
     assert report([chosen], made / "best.html").commands[0] == "curate distill MANIFEST -o made --seed 0"
 

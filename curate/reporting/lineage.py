@@ -85,7 +85,7 @@ def placeholders(facts: Facts) -> list[tuple[str, str]]:
     """Names in the commands that stand for places which the store does not keep, and what lies there."""
     named = []
     if _is_distilled(facts) or any(choice.is_distilled for choice in facts.choices):
-        named = [(_MANIFEST, "the manifest that it was distilled from")]
+        named = [(_MANIFEST, "manifest that it was distilled from")]
     elif facts.store.header.packed is None:
         named = [(source, "photographs") for source in _unique(facts.images["source"])]
         named += [("LR", "LR images")] if _lr_roles(facts) else []
@@ -102,7 +102,6 @@ def terms_of_store(facts: Facts, record: Mapping[str, Any]) -> list[tuple[str, s
         ("windows", f"{record['patch_px']} {TIMES} {record['patch_px']} px, every {record['step_px']} px"),
         ("packed, from", "" if packed is None else _listed(packed)),
         ("distilled, from", "" if distilled is None else _listed(_without_null({**distilled, "options": None}))),
-        ("distilled, options", "" if distilled is None else _listed(distilled["options"])),
         ("checks", _named_checks(record["checks"])),
         ("written by", record["created_by"]),
     ]

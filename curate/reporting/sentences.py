@@ -35,10 +35,7 @@ def of_choice(choice: Choice, record: ReportedManifest, write: Writer) -> str:
     if (origin := recipe.distilled_from) is not None:
         made = plural(counts.get("selected", record.patches), "patch was", "patches were")
         chosen = f"strategy {origin.strategy}{'' if origin.by is None else f' by {origin.by}'}"
-        return (
-            f"{made} distilled from the {plural(origin.patches, 'patch', 'patches')} that {chosen} had chosen; "
-            f"this manifest has {number(record.patches)} of them."
-        )
+        return f"{made} distilled from the {plural(origin.patches, 'patch', 'patches')} that {chosen} had chosen."
     by = f" by {choice.by}" if choice.by is not None else ", which looks at no score of its own,"
     kept = f"{number(record.patches)} of {number(counts.get('candidates'))} candidate patches"
     words = [f"Strategy {recipe.strategy}{by} keeps {kept} ({percent(record.patches, counts.get('candidates', 0))})."]
