@@ -103,6 +103,12 @@ def _strangers(a: Manifest, b: Manifest, store: Store) -> list[str]:
         store.digest(theirs.shards),
     ):
         return []
+    for made, other in ((a, b), (b, a)):
+        origin = made.recipe.distilled_from
+        if origin is not None and origin.manifest == other.digest():
+            return [
+                f"{_called(made)} was distilled from {_called(other)}: its patches are new, they have none in common"
+            ]
     return [
         f"{_called(a)} and {_called(b)} have no photograph in common, and are of different stores, "
         f"'{one_line(a.store_path())}' and '{one_line(b.store_path())}': is one of them another file than was meant?"

@@ -58,6 +58,7 @@ HARMLESS: tuple[Kind, ...] = ("leftover", "new")
 HEADER = "store.json"
 _OF_SOME = ("retried",)  # tables that not every shard has
 _SET_FILES = {"scores": "scorer.json", "checks": "check.json"}
+_RUN = "distill/"  # the folder of a distillation's own files: its curves, and until it has ended its state
 _UNIT = re.compile(r"(\d{6,})\.(?:tar|parquet)")
 
 
@@ -97,8 +98,19 @@ class Look:
         return self.header is not None and self.header.packed is not None
 
     @property
-    def is_of_photographs(self) -> bool:
+    def has_whole_images(self) -> bool:
         return self.header is not None and self.header.packed is None
+
+    @property
+    def ends_with_manifest(self) -> bool:
+        """Whether the store's own manifest is written last: it is packed or distilled."""
+        return self.header is not None and (self.header.packed or self.header.distilled) is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the shards of a store that is not packed, as they are written today."""
+        made_from = None if self.header is None else self.header.distilled
+        return ingestion.FINGERPRINT if made_from is None else made_from.fingerprint
 
     def digest(self, shards: int) -> str:
         """As `Store.digest`, of what is there."""
@@ -248,17 +260,19 @@ def _check_units(found: Look) -> None:
     """Shards are numbered without a gap, and scored as they are."""
     units, lost = found.units, found.lost[INGEST]
     known = [*units, *lost, *(unit for work in found.sets for unit in found.commits.get(work, {}))]
-    unfinished = found.is_packed and MANIFEST_FILE not in found.sizes
+    unfinished = found.ends_with_manifest and MANIFEST_FILE not in found.sizes
     if unfinished:
-        found.add("missing", MANIFEST_FILE, "it is written last: the pack has not ended, or it is lost")
-    for unit in [] if unfinished else range(max(known, default=-1) + 1):
+        command = "pack" if found.is_packed else "distill"
+        ended = f"the {command} has not ended, or it is lost; run curate {command} again"
+        found.add("missing", MANIFEST_FILE, f"it is written last: {ended}")
+    for unit in [] if unfinished and found.is_packed else range(max(known, default=-1) + 1):
         if unit not in units and unit not in lost:
             name = f"commits/{INGEST}/{unit:06d}.json"
             found.add("missing", name, f"there is no record of shard {unit}, and there are others", INGEST, unit)
             lost.add(unit)
     for work in found.sets:
         for unit, committed in found.commits.get(work, {}).items():
-            if work.startswith("scores/") and unit in units and found.is_of_photographs:
+            if work.startswith("scores/") and unit in units and found.has_whole_images:
                 rows, expected = Store.rows(committed.record, work), Store.rows(units[unit].record, "patches")
                 if rows != expected:
                     path = committed.record.parts[0].path
@@ -267,12 +281,15 @@ def _check_units(found: Look) -> None:
 
 def _check_fingerprints(found: Look) -> None:
     """Scores and findings are of the shards as they are now."""
-    if not found.is_of_photographs:
+    if not found.has_whole_images:
         return  # what a packed store's were made from is elsewhere
     growing = {work: hashlib.sha256(json.dumps([record.fingerprint])[:-1].encode()) for work, record in _checks(found)}
     for unit, committed in found.units.items():
         mark, hashes = committed.record.fingerprint, [part.xxh3 for part in committed.record.parts]
-        if mark not in ingestion.FINGERPRINTS and not schema.is_sealed(committed.data):
+        if found.ends_with_manifest and mark != found.fingerprint:
+            where = storage.relative_name(committed.where, found.path)
+            found.add("damaged", where, f"unit {unit} is of another distillation than {HEADER} says", INGEST, unit)
+        elif mark not in ingestion.FINGERPRINTS and not schema.is_sealed(committed.data):
             where = storage.relative_name(committed.where, found.path)
             found.add("damaged", where, f"the record of unit {unit} has a fingerprint that is none", INGEST, unit)
         expected = {
@@ -317,6 +334,8 @@ def _check_the_rest(found: Look) -> None:
             continue
         elif (match := _UNIT.fullmatch(last)) and name in _all_names(_work_of(folder), int(match[1])):
             _unfinished(found, name, _work_of(folder), int(match[1]))
+        elif name.startswith(_RUN) and (found.header is None or found.header.distilled is not None):
+            continue  # what is in it is looked at by those that read it
         elif not folder and last.endswith(".parquet"):
             found.manifests.append(name)
         else:

@@ -348,6 +348,11 @@ def _open_or_create(store: str | Path, patch: int | None, step: int | None) -> S
                 raise
     opened = Store.open(path)
     opened.require_whole("added to")
+    if opened.header.distilled is not None:
+        raise UsageError(
+            f"'{one_line(store)}' is distilled, its patches were made for one manifest, and cannot be added to; "
+            "ingest photographs into another store"
+        )
     grid = (opened.header.patch, opened.header.step)
     asked = (grid[0] if patch is None else patch, grid[1] if step is None else step)
     if asked != grid:

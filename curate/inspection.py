@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from curate import distribution, storage
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.manifest import Manifest, Scan
+from curate.packing import MANIFEST_FILE
 from curate.schema import METADATA_KEY, STATUS_OK
 from curate.storage import Place
 from curate.store import CheckSet, Store
@@ -87,11 +88,22 @@ def _store(store: Store) -> dict[str, Any]:
         "digest": store.digest(),
         "created_by": store.header.created_by,
         "packed": None if store.header.packed is None else store.header.packed.model_dump(mode="json"),
+        **_distilled(store),
         "scores": scores,
         "flagged": store.findings().flags.num_rows,
         "checks": {found.folder: _seen(store, found) for found in store.check_sets()},
         "histogram": distribution.of_store(store),
     }
+
+
+def _distilled(store: Store) -> dict[str, Any]:
+    """What a distilled store was made from, and what to do if that has not ended; nothing for others."""
+    if store.header.distilled is None:
+        return {}
+    made_from = {"distilled": store.header.distilled.model_dump(mode="json")}
+    if (store.path / MANIFEST_FILE).is_file():
+        return made_from
+    return {**made_from, "to_go_on": "it has not ended: give the same 'curate distill' again"}
 
 
 def _seen(store: Store, found: CheckSet) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def _open_or_create(out: str | Path, source: Store, manifest: Manifest) -> Store
             {"store": there.source, "manifest": there.manifest, "scale": there.scale},
             {"store": packing.source, "manifest": packing.manifest, "scale": packing.scale},
         )
-        kind = f"packed from other things ({other})" if other else "a store of photographs"
+        kind = f"packed from other things ({other})" if other else opened.kind
         raise UsageError(f"'{one_line(out)}' is there already and is {kind}; name a new or empty folder")
     return opened
 

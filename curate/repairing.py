@@ -421,7 +421,7 @@ class _Repair:
         tables = {part.path: table for part in parts[1:] if (table := fsck.table(look, part)) is not None}
         rows = {path: table.num_rows for path, table in tables.items()}
         parts = [part.model_copy(update={"rows": rows.get(part.path)}) for part in parts]
-        made = CommitRecord(unit=unit, fingerprint=ingestion.FINGERPRINT, parts=parts)
+        made = CommitRecord(unit=unit, fingerprint=look.fingerprint, parts=parts)
         if len(tables) < len(parts) - 1 or list(fsck.faults_of_shard(look, made)):
             return None
         named = fsck.parts_of(made)
@@ -485,7 +485,7 @@ class _Repair:
                 if fault.kind == "damaged":
                     self._remove(fault.path, "damaged")
                 self._again(look, fault.work)
-        if look.is_packed and not self._has_manifest():
+        if look.ends_with_manifest and not self._has_manifest():
             self._again(look, "")
 
     def _drop(self, look: Look, work: str) -> None:
@@ -528,6 +528,8 @@ class _Repair:
             command = _command("ingest", "PHOTOS", store)
         elif look.is_packed:
             command = _command("pack", "MANIFEST", store)
+        elif not work:
+            command = _command("distill", "MANIFEST", "-o", store)
         elif kind == "scores":
             command = _command("score", store, name)
         else:
@@ -536,7 +538,7 @@ class _Repair:
             self.again.append(command)
 
     def _has_manifest(self) -> bool:
-        """Whether a packed store's manifest can be read."""
+        """Whether the store's own manifest can be read."""
         try:
             Manifest.load(self.path / packing.MANIFEST_FILE)
         except CurateError:

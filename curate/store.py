@@ -118,6 +118,13 @@ class Store:
         self._fetched: dict[tuple[str, str], Path] = {}  # (path, hash) of tables that are far -> their copy here
         self._decoded: OrderedDict[Cell, npt.NDArray[np.uint8]] = OrderedDict()
 
+    @property
+    def kind(self) -> str:
+        """What it is, in words."""
+        if self.header.packed is not None:
+            return "a packed store"
+        return "a store of photographs" if self.header.distilled is None else "a distilled store"
+
     # ---- making and opening
 
     @classmethod
@@ -512,7 +519,9 @@ class Store:
     def _tables(self) -> Tables:
         units = self.commits()
         if not units:
-            raise UsageError(f"'{one_line(self.path)}' is empty: ingest photographs first")
+            ended = "its distillation has not ended: give the same 'curate distill' again"
+            first = "ingest photographs first" if self.header.distilled is None else ended
+            raise UsageError(f"'{one_line(self.path)}' is empty: {first}")
         return Tables(
             patches=self._part_paths("patches", list(units)),
             images=self._part_paths("images", list(units)),

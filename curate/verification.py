@@ -141,7 +141,7 @@ def _store_faults(checked: _Checked, deep: bool, progress: Progress) -> list[Fau
 
 
 def _check_inner_manifests(checked: _Checked, manifests: "_Manifests") -> None:
-    """The manifest of a packed store, and others that were put beside the header."""
+    """The manifest of a packed or distilled store, and others that were put beside the header."""
     look = checked.look
     assert look is not None
     for name in look.manifests:
@@ -205,7 +205,7 @@ class _Manifests:
         try:
             manifest = Manifest.load(path)
         except (CurateError, OSError) as error:
-            kind: fsck.Kind = "foreign" if look is not None and not look.is_packed else "damaged"
+            kind: fsck.Kind = "foreign" if look is not None and not look.ends_with_manifest else "damaged"
             return [Fault(kind, str(path), one_line(error))]
         look = look or self._look(manifest)
         faults = list(_rows(manifest, str(path)))

@@ -485,6 +485,7 @@ def warm() -> None:
     """Import everything, and let the libraries that would start threads have none."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import cv2
+    import distilled
     import pyarrow as pa
     import pyarrow.parquet
     import torch
@@ -493,6 +494,7 @@ def warm() -> None:
 
     from curate import cli, exporting, pipeline, pool, records, reporting, survey, targets, training  # noqa: F401
 
+    distilled.add_verb()
     cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment] # made once, not in every child
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -26,6 +26,7 @@ INGEST = ["ingest", "photos", "store", "--patch", "24", "--step", "12", "--shard
 SCORE = ["score", "store", "sobel", "laplacian"]
 SELECT = ["select", "store", "des", "--by", "sobel", "-o", "half.parquet"]
 PACK = ["pack", "half.parquet", "packed", "--shard-size", "1"]
+DISTILLED = ["write-distilled", "half.parquet", "made"]  # what `curate distill` ends with
 TRAIN = ["train", "half.parquet", "--arch", NET, "--batch-size", "2", "--crop", "12", "-o", "run"]
 STEPS = ["--steps", "5", "--save-every", "2", "--validate", "bench", "--validate-every", "2"]
 STUDY = """
@@ -118,6 +119,7 @@ SCENES = {
     "pack": ("chosen", [PACK]),
     "pack again": ("packed", [PACK]),
     "pack in parts": ("chosen", in_parts(PACK)),
+    "write distilled": ("chosen", [DISTILLED]),
     **{f"export to {to}": scene for to, scene in EXPORTS.items()},
     "train": ("chosen", [[*TRAIN, *STEPS]]),
     "run": ("photos", [["run", "study.toml", "out", "photos", "--test", "bench"]]),
@@ -184,6 +186,7 @@ MEETINGS: dict[str, tuple[str, list[list[str]], list[list[str]]]] = {
     "score, ingest": ("store", [SCORE], [MORE]),
     "select, select": ("chosen", [SELECT], [SELECT]),
     "pack, pack": ("chosen", [PACK], [PACK]),
+    "write distilled, write distilled": ("chosen", [DISTILLED], [DISTILLED]),
     "pack, the other part": ("chosen", in_parts(PACK)[:1], in_parts(PACK)[1:]),
     "export, export": ("chosen", EXPORTS["basicsr"][1], EXPORTS["basicsr"][1]),
     "train, train": ("chosen", [[*TRAIN, *STEPS]], [[*TRAIN, *STEPS]]),
@@ -193,6 +196,7 @@ MEETINGS: dict[str, tuple[str, list[list[str]], list[list[str]]]] = {
 RIVALS: dict[str, tuple[str, list[list[str]], list[list[str]]]] = {
     "ingest, another grid": ("photos", [INGEST], [WIDER]),
     "pack, another manifest": ("chosen", [PACK], [[PACK[0], "tenth.parquet", *PACK[2:]]]),
+    "write distilled, another manifest": ("chosen", [DISTILLED], [[DISTILLED[0], "tenth.parquet", "made"]]),
     "export, another target": ("chosen", EXPORTS["basicsr"][1], EXPORTS["webdataset"][1]),
     "select, another choice": ("chosen", [SELECT], [[*SELECT, "--keep", "0.1"]]),
     "train, other options": ("chosen", [[*TRAIN, *STEPS]], [[*TRAIN, *STEPS, "--rate", "0.01"]]),

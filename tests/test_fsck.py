@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import encoded_png, synthetic_photo
+from distilled import distil, patches
 from PIL import Image
 
 import curate
@@ -27,7 +28,8 @@ HOW = {
 
 
 def make(folder: Path, number: int = 6) -> Path:
-    """A store of so many shards with LR images, two scorers and a check, a manifest of it, and a packed store of it."""
+    """A store of so many shards with LR images, two scorers and a check, a manifest of it, a packed store of that, and
+    a distilled one."""
     for name, factor in (("photos", 1), ("lr", 2)):
         (folder / name).mkdir(parents=True)
         for i in range(number):
@@ -41,6 +43,8 @@ def make(folder: Path, number: int = 6) -> Path:
     curate.duplicates(store)
     curate.select(store, "des", by="sobel", keep=0.3).save(folder / "half.parquet")
     curate.pack(folder / "half.parquet", folder / "packed", shard_size=20_000)
+    distil(folder / "half.parquet", folder / "distilled", lr={2: patches(5, 12)}, per_shard=1)
+    curate.score(folder / "distilled", ["sobel", "laplacian"])
     return folder
 
 
@@ -133,13 +137,13 @@ def named(folder: Path) -> list[Fault]:
 
 
 def test_a_store_as_it_was_written_has_no_fault(made: Path) -> None:
-    for name in ("store", "packed", "retried"):
+    for name in ("store", "packed", "distilled", "retried"):
         assert faults(made / name) == []
     names = {path.name for path in all_files(made / "store" / "commits" / INGEST)}
     assert names == {"000000-000003.jsonl", "000004.json", "000005.json"}
 
 
-@pytest.mark.parametrize("name", ["store", "packed", "retried"])
+@pytest.mark.parametrize("name", ["store", "packed", "distilled", "retried"])
 def test_every_flipped_bit_of_any_file_is_found_and_its_file_named(made: Path, name: str) -> None:
     flips, unnoticed = flip_bits(made / name, 2 if name == "store" else 4, seed=0)
     assert unnoticed == [] and sum(flips.values()) > 80
@@ -150,7 +154,7 @@ def test_every_flipped_bit_of_any_file_is_found_and_its_file_named(made: Path, n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["store", "packed", "retried"])
+@pytest.mark.parametrize("name", ["store", "packed", "distilled", "retried"])
 def test_thousands_of_flipped_bits_are_found(made: Path, name: str) -> None:
     flips, unnoticed = flip_bits(made / name, 40, seed=1)
     assert unnoticed == []

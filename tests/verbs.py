@@ -26,6 +26,7 @@ VERBS: dict[str, Callable[[Path, Path], Argv]] = {
     "sql, parquet": lambda work, out: ("sql", work / "store", _ROWS, "--format", "parquet", "-o", out / "a.parquet"),
     "diff": lambda work, out: ("diff", work / "half.parquet", work / "half.parquet", "-o", out / "a.parquet"),
     "pack": lambda work, out: ("pack", work / "half.parquet", out / "core", "--shard-size", "10KB"),
+    "write distilled": lambda work, out: ("write-distilled", work / "half.parquet", out / "made"),
     "export, files": lambda work, out: ("export", work / "few.parquet", out / "a", "--to", "basicsr"),
     "export, lmdb": lambda work, out: ("export", work / "half.parquet", out / "a", "--to", "lmdb"),
     "export, tar": lambda work, out: ("export", work / "half.parquet", out / "a", "--to", "webdataset"),
@@ -34,7 +35,17 @@ VERBS: dict[str, Callable[[Path, Path], Argv]] = {
     "report": lambda work, out: ("report", work / "few.parquet", "-o", out / "a.html", "--png", out / "png"),
     "run": lambda work, out: ("run", work / "study.toml", out / "study", work / "photos", "--test", work / "photos"),
 }
-FAST = ["ingest", "score", "select", "sql, csv", "pack", "export, files", "export, lmdb", "train"]  # one of each kind
+FAST = [
+    "ingest",
+    "score",
+    "select",
+    "sql, csv",
+    "pack",
+    "write distilled",
+    "export, files",
+    "export, lmdb",
+    "train",
+]  # one of each kind
 GRID = ("--patch", 48, "--step", 24, "--shard-size", "10KB")
 TRAINING = ("--arch", _FSRCNN, "--steps", 5, "--crop", 24, "--save-every", 2, "--log-every", 1)
 _ROWS = "select * from scores, range(30)"

@@ -78,8 +78,7 @@ def begin(out: str | Place, *, patch: int, made_from: Distilling) -> Store:
 def _other(opened: Store, patch: int, made_from: Distilling) -> str:
     there = opened.header.distilled
     if there is None:
-        kind = "a store of photographs" if opened.header.packed is None else "a packed store"
-        return f"{kind}; name a new or empty folder"
+        return f"{opened.kind}; name a new or empty folder"
     asked = Distilling.model_validate(made_from.model_dump(mode="json"))  # a tuple is a list in a document
     differing = reuse.differences({"patch": opened.header.patch, **there.flat()}, {"patch": patch, **asked.flat()})
     return f"distilled otherwise ({differing}); give the same options, or name a new or empty folder"
@@ -112,13 +111,16 @@ def write(
     `shard_bytes` of pixels, memory a few batches.
 
     Call it under `store.writing()`. What an earlier run has finished is skipped, its patches are taken and not looked
-    at. Raises OSError as the file system does, and as `Manifest.store` does.
+    at. Raises CurateError if that was of more patches, OSError as the file system does, and as `Manifest.store` does.
     """
     made_from = store.header.distilled
     assert made_from is not None and all(len(given) == len(groups) for given in (scores, weights) if given is not None)
     writing = _Writing(store, made_from, _split(manifest, source or manifest.store()), groups, progress)
     side = store.header.patch
     per_shard = max(1, min(_MOST_ROWS, shard_bytes // (3 * side * side)))
+    if len(units := store.commits()) > (planned := -(-len(groups) // per_shard)):
+        begun = f"'{one_line(store.path)}' was begun with more patches: it has {len(units)} shards"
+        raise CurateError(f"{begun}, {len(groups)} patches take {planned}; name a new or empty folder")
     patches = _numbered(hr, lr or {}, side)
     for unit, first in enumerate(range(0, len(groups), per_shard)):
         writing.shard(unit, list(range(first, min(first + per_shard, len(groups)))), patches)
@@ -292,6 +294,7 @@ def _rows(store: Store, scores: Sequence[float | None] | None, weights: Sequence
 def _recipe(store: Store, made_from: Distilling, manifest: Manifest, asked: int) -> ManifestRecipe:
     units, then = store.commits(), manifest.recipe
     patches = sum(store.rows(unit, "patches") for unit in units.values())
+    counts = {"patches": patches, "candidates": patches, "selected": patches, "copies": asked - patches}
     source = manifest.store_path()
     return ManifestRecipe(
         store=StoreReference(url=str(store.path.resolve()), shards=len(units), digest=store.digest()),
@@ -300,7 +303,7 @@ def _recipe(store: Store, made_from: Distilling, manifest: Manifest, asked: int)
         by=None,
         keep=1.0,
         where=None,
-        counts={"patches": patches, "candidates": patches, "selected": patches, "copies": asked - patches},
+        counts={**counts, "pixels": patches * store.header.patch**2},
         scorers={},
         versions={
             "curate": __version__,

@@ -129,8 +129,8 @@ class Contents:
     @cached_property
     def _ordered(self) -> list[int]:
         """Rows of the photographs that could be chosen from, that of the highest mean score first."""
-        if self._score is None:
-            return []
+        if self._score is None or self.facts.store.header.distilled is not None:
+            return []  # a distilled patch is an image of one window: its map would be one colour
         rows: list[int] = maps.ordered(self.facts, self._candidate_scores).tolist()
         return rows
 

@@ -31,6 +31,11 @@ class Choice:
     candidates: npt.NDArray[np.bool_]  # what it could choose from
 
     @property
+    def is_distilled(self) -> bool:
+        """Whether its patches were made, and not chosen."""
+        return self.manifest.recipe.origin == "distilled"
+
+    @property
     def chosen(self) -> npt.NDArray[np.bool_]:
         """Which patches are in it."""
         return self.rank >= 0

@@ -8,6 +8,7 @@ from curate import storage
 from curate.errors import one_line
 from curate.reporting.facts import Choice, Facts
 from curate.reporting.words import TIMES, number
+from curate.schema import DistilledFrom
 from curate.storage import Place
 from curate.store import CheckSet
 
@@ -21,6 +22,7 @@ __all__ = [
     "terms_of_store",
 ]
 
+_MANIFEST = "MANIFEST"  # stands for one in another store
 _COUNTS = {"patches": "patches in the store", "without_finite_score": "without a finite score"}
 
 
@@ -28,16 +30,18 @@ def commands(facts: Facts, here: Place) -> list[str]:
     """What to run in the folder `here` to make the manifests again, given the photographs."""
     store = _path(facts.store.path, here)
     return [
-        *_ingest(facts, store),
+        *_ingest(facts, store, here),
         *_checks(facts, store),
         *_scores(facts, store),
-        *(select_command(choice, facts, here) for choice in facts.choices),
+        *(select_command(c, facts, here) for c in facts.choices if not (c.is_distilled and _is_distilled(facts))),
     ]
 
 
 def select_command(choice: Choice, facts: Facts, here: Place) -> str:
-    """The `curate select` that wrote a manifest."""
+    """The `curate select` that wrote a manifest, or the `curate distill` that made its patches."""
     recipe, path = choice.manifest.recipe, choice.manifest.path
+    if choice.is_distilled:
+        return _distill(recipe.options, facts, here)
     out = _path(path, here) if path is not None else f"{choice.name}.parquet"
     words = ["curate", "select", _path(facts.store.path, here), recipe.strategy, "-o", out]
     words += ["--keep", f"{recipe.keep:g}" if float(f"{recipe.keep:g}") == recipe.keep else repr(recipe.keep)]
@@ -63,6 +67,7 @@ def facts_of_store(facts: Facts) -> dict[str, Any]:
         "step_px": store.header.step,
         "created_by": store.header.created_by,
         "packed": None if store.header.packed is None else store.header.packed.model_dump(mode="json"),
+        "distilled": None if store.header.distilled is None else store.header.distilled.model_dump(mode="json"),
         "checks": {found.folder: found.record.label for found in store.check_sets()},
         "scorers": {
             name: {"fingerprint": found.record.fingerprint, **found.record.identity}
@@ -79,21 +84,24 @@ def facts_of_choice(choice: Choice) -> dict[str, Any]:
 def placeholders(facts: Facts) -> list[tuple[str, str]]:
     """Names in the commands that stand for places which the store does not keep, and what lies there."""
     named = []
-    if facts.store.header.packed is None:
+    if _is_distilled(facts) or any(choice.is_distilled for choice in facts.choices):
+        named = [(_MANIFEST, "manifest that it was distilled from")]
+    elif facts.store.header.packed is None:
         named = [(source, "photographs") for source in _unique(facts.images["source"])]
         named += [("LR", "LR images")] if _lr_roles(facts) else []
     return named + [(found.record.label, "test images") for found in _used_checks(facts) if _is_leaks(found)]
 
 
 def terms_of_store(facts: Facts, record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was ingested, in words: `record` as `facts_of_store` gives it."""
-    packed = record["packed"]
+    """What was ingested or made, in words: `record` as `facts_of_store` gives it."""
+    packed, distilled = record["packed"], record["distilled"]
     terms = [
-        ("digest of what was ingested", record["digest"]),
+        ("digest of what was ingested" if distilled is None else "digest of what was made", record["digest"]),
         *((name, number(record[name])) for name in ("images", "refused", "patches", "shards")),
         ("size", f"{record['bytes'] / 1e6:,.1f} MB"),
         ("windows", f"{record['patch_px']} {TIMES} {record['patch_px']} px, every {record['step_px']} px"),
         ("packed, from", "" if packed is None else _listed(packed)),
+        ("distilled, from", "" if distilled is None else _listed(_without_null({**distilled, "options": None}))),
         ("checks", _named_checks(record["checks"])),
         ("written by", record["created_by"]),
     ]
@@ -107,7 +115,7 @@ def terms_of_choice(choice: Choice, digest: str, store_digest: str) -> list[tupl
     terms = [
         ("strategy", recipe.strategy),
         ("its options", _listed(recipe.options)),
-        ("keeps", f"{recipe.keep:g} of the candidates' {recipe.unit}"),
+        ("keeps", "" if recipe.origin == "distilled" else f"{recipe.keep:g} of the candidates' {recipe.unit}"),
         ("ranked by", recipe.by or ""),
         ("fingerprints of scores", _listed(recipe.scorers)),
         ("condition", recipe.where or ""),
@@ -119,6 +127,7 @@ def terms_of_choice(choice: Choice, digest: str, store_digest: str) -> list[tupl
         ),
         ("digest of the store then", "" if then.digest == store_digest else f"{then.digest}, shards: {then.shards}"),
         ("packed, from", "" if recipe.packed_from is None else _listed(recipe.packed_from.model_dump(mode="json"))),
+        ("distilled, from", "" if recipe.distilled_from is None else _origin(recipe.distilled_from)),
         ("hash of patches and weights", digest),
         ("versions", _listed(recipe.versions)),
     ]
@@ -127,6 +136,26 @@ def terms_of_choice(choice: Choice, digest: str, store_digest: str) -> list[tupl
 
 def _listed(content: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in sorted(content.items()))
+
+
+def _origin(origin: DistilledFrom) -> str:
+    """The manifest that patches were distilled from."""
+    kept = {
+        "strategy": origin.strategy,
+        "options": _listed(origin.options),
+        "by": origin.by,
+        "keep": f"{origin.keep:g} of the {origin.unit}",
+        "condition": origin.where,
+        "patches": number(origin.patches),
+        "hash of patches and weights": origin.manifest,
+        "store": one_line(origin.store.url),
+        "its digest": origin.store.digest,
+    }
+    return ", ".join(f"{name}: {value}" for name, value in _without_null(kept).items())
+
+
+def _without_null(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if value not in (None, "")}
 
 
 def _named_checks(checks: Mapping[str, str]) -> str:
@@ -151,15 +180,35 @@ def _lr_roles(facts: Facts) -> list[str]:
     return [role for role in _unique(roles) if role.startswith("lr")]
 
 
-def _ingest(facts: Facts, store: str) -> list[str]:
+def _ingest(facts: Facts, store: str, here: Place) -> list[str]:
     if facts.store.header.packed is not None:
         return []  # it was packed from another store, which is named by its digest
+    if facts.store.header.distilled is not None:
+        return [_distill(facts.store.header.distilled.options, facts, here)]
     header = facts.store.header
     words = ["curate", "ingest", *_unique(facts.images["source"]), store]
     words += ["--patch", str(header.patch), "--step", str(header.step)]
     for role in _lr_roles(facts):
         words += ["--lr", f"{role[2:]}=LR"]
     return [_line(words)]
+
+
+def _is_distilled(facts: Facts) -> bool:
+    return facts.store.header.distilled is not None
+
+
+def _distill(options: Mapping[str, Any], facts: Facts, here: Place) -> str:
+    """The `curate distill` that made the store, with all its options."""
+    words = ["curate", "distill", _MANIFEST, "-o", _path(facts.store.path, here)]
+    for name, value in sorted(options.items()):
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        elif isinstance(value, list):
+            words += [flag, ",".join(map(str, value))] if value else []
+        elif value is not None:
+            words += [flag, str(value)]
+    return _line(words)
 
 
 def _checks(facts: Facts, store: str) -> list[str]:

@@ -19,6 +19,8 @@ _FEW_IMAGES = 20  # below these a tenth of the images is one or two
 def of_store(facts: Facts) -> str:
     """Where a choice was made, in a line."""
     header = facts.store.header
+    if header.distilled is not None:
+        return f"{plural(facts.patches.num_rows, 'distilled patch', 'distilled patches')} of {header.patch} px"
     refused = f"; {plural(facts.refused.num_rows, 'file was', 'files were')} refused" if facts.refused.num_rows else ""
     return (
         f"{plural(facts.images.num_rows, 'photograph')}, {plural(facts.patches.num_rows, 'patch', 'patches')} of "
@@ -30,6 +32,10 @@ def of_choice(choice: Choice, record: ReportedManifest, write: Writer) -> str:
     """Which score and which window chose, in a sentence or two."""
     recipe = choice.manifest.recipe
     counts = recipe.counts
+    if (origin := recipe.distilled_from) is not None:
+        made = plural(counts.get("selected", record.patches), "patch was", "patches were")
+        chosen = f"strategy {origin.strategy}{'' if origin.by is None else f' by {origin.by}'}"
+        return f"{made} distilled from the {plural(origin.patches, 'patch', 'patches')} that {chosen} had chosen."
     by = f" by {choice.by}" if choice.by is not None else ", which looks at no score of its own,"
     kept = f"{number(record.patches)} of {number(counts.get('candidates'))} candidate patches"
     words = [f"Strategy {recipe.strategy}{by} keeps {kept} ({percent(record.patches, counts.get('candidates', 0))})."]
