@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from curate import completion, program
-from curate.config import Option, TrainConfig, options_of, plan
+from curate.config import Config, DistillConfig, LdmConfig, Option, TrainConfig, options_of, plan, settle
 from curate.errors import UsageError, counted, listed, one_line
 
 if TYPE_CHECKING:
@@ -491,8 +491,12 @@ def repair(
     raise typer.Exit(0 if report.left.whole else 1)
 
 
-def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for every field of TrainConfig in place of its **options; None where not given."""
+def _with_options_of(config: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command gets an option for every field of a config in place of its **options; None where not given."""
+    return lambda command: _with(command, options_of(config))
+
+
+def _with(command: Callable[..., None], options: list[Option]) -> Callable[..., None]:
     fixed = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
     made = [
         inspect.Parameter(
@@ -500,23 +504,26 @@ def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                _on_the_command_line(option.type),
+                _on_the_command_line(option),
                 typer.Option(
                     help=_help(option),
-                    autocompletion=completion.degradations if option.name == "degrade" else None,
+                    autocompletion=_COMPLETED.get(option.name),
                 ),
             ],
         )
-        for option in options_of(TrainConfig)
+        for option in options
     ]
     command.__signature__ = inspect.Signature([*fixed, *made])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in (*fixed, *made)}
     return command
 
 
-def _on_the_command_line(kind: Any) -> Any:
-    """The type of an option that may be left out; a list of numbers is one text with commas."""
-    return str | None if kind == tuple[int, ...] else kind | None
+_COMPLETED = {"degrade": completion.degradations, "arch": completion.archs}
+
+
+def _on_the_command_line(option: Option) -> Any:
+    """The type of an option that may be left out; a list of numbers is one text with commas, bytes have a unit."""
+    return str | None if option.type == tuple[int, ...] or option.name == "bytes" else option.type | None
 
 
 def _help(option: Option) -> str:
@@ -524,7 +531,7 @@ def _help(option: Option) -> str:
 
 
 @app.command()
-@_with_train_options
+@_with_options_of(TrainConfig)
 def train(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
     *,
@@ -574,6 +581,114 @@ def train(
     display.answer(f"{made.recipe['steps']} steps, {result}: {one_line(out)}")
     if storage.is_url(out):
         display.note("TensorBoard's curves are not written to a URL; --wandb PROJECT keeps some")
+
+
+@app.command()
+@_with_options_of(DistillConfig)
+def distill(
+    manifest: Annotated[
+        str | None, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select': a core-set is best.")
+    ] = None,
+    *,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="STORE2", help="The new store; made, or gone on with.")],
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="MANIFEST", help="Another way to name the manifest.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Options; those given here win.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    **options: Any,
+) -> None:
+    """Distil a core-set's patches into a few new ones that train as well, as a store with a manifest.
+
+    The same command goes on with a run that was stopped or killed.
+    """
+    from curate import display
+
+    if (manifest is None) == (source is None):
+        found = "neither" if manifest is None else f"{one_line(manifest)} and {one_line(source)}"
+        raise UsageError(
+            f"which manifest to distil? One of MANIFEST and --from MANIFEST should be given, found {found}"
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    if "bytes" in given:
+        given["bytes"] = _bytes(given["bytes"], "--bytes")
+    config = settle(DistillConfig, recipe, given, {"patches", "bytes"})
+    with display.progress("distill", "steps") as progress:
+        from curate.distillation import distill as run
+
+        report = run(manifest or source or "", config, out, store=store, device=device, progress=progress)
+    if as_json:
+        display.record(report._asdict())
+        return
+    how = "" if report.value is None else f", objective {report.value:.5g}"
+    how += "" if report.moved is None else f", {report.moved:.2f} dB from the real ones that they were"
+    display.answer(f"{counted(report.patches, 'patch')}, {report.bytes / 1e6:.2f} MB{how}: {one_line(report.manifest)}")
+
+
+_ldm = program.Verbs(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(_ldm, name="ldm", help="Latent diffusion models: train a small one on a store's own patches.")
+
+
+@_ldm.command("train")
+@_with_options_of(LdmConfig)
+def ldm_train(
+    store: StoreArgument,
+    *,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Of the model; made, or gone on with.")],
+    recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Options; those given here win.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    **options: Any,
+) -> None:
+    """Train an autoencoder and a denoiser on a store's patches, as a folder that diffusers reads too.
+
+    The same command goes on with a run that was stopped or killed.
+    """
+    from curate import display
+
+    given = {name: value for name, value in options.items() if value is not None}
+    config = settle(LdmConfig, recipe, given)
+    with display.progress("ldm train", "steps") as progress:
+        from curate.ldm_training import train as run
+
+        made = run(store, config, out, device=device, progress=progress)
+    if as_json:
+        display.record({"model": out, "recipe": made})
+        return
+    last = made["last"]
+    result = f"crops rebuilt at {last['psnr']:.2f} dB"
+    result += f", error of the noise {last['noise_loss']:.4f}" if "noise_loss" in last else ""
+    display.answer(f"{counted(made['steps'], 'step')}, {result}: {one_line(out)}")
+
+
+@_ldm.command("sample")
+def ldm_sample(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A folder or hub name; without it, the bundled one.")
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="PNG", help="The picture to write.")] = Path(
+        "samples.png"
+    ),
+    size: Annotated[int, typer.Option(help="Side of a sample, px.")] = 96,
+    number: Annotated[int, typer.Option(help="How many.")] = 16,
+    steps: Annotated[int, typer.Option(help="Of the diffusion.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Draw patches from noise, as a picture: what a model has learnt."""
+    from curate import display
+
+    with display.progress("ldm sample", "steps") as progress:
+        from curate.sampling import sample as run
+
+        run(model, out, size=size, number=number, steps=steps, seed=seed, device=device, progress=progress)
+    if as_json:
+        display.record({"picture": out, "samples": number})
+        return
+    display.answer(f"{counted(number, 'sample')}: {one_line(out)}")
 
 
 @app.command("eval")

@@ -5,10 +5,10 @@ Each field's help is part of its type (`Annotated`), so that the command line an
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
 
@@ -16,7 +16,7 @@ from curate import plugins
 from curate.errors import UsageError, listed, meant, one_line
 from curate.files import local_path
 
-__all__ = ["Config", "DistillConfig", "LdmConfig", "Option", "TrainConfig", "options_of", "plan"]
+__all__ = ["Config", "DistillConfig", "LdmConfig", "Option", "TrainConfig", "options_of", "plan", "settle"]
 
 _LEAST = {
     "steps": 1,
@@ -279,6 +279,9 @@ class DistillConfig(Config):
             raise UsageError(f"a model goes with the spaces vae and ldm, found {one_line(self.model)} and pixel")
 
 
+_ConfigT = TypeVar("_ConfigT", bound=Config)
+
+
 def _checked(name: str, kind: Any, value: Any) -> Any:
     """`value` as its option has it: a list, as TOML and JSON say it, is a tuple. UsageError for another type."""
     plain = tuple(value) if isinstance(value, list) else value
@@ -315,8 +318,7 @@ def plan(recipe: str | Path | None, arch: str | None, given: Mapping[str, Any]) 
     A given end stands for the file's, steps or epochs, and a given schedule does without the file's milestones.
     Raises UsageError for a file that is none, for names and values that do not fit, and where no arch is named.
     """
-    options = {} if recipe is None else _read(recipe)
-    source = "options" if recipe is None else f"'{one_line(recipe)}'"
+    options, source = _of_file(recipe)
     named = options.pop("arch", None)
     if not isinstance(named, str | None):
         raise UsageError(f"{source}: arch should be a spec such as 'swinir:scale=2', found {one_line(named)}")
@@ -332,6 +334,26 @@ def plan(recipe: str | Path | None, arch: str | None, given: Mapping[str, Any]) 
     if recipe is not None and given:
         source += f" with {', '.join(given)}"
     return spec, TrainConfig.of({**options, **given}, source)
+
+
+def settle(
+    config: type[_ConfigT], recipe: str | Path | None, given: Mapping[str, Any], ends: Set[str] = frozenset()
+) -> _ConfigT:
+    """The options of a recipe's TOML file; what is `given` wins, and one of `ends` for all of these.
+
+    Raises as `plan` does.
+    """
+    options, source = _of_file(recipe)
+    if given.keys() & ends:
+        options = {name: value for name, value in options.items() if name not in ends}
+    if recipe is not None and given:
+        source += f" with {', '.join(given)}"
+    return config.of({**options, **given}, source)
+
+
+def _of_file(recipe: str | Path | None) -> tuple[dict[str, Any], str]:
+    """The options in a recipe, and what to call it in errors."""
+    return ({}, "options") if recipe is None else (_read(recipe), f"'{one_line(recipe)}'")
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:

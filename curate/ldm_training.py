@@ -399,6 +399,7 @@ def _end(run: _Run, live: _Live, folder: Place) -> dict[str, Any]:
         "config": config.recipe(),
         "store": run.manifest.recipe.store.digest,
         "patches": len(run.manifest),
+        "steps": run.steps,
         "last": live.last,
         "parameters": {name: sum(tensor.numel() for tensor in net.parameters()) for name, net in nets.items()},
         "device": live.device.type,

@@ -10,6 +10,7 @@ takes is said once.
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -36,19 +37,29 @@ VALUES = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 def page() -> str:
     """The whole page."""
     group = typer.main.get_command(app)
-    commands = {name: command for name, command in group.commands.items() if not command.hidden}  # type: ignore
+    commands = dict(verbs(group))
     rows = {name: [row(command, p) for p in command.params if not p.hidden] for name, command in commands.items()}
     shared = [line for line in next(iter(rows.values())) if all(line in lines for lines in rows.values())]
     parts = [START, "`curate --help` lists them, `curate COMMAND --help` says what is here of one. Besides these:\n"]
     parts += [HEAD, *(row(group, p) for p in group.params if not getattr(p, "hidden", False)), ""]
     if shared:
         parts += ["Every command takes:\n", HEAD, *shared, ""]
-    parts += [f"Commands: {', '.join(f'[{name}](#curate-{name})' for name in commands)}.", ""]
+    links = ", ".join(f"[{name}](#curate-{name.replace(' ', '-')})" for name in commands)
+    parts += [f"Commands: {links}.", ""]
     for name, command in commands.items():
         parts += [f"## curate {name}", "", described(command), "", f"`{usage(name, command)}`", ""]
         own = [line for line in rows[name] if line not in shared]
         parts += [HEAD, *own, ""] if own else []
     return "\n".join(parts)
+
+
+def verbs(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """The commands by name, those of a group (`ldm train`) after its own."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from verbs(command, f"{before}{name} ")
+        elif not command.hidden:
+            yield before + name, command
 
 
 def described(command: Any) -> str:
