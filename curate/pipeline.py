@@ -1,225 +1,51 @@
-"""Run: a whole study from one TOML file: ingest, score, select, train, evaluate, in this order, and one result table.
+"""Run: a whole study from one TOML file, and one result table.
 
-    format = 1                                may be left out
-    [ingest]                                  OUT/store                    the photographs are named on the command line
-    patch = 96
-    step = 48
-    [clean]                                   may be left out
-    duplicates = true
-    leaks = true                              against each test folder of the command line
-    [score]
-    scorers = ["srcnn", "sobel"]
-    [[select]]                                OUT/des-50.parquet
-    name = "des-50"
-    strategy = "des"
-    by = "srcnn"
-    keep = 0.5
-    [[train]]                                 OUT/runs/des-50_fsrcnn_0     each arch on each manifest with each seed
-    archs = ["fsrcnn:scale=2"]
-    manifests = ["des-50"]                    all of them, if left out
-    seeds = [0, 1, 2]
-    options = { steps = 6000, crop = 48 }     those of TrainConfig
-                                              OUT/result.parquet, result.md, result.svg
+Ingest, clean, score, select, distill, train and evaluate, in this order, of what the file names (`plan`):
+
+    OUT/store
+    OUT/NAME.parquet                          a select; NAME-seed0.parquet where it depends on a training's seed
+    OUT/distilled/NAME                        a distillation, a store with a manifest; NAME-seed0
+    OUT/bytes.json                            what the patches of manifests take, where there is a distillation
+    OUT/runs/NAME_ARCH_SEED                   a training, with what was measured of it: BENCHMARK.json
+    OUT/result.parquet, result.md, result.svg
 
 Every name and option, and every folder, is checked before the first step starts. Every step skips what is done, so that
 the same command goes on with a study that was killed.
 """
 
 import json
-import re
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pydantic
+from PIL import features
 
-from curate import files, plot, plugins
-from curate.archs import Arch
+from curate import files, plot
 from curate.checkpoint import Checkpoint, weights_hash
-from curate.config import TrainConfig
+from curate.distillation import distill
+from curate.distillation.writing import packed_bytes
 from curate.duplication import duplicates
-from curate.errors import UsageError, listed, meant, one_line
+from curate.errors import UsageError, listed, one_line
 from curate.evaluation import averages, evaluate, fingerprint
 from curate.ingestion import ingest
 from curate.leakage import leaks
 from curate.manifest import Manifest
+from curate.plan import Distill, Made, Pipeline, Select
 from curate.progress import Progress, silent
-from curate.schema import FORMAT, STATUS_OK, unread
-from curate.scorers import Scorer
-from curate.scoring import score, score_names
-from curate.selection import Unit, check_names, select
+from curate.schema import STATUS_OK
+from curate.scoring import score
+from curate.selection import select
 from curate.sources import Source, benchmark_name, find, hr_folder
 from curate.store import Store
-from curate.strategies import Strategy
+from curate.strategies import share
 from curate.tensors import pick_device
 from curate.training import train
 
-__all__ = ["Clean", "Ingest", "Pipeline", "Score", "Select", "Train", "Training", "run"]
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class Ingest(pydantic.BaseModel):
-    """`[ingest]`: the grid."""
-
-    model_config = _STRICT
-
-    patch: pydantic.PositiveInt  # px
-    step: pydantic.PositiveInt  # px
-
-
-class Clean(pydantic.BaseModel):
-    """`[clean]`: what is looked for before anything is chosen; no manifest has an image that was found."""
-
-    model_config = _STRICT
-
-    duplicates: bool = False
-    leaks: bool = False  # overlaps with the test folders
-
-
-class Score(pydantic.BaseModel):
-    """`[score]`."""
-
-    model_config = _STRICT
-
-    scorers: list[str]  # specs
-
-
-class Select(pydantic.BaseModel):
-    """One `[[select]]`: a manifest, and the options of `curate select`."""
-
-    model_config = _STRICT
-
-    name: str
-    strategy: str  # spec
-    by: str | None = None
-    keep: float = 0.5
-    unit: Unit = "patches"
-    where: str | None = None
-
-
-class Train(pydantic.BaseModel):
-    """One `[[train]]`: every arch on every manifest with every seed, all with the same options."""
-
-    model_config = _STRICT
-
-    archs: list[str]  # specs
-    manifests: list[str] | None = None  # names; None for all
-    seeds: list[int] = [0]
-    options: dict[str, Any]  # of TrainConfig, but for the seed
-
-
-class Pipeline(pydantic.BaseModel):
-    """A pipeline's file."""
-
-    model_config = _STRICT
-
-    format: Literal[1] = FORMAT
-    ingest: Ingest
-    clean: Clean = Clean()
-    score: Score
-    select: list[Select]
-    train: list[Train] = []
-
-    @classmethod
-    def load(cls, path: str | Path, modules: Sequence[str] = ()) -> "Pipeline":
-        """Read and check a file: every name in it exists and every option is valid. UsageError says what is not.
-
-        Of modules outside curate it may name those in `modules`: no file makes curate import anything by itself.
-        """
-        file = files.local_path(path, "a pipeline")
-        if not file.is_file():
-            raise UsageError(f"no pipeline '{one_line(file)}': there is no such file")
-        try:
-            content = tomllib.loads(file.read_text("utf-8"))
-            made = cls.model_validate(content)
-            made._require_named(modules)
-            made._check()
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"'{one_line(file)}' is not a TOML file: {one_line(error)}") from None
-        except pydantic.ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"])
-            reason = f"{where}: {problem['msg']}"
-            if where == "format" and isinstance(problem["input"], int):
-                reason = unread(problem["input"], content)
-            raise UsageError(f"'{one_line(file)}': {one_line(reason)}") from None
-        except UsageError as error:
-            raise UsageError(f"'{one_line(file)}': {error}") from None
-        return made
-
-    def trainings(self) -> "list[Training]":
-        """All runs, in their order."""
-        return [
-            Training(manifest, spec, seed, TrainConfig.of({**part.options, "seed": seed}, "train.options"))
-            for part in self.train
-            for spec in part.archs
-            for manifest in (part.manifests or [chosen.name for chosen in self.select])
-            for seed in part.seeds
-        ]
-
-    def _require_named(self, modules: Sequence[str]) -> None:
-        archs = (spec for part in self.train for spec in part.archs)
-        for spec in (*self.score.scorers, *(chosen.strategy for chosen in self.select), *archs):
-            plugins.require_named(spec, modules, "--plugin")
-
-    def _check(self) -> None:
-        scorers: list[Scorer] = [plugins.parse("scorers", spec) for spec in self.score.scorers]
-        for scorer in scorers:
-            scorer.identity()  # reads the files that it names
-        kinds = {True: pa.list_(pa.float32()), False: pa.float32()}
-        scores = {name: kinds[scorer.vector] for scorer in scorers for name in score_names(scorer)}
-        labels = [name for name, kind in scores.items() if kind == kinds[False]]
-        names = [chosen.name for chosen in self.select]
-        for chosen in self.select:
-            strategy: Strategy = plugins.parse("strategies", chosen.strategy)
-            if not _NAME.fullmatch(chosen.name) or names.count(chosen.name) > 1:
-                found = f"found '{one_line(chosen.name)}'"
-                raise UsageError(f"a manifest's name should be letters, digits, '-', '_' and '.', and its own, {found}")
-            if chosen.by not in labels and (chosen.by is not None or strategy.needs_score):
-                raise UsageError(f"{chosen.name}: by should be one of {listed(labels)}, found {one_line(chosen.by)}")
-            if not 0 < chosen.keep <= 1:
-                raise UsageError(f"{chosen.name}: keep should be above 0 and at most 1, found {chosen.keep}")
-            try:
-                check_names(scores, strategy, chosen.where)
-            except UsageError as error:
-                raise UsageError(f"{chosen.name}: {error}") from None
-        for part in self.train:
-            if unknown := set(part.manifests or []) - set(names):
-                there = f"there are: {listed(names)}{meant(min(unknown), names)}"
-                raise UsageError(f"train: no manifest '{one_line(listed(unknown))}'; {there}")
-        places = [training.folder for training in self.trainings()]
-        if twice := {place for place in places if places.count(place) > 1}:
-            raise UsageError(f"train: each run should be named once, found twice: {listed(twice)}")
-        for training in self.trainings():
-            arch: Arch = plugins.parse("archs", training.arch)
-            crop = training.config.crop
-            if crop % arch.scale or crop > self.ingest.patch:
-                fits = f"a multiple of {arch.scale}, and at most the patch's {self.ingest.patch} px"
-                raise UsageError(f"{training.arch}: a crop should be {fits}, found {crop}")
-
-
-@dataclass(frozen=True)
-class Training:
-    """One run of a study."""
-
-    manifest: str
-    arch: str
-    seed: int
-    config: TrainConfig
-
-    @property
-    def folder(self) -> str:
-        """Its name below `runs`."""
-        return f"{self.manifest}_{re.sub(r'[^A-Za-z0-9.=-]+', '-', self.arch)}_{self.seed}"
+__all__ = ["Pipeline", "run"]
 
 
 def run(
@@ -234,7 +60,8 @@ def run(
 ) -> pa.Table:
     """Do what is not done of a study in the folder `out`, and return its table: a row a run and a test folder.
 
-    Columns: arch, manifest, patches, seed, steps, test, psnr (dB), ssim. `tests` are folders of HR images, or
+    Columns: arch, manifest, patches, seed, steps, test, psnr (dB), ssim; with a distillation also origin (selected or
+    distilled) and bytes (of the patches, lossless, one encoder for all). `tests` are folders of HR images, or
     benchmarks'. `modules` are those outside curate that the file may name, and so import. Raises UsageError before the
     first step for whatever can be known then, BusyError if another process is at this study.
     """
@@ -273,11 +100,24 @@ def _done(
     for test in tests.values() if plan.clean.leaks else ():
         leaks(folder / "store", test, progress=_part(progress, 0, 1, "leaks"))
     score(folder / "store", plan.score.scorers, device=device, progress=_part(progress, 0, 1, "score"))
-    manifests = {chosen.name: _selected(chosen, folder) for chosen in plan.select}
-    rows = []
+    manifests = {
+        which: _selected(chosen, which, folder) for chosen in plan.select for which in plan.manifests(chosen.name)
+    }
+    distillations = [(block, which) for block in plan.distill for which in plan.manifests(block.name)]
+    for number, (block, which) in enumerate(distillations):
+        part = _part(progress, number, len(distillations), f"distill {which.label}")
+        needed = [manifests[plan.manifest(name, which.seed)] for name in block.needs]
+        manifests[which] = _distilled(block, which, needed, folder, device, part)
     trainings = plan.trainings()
+    used = dict.fromkeys(plan.manifest(training.manifest, training.seed) for training in trainings)
+    sizes = {
+        which: _bytes(manifests[which], folder, _part(progress, number, len(used), f"bytes of {which.label}"))
+        for number, which in enumerate(used if plan.distill else ())
+    }
+    rows = []
     for number, training in enumerate(trainings):
-        manifest = manifests[training.manifest]
+        which = plan.manifest(training.manifest, training.seed)
+        manifest = manifests[which]
         where = folder / "runs" / training.folder
         part = _part(progress, number, len(trainings), training.folder)
         made = train(training.arch, manifest, training.config, where, device=device, progress=part)
@@ -286,14 +126,17 @@ def _done(
                 {
                     "arch": training.arch,
                     "manifest": training.manifest,
+                    "origin": manifest.recipe.origin,
                     "patches": len(manifest),
+                    "bytes": sizes.get(which),
                     "seed": training.seed,
                     "steps": made.recipe["steps"],
                     "test": place,
                     **_measured(made, where / f"{place}.json", test, device),
                 }
             )
-    table = pa.Table.from_pylist(rows, _RESULT)
+    columns = [field for field in _RESULT if plan.distill or field.name not in _OF_DISTILLATIONS]
+    table = pa.Table.from_pylist(rows, pa.schema(columns))
     files.publish(folder / "result.parquet", lambda stream: pq.write_table(table, stream, compression="zstd"))
     files.publish_bytes(folder / "result.md", _markdown(table).encode())
     files.publish_bytes(folder / "result.svg", plot.dots(_groups(table), "PSNR, dB").encode())
@@ -304,7 +147,9 @@ _RESULT = pa.schema(
     [
         ("arch", pa.string()),
         ("manifest", pa.string()),
+        ("origin", pa.string()),
         ("patches", pa.int64()),
+        ("bytes", pa.int64()),
         ("seed", pa.int64()),
         ("steps", pa.int64()),
         ("test", pa.string()),
@@ -312,6 +157,7 @@ _RESULT = pa.schema(
         ("ssim", pa.float64()),
     ]
 )
+_OF_DISTILLATIONS = ("origin", "bytes")  # columns that a study without them has not
 
 
 def _part(progress: Progress, number: int, parts: int, name: str) -> Progress:
@@ -336,12 +182,46 @@ def _refuse_others(store: Store, sources: Sequence[Source]) -> None:
         )
 
 
-def _selected(chosen: Select, folder: Path) -> Manifest:
+def _selected(chosen: Select, which: Made, folder: Path) -> Manifest:
     """The manifest of one `[[select]]`, written; the same bytes if it was there already."""
-    made = select(
-        folder / "store", chosen.strategy, by=chosen.by, keep=chosen.keep, unit=chosen.unit, where=chosen.where
-    )
-    return made.save(folder / f"{chosen.name}.parquet")
+    strategy = chosen.strategy_for(which.seed)
+    picked = select(folder / "store", strategy, by=chosen.by, keep=chosen.keep, unit=chosen.unit, where=chosen.where)
+    return picked.save(folder / f"{which.label}.parquet")
+
+
+def _distilled(
+    block: Distill, which: Made, needed: Sequence[Manifest], folder: Path, device: str, progress: Progress
+) -> Manifest:
+    """The manifest of one `[[distill]]`. `needed` are its source and, where its budget is like one's, that manifest."""
+    source, budget = needed[0], {}
+    if block.like is not None:
+        budget["bytes"] = _bytes(needed[1], folder, progress)
+    if block.share is not None:
+        counts = source.recipe.counts
+        budget["patches"] = share(block.share, counts["candidates"] - counts["without_finite_score"])
+    out = folder / "distilled" / which.label
+    report = distill(source, block.config(which.seed, **budget), out, device=device, progress=progress)
+    return Manifest.load(report.manifest)
+
+
+def _bytes(manifest: Manifest, folder: Path, progress: Progress) -> int:
+    """Bytes of a manifest's patches; kept under its digest and the encoder's version, on which alone they depend."""
+    record, encoder, digest = folder / "bytes.json", features.version("webp"), manifest.digest()
+    kept = _kept_bytes(record.read_bytes(), encoder) if record.is_file() else {}
+    if digest not in kept:
+        kept[digest] = packed_bytes(manifest, manifest.store(), progress)
+        files.publish_bytes(record, json.dumps({"webp": encoder, "bytes": kept}, indent=2).encode())
+    return kept[digest]
+
+
+def _kept_bytes(record: bytes, encoder: str | None) -> dict[str, int]:
+    """Digest -> bytes by this encoder; none of another one, or of a damaged record: they are counted again."""
+    try:
+        found = json.loads(record)
+    except (ValueError, RecursionError):
+        return {}
+    sizes = found.get("bytes") if isinstance(found, dict) and found.get("webp") == encoder else None
+    return {key: size for key, size in sizes.items() if type(size) is int} if isinstance(sizes, dict) else {}
 
 
 def _measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
@@ -374,14 +254,26 @@ def _groups(table: pa.Table) -> dict[str, dict[str, list[float]]]:
     return groups
 
 
+def _sizes(table: pa.Table) -> dict[str, dict[str, list[int]]]:
+    """Manifest -> patches, and where they are known bytes, of each row, in the table's order."""
+    names = [name for name in ("patches", "bytes") if name in table.column_names]
+    sizes: dict[str, dict[str, list[int]]] = {}
+    for row in table.to_pylist():
+        mine = sizes.setdefault(row["manifest"], {name: [] for name in names})
+        for name in names:
+            mine[name].append(row[name])
+    return sizes
+
+
 def _markdown(table: pa.Table) -> str:
     """Means and standard deviations over the seeds: a row a manifest, a column an arch and test."""
-    groups = _groups(table)
-    patches = {row["manifest"]: row["patches"] for row in table.to_pylist()}
-    lines = [f"| trained on | patches | {' | '.join(groups)} |", "|---|---|" + "---|" * len(groups)]
-    for manifest, count in patches.items():
-        cells = [_figure(group.get(manifest, [])) for group in groups.values()]
-        lines.append(f"| {manifest} | {count:,} | {' | '.join(cells)} |")
+    groups, sizes = _groups(table), _sizes(table)
+    names = list(next(iter(sizes.values()), ()))
+    lines = [f"| trained on | {' | '.join([*names, *groups])} |", "|---|" + "---|" * (len(names) + len(groups))]
+    for manifest, counts in sizes.items():
+        cells = [f"{round(mean(counts[name])):,}" for name in names]
+        cells += [_figure(group.get(manifest, [])) for group in groups.values()]
+        lines.append(f"| {manifest} | {' | '.join(cells)} |")
     seeds, steps = (sorted(set(table[name].to_pylist())) for name in ("seed", "steps"))
     note = f"PSNR on Y, dB: mean and standard deviation over {len(seeds)} seeds; {listed(map(str, steps))} steps."
     return "\n".join([*lines, "", note, ""])

@@ -34,6 +34,7 @@ WITH_TORCH = {
     "optics",
     "optim",
     "pipeline",
+    "plan",
     "pretrained",
     "processes",
     "resize",

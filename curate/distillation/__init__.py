@@ -42,7 +42,7 @@ from curate.storage import Place
 from curate.store import Store
 from curate.tensors import pick_device, to_float
 
-__all__ = ["RUN_FOLDER", "DistillReport", "distill"]
+__all__ = ["RUN_FOLDER", "DistillReport", "check", "distill"]
 
 RUN_FOLDER = "distill"  # in the store
 _VERSION = 1  # raise it when the same options begin to give other patches
@@ -109,6 +109,14 @@ def distill(
         made = _written(run, live, target, chosen, source, progress)
         storage.remove(folder / name for name in storage.entries(folder) if name.endswith(".safetensors"))
         return _report(made, config, live.last.get("objective"), moved)
+
+
+def check(config: DistillConfig) -> None:
+    """See that what the options name is there, and that it fits; a budget that is too large shows only in `distill`.
+
+    UsageError or DataError as `distill` would raise them.
+    """
+    _Parts.load(config, torch.device("cpu"))
 
 
 def _made_from(config: DistillConfig, manifest: Manifest, parts: "_Parts") -> Distilling:

@@ -1,0 +1,344 @@
+"""What a study's file says, read and checked.
+
+    format = 1                                may be left out
+    [ingest]                                  OUT/store                    the photographs are named on the command line
+    patch = 96
+    step = 48
+    [clean]                                   may be left out
+    duplicates = true
+    leaks = true                              against each test folder of the command line
+    [score]
+    scorers = ["srcnn", "sobel"]
+    [[select]]                                OUT/refined-50.parquet
+    name = "refined-50"
+    strategy = "refined"
+    by = "srcnn"
+    keep = 0.5
+    [[select]]                                OUT/random-5-seed0.parquet   {seed}: once for each seed that trains on it
+    name = "random-5"
+    strategy = "random:seed={seed}"
+    keep = 0.05
+    [[distill]]                               OUT/distilled/dm-5-seed0     a store; may be left out
+    name = "dm-5"
+    from = "refined-50"                       a select's name
+    like = "random-5"                         as many bytes as that one's patches; or share = 0.05, as many patches as a
+    options = { seed = "{seed}", size = 96 }  select would keep; or patches or bytes among the options, DistillConfig's
+    [[train]]                                 OUT/runs/dm-5_fsrcnn_0       each arch on each manifest with each seed
+    archs = ["fsrcnn:scale=2"]
+    manifests = ["random-5", "dm-5"]          all of them, if left out
+    seeds = [0, 1, 2]
+    options = { steps = 6000, crop = 48 }     those of TrainConfig
+
+Every name and option, and every file that is named, is checked here, before there is a store.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pydantic
+
+from curate import distillation, files, plugins
+from curate.archs import Arch
+from curate.config import DistillConfig, TrainConfig
+from curate.errors import UsageError, listed, meant, one_line
+from curate.schema import FORMAT, unread
+from curate.scorers import Scorer
+from curate.scoring import score_names
+from curate.selection import Unit, check_names
+from curate.strategies import Strategy
+
+__all__ = ["Clean", "Distill", "Ingest", "Made", "Pipeline", "Score", "Select", "Train", "Training"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BUDGETS = ("patches", "bytes")  # among the options of a distillation
+_SEED = "{seed}"  # stands for the seed of the training that is to use it
+_STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Ingest(pydantic.BaseModel):
+    """`[ingest]`: the grid."""
+
+    model_config = _STRICT
+
+    patch: pydantic.PositiveInt  # px
+    step: pydantic.PositiveInt  # px
+
+
+class Clean(pydantic.BaseModel):
+    """`[clean]`: what is looked for before anything is chosen; no manifest has an image that was found."""
+
+    model_config = _STRICT
+
+    duplicates: bool = False
+    leaks: bool = False  # overlaps with the test folders
+
+
+class Score(pydantic.BaseModel):
+    """`[score]`."""
+
+    model_config = _STRICT
+
+    scorers: list[str]  # specs
+
+
+class Select(pydantic.BaseModel):
+    """One `[[select]]`: a manifest, and the options of `curate select`."""
+
+    model_config = _STRICT
+
+    name: str
+    strategy: str  # spec
+    by: str | None = None
+    keep: float = 0.5
+    unit: Unit = "patches"
+    where: str | None = None
+
+    def strategy_for(self, seed: int | None) -> str:
+        """The spec for a training's seed."""
+        return self.strategy.replace(_SEED, str(seed))
+
+
+class Distill(pydantic.BaseModel):
+    """One `[[distill]]`: a store with a manifest, made of a select's patches, and the options of `curate distill`.
+
+    One budget: `patches` or `bytes` among the options, `like` or `share`.
+    """
+
+    model_config = _STRICT
+
+    name: str
+    source: str = pydantic.Field(alias="from")  # a select's name
+    like: str | None = None  # a select's name: as many bytes as its patches take, encoded alike
+    share: float | None = None  # as many patches as a select would keep of what the source was chosen from
+    options: dict[str, Any] = {}  # of DistillConfig
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the selects that come first."""
+        return (self.source,) if self.like is None else (self.source, self.like)
+
+    def config(self, seed: int | None, **budget: int) -> DistillConfig:
+        """The options for a training's seed, and a budget that is not among them. UsageError for what does not fit."""
+        options = {name: _seeded(value, seed) for name, value in self.options.items()}
+        return DistillConfig.of({**options, **budget}, f"{self.name}: options")
+
+
+def _seeded(value: Any, seed: int | None) -> Any:
+    """An option for a training's seed: a number where it is nothing but the seed."""
+    if value == _SEED:
+        return seed
+    return value.replace(_SEED, str(seed)) if isinstance(value, str) else value
+
+
+class Train(pydantic.BaseModel):
+    """One `[[train]]`: every arch on every manifest with every seed, all with the same options."""
+
+    model_config = _STRICT
+
+    archs: list[str]  # specs
+    manifests: list[str] | None = None  # names; None for all
+    seeds: list[int] = [0]
+    options: dict[str, Any]  # of TrainConfig, but for the seed
+
+
+class Pipeline(pydantic.BaseModel):
+    """A pipeline's file."""
+
+    model_config = _STRICT
+
+    format: Literal[1] = FORMAT
+    ingest: Ingest
+    clean: Clean = Clean()
+    score: Score
+    select: list[Select]
+    distill: list[Distill] = []
+    train: list[Train] = []
+
+    @classmethod
+    def load(cls, path: str | Path, modules: Sequence[str] = ()) -> "Pipeline":
+        """Read and check a file: every name in it exists and every option is valid. UsageError says what is not.
+
+        Of modules outside curate it may name those in `modules`: no file makes curate import anything by itself.
+        """
+        file = files.local_path(path, "a pipeline")
+        if not file.is_file():
+            raise UsageError(f"no pipeline '{one_line(file)}': there is no such file")
+        try:
+            content = tomllib.loads(file.read_text("utf-8"))
+            made = cls.model_validate(content)
+            made._require_named(modules)
+            made._check()
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"'{one_line(file)}' is not a TOML file: {one_line(error)}") from None
+        except pydantic.ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            reason = f"{where}: {problem['msg']}"
+            if where == "format" and isinstance(problem["input"], int):
+                reason = unread(problem["input"], content)
+            raise UsageError(f"'{one_line(file)}': {one_line(reason)}") from None
+        except UsageError as error:
+            raise UsageError(f"'{one_line(file)}': {error}") from None
+        return made
+
+    def trainings(self) -> "list[Training]":
+        """All runs, in their order."""
+        return [
+            Training(manifest, spec, seed, TrainConfig.of({**part.options, "seed": seed}, "train.options"))
+            for part in self.train
+            for spec in part.archs
+            for manifest in self._trained_on(part)
+            for seed in part.seeds
+        ]
+
+    def manifest(self, name: str, seed: int | None) -> "Made":
+        """The one of this name that a training with this seed uses."""
+        return Made(name, seed if self._is_seeded(name) else None)
+
+    def manifests(self, name: str) -> "list[Made]":
+        """All of this name: one, or one for each seed of the trainings that use it, also by what is distilled of it."""
+        if not self._is_seeded(name):
+            return [Made(name, None)]
+        users = {name, *(made.name for made in self.distill if name in made.needs)}
+        seeds = (seed for part in self.train if users & set(self._trained_on(part)) for seed in part.seeds)
+        return [Made(name, seed) for seed in dict.fromkeys(seeds)]
+
+    def _names(self) -> list[str]:
+        return [chosen.name for chosen in self.select] + [distilled.name for distilled in self.distill]
+
+    def _trained_on(self, part: Train) -> list[str]:
+        return part.manifests or self._names()
+
+    def _is_seeded(self, name: str) -> bool:
+        """Whether it is another for another training's seed, by itself or by what it is made from."""
+        seeded = {chosen.name for chosen in self.select if _SEED in chosen.strategy}
+        for made in self.distill:
+            own = any(isinstance(value, str) and _SEED in value for value in made.options.values())
+            if made.name == name and (own or seeded & set(made.needs)):
+                return True
+        return name in seeded
+
+    def _require_named(self, modules: Sequence[str]) -> None:
+        archs = [spec for part in self.train for spec in part.archs]
+        archs += [spec for made in self.distill if isinstance(spec := made.options.get("arch"), str)]
+        for spec in (*self.score.scorers, *(chosen.strategy for chosen in self.select), *archs):
+            plugins.require_named(spec, modules, "--plugin")
+
+    def _check(self) -> None:
+        scorers: list[Scorer] = [plugins.parse("scorers", spec) for spec in self.score.scorers]
+        for scorer in scorers:
+            scorer.identity()  # reads the files that it names
+        kinds = {True: pa.list_(pa.float32()), False: pa.float32()}
+        scores = {name: kinds[scorer.vector] for scorer in scorers for name in score_names(scorer)}
+        self._check_names()
+        for chosen in self.select:
+            for made in self.manifests(chosen.name):
+                _check_select(chosen, made.seed, scores)
+        for distilled in self.distill:
+            self._check_distill(distilled)
+        self._check_trainings()
+
+    def _check_names(self) -> None:
+        names = self._names()
+        for name in names:
+            if not _NAME.fullmatch(name) or names.count(name) > 1:
+                found = f"found '{one_line(name)}'"
+                raise UsageError(f"a manifest's name should be letters, digits, '-', '_' and '.', and its own, {found}")
+        selects = [chosen.name for chosen in self.select]
+        for distilled in self.distill:
+            if unknown := set(distilled.needs) - set(selects):
+                there = f"there are: {listed(selects)}{meant(min(unknown), selects)}"
+                raise UsageError(f"{distilled.name}: no select '{one_line(listed(unknown))}'; {there}")
+        for part in self.train:
+            if unknown := set(part.manifests or []) - set(names):
+                there = f"there are: {listed(names)}{meant(min(unknown), names)}"
+                raise UsageError(f"train: no manifest '{one_line(listed(unknown))}'; {there}")
+        for name in names:
+            if not self.manifests(name):
+                raise UsageError(f"{name}: {_SEED} stands for the seed of a training, and none trains on it")
+        labels = [made.label for name in names for made in self.manifests(name)]
+        if twice := {label for label in labels if labels.count(label) > 1}:
+            raise UsageError(f"each manifest should have a name of its own, found twice: {listed(twice)}")
+
+    def _check_distill(self, distilled: Distill) -> None:
+        budgets = [name for name in _BUDGETS if name in distilled.options]
+        budgets += [name for name in ("like", "share") if getattr(distilled, name) is not None]
+        if len(budgets) != 1:
+            should = "one budget should be given: patches or bytes among the options, like, or share"
+            raise UsageError(f"{distilled.name}: {should}; found {listed(budgets)}")
+        if distilled.share is not None and not 0 < distilled.share <= 1:
+            raise UsageError(f"{distilled.name}: share should be above 0 and at most 1, found {distilled.share}")
+        for made in self.manifests(distilled.name):
+            config = _tried(distilled, made.seed)
+            try:
+                distillation.check(config)
+            except UsageError as error:
+                raise UsageError(f"{distilled.name}: {error}") from None
+            if config.size > self.ingest.patch:
+                fits = f"at most the patch's {self.ingest.patch} px"
+                raise UsageError(f"{distilled.name}: size should be {fits}, found {config.size}")
+
+    def _check_trainings(self) -> None:
+        places = [training.folder for training in self.trainings()]
+        if twice := {place for place in places if places.count(place) > 1}:
+            raise UsageError(f"train: each run should be named once, found twice: {listed(twice)}")
+        distilled = {made.name: made for made in self.distill}
+        for training in self.trainings():
+            arch: Arch = plugins.parse("archs", training.arch)
+            crop, most, whose = training.config.crop, self.ingest.patch, "the patch's"
+            if made := distilled.get(training.manifest):
+                most, whose = _tried(made, training.seed).size, f"{made.name}'s"
+            if crop % arch.scale or crop > most:
+                fits = f"a multiple of {arch.scale}, and at most {whose} {most} px"
+                raise UsageError(f"{training.arch}: a crop should be {fits}, found {crop}")
+
+
+def _check_select(chosen: Select, seed: int | None, scores: Mapping[str, pa.DataType]) -> None:
+    strategy: Strategy = plugins.parse("strategies", chosen.strategy_for(seed))
+    labels = [name for name, kind in scores.items() if kind == pa.float32()]
+    if chosen.by not in labels and (chosen.by is not None or strategy.needs_score):
+        raise UsageError(f"{chosen.name}: by should be one of {listed(labels)}, found {one_line(chosen.by)}")
+    if not 0 < chosen.keep <= 1:
+        raise UsageError(f"{chosen.name}: keep should be above 0 and at most 1, found {chosen.keep}")
+    try:
+        check_names(scores, strategy, chosen.where)
+    except UsageError as error:
+        raise UsageError(f"{chosen.name}: {error}") from None
+
+
+def _tried(distilled: Distill, seed: int | None) -> DistillConfig:
+    """The options; where the budget is not known before there is a store, with some other."""
+    own = any(name in distilled.options for name in _BUDGETS)
+    return distilled.config(seed, **({} if own else {"patches": 1}))
+
+
+class Made(NamedTuple):
+    """A manifest of a study."""
+
+    name: str
+    seed: int | None  # of the trainings that it is for; None: it is the same for all of them
+
+    @property
+    def label(self) -> str:
+        """What its file or its store is called."""
+        return self.name if self.seed is None else f"{self.name}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of a study."""
+
+    manifest: str
+    arch: str
+    seed: int
+    config: TrainConfig
+
+    @property
+    def folder(self) -> str:
+        """Its name below `runs`."""
+        return f"{self.manifest}_{re.sub(r'[^A-Za-z0-9.=-]+', '-', self.arch)}_{self.seed}"
