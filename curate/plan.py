@@ -35,7 +35,7 @@ Every name and option, and every file that is named, is checked here, before the
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -273,8 +273,7 @@ class Pipeline(pydantic.BaseModel):
             raise UsageError(f"{distilled.name}: {should}; found {listed(budgets)}")
         if distilled.share is not None and not 0 < distilled.share <= 1:
             raise UsageError(f"{distilled.name}: share should be above 0 and at most 1, found {distilled.share}")
-        for made in self.manifests(distilled.name):
-            config = _tried(distilled, made.seed)
+        for config in {replace(_tried(distilled, made.seed), seed=0) for made in self.manifests(distilled.name)}:
             try:
                 distillation.check(config)
             except UsageError as error:

@@ -12,15 +12,17 @@ from conftest import scene
 from PIL import Image
 from typer.testing import CliRunner
 
+from curate import distillation
 from curate import pipeline as module
 from curate.checkpoint import Checkpoint
 from curate.cli import app
+from curate.distillation.writing import packed_bytes
 from curate.errors import UsageError
 from curate.evaluation import averages, evaluate
+from curate.manifest import Manifest
 from curate.pipeline import Pipeline, run
 from curate.store import Store
 
-ROOT = Path(__file__).parents[1]
 STUDY = """
 [ingest]
 patch = 48
@@ -219,15 +221,6 @@ def test_folders_that_are_not_there_are_said_before_the_first_step(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_studies_that_are_shipped_are_valid() -> None:
-    for name, networks in (("pruning_study", 2), ("sobel_vs_loss", 1)):
-        plan = Pipeline.load(ROOT / "pipelines" / f"{name}.toml")
-        trainings = plan.trainings()
-        assert len({training.arch for training in trainings}) == networks
-        for arch in {training.arch for training in trainings}:
-            assert len({t.config.steps for t in trainings if t.arch == arch}) == 1  # equal steps
-
-
 @pytest.mark.parametrize(
     "record",
     [b"", b"\xff", b"[]", b"1", b"[" * 100_000, b'{"weights": "w"}', b'{"weights": "w", "psnr": "1", "ssim": 1.0}'],
@@ -236,3 +229,153 @@ def test_a_damaged_measurement_is_made_again(record: bytes) -> None:
     assert module._kept(record, {"weights": "w"}) is None
     assert module._kept(b'{"weights": "w", "psnr": 1.0, "ssim": 1.0}', {"weights": "w"}) == {"psnr": 1.0, "ssim": 1.0}
     assert module._kept(b'{"weights": "v", "psnr": 1.0, "ssim": 1.0}', {"weights": "w"}) is None
+
+
+# --- distillations, and draws of each training's seed -----------------------------------------------------------------
+
+NET = "fsrcnn:scale=2,d=4,s=2,m=1"
+TINY = (
+    f'size = 24, arch = "{NET}", pool = 48, clusters = 2, batch_size = 4, real_batch = 6, net_every = 1, '
+    "net_steps = 2, save_every = 1"
+)
+DISTILLED = f"""
+[ingest]
+patch = 36
+step = 36
+[score]
+scorers = ["sobel"]
+[[select]]
+name = "all"
+strategy = "random"
+keep = 1.0
+[[select]]
+name = "few"
+strategy = "random:seed={{seed}}"
+keep = 0.15
+[[distill]]
+name = "dm"
+from = "all"
+like = "few"
+options = {{ seed = "{{seed}}", objective = "dm", steps = 3, {TINY} }}
+[[distill]]
+name = "dc"
+from = "all"
+share = 0.05
+options = {{ objective = "dc", steps = 2, {TINY} }}
+[[train]]
+archs = ["{NET}"]
+manifests = ["few", "dm", "dc"]
+seeds = [0, 2]
+options = {{ steps = 2, batch_size = 2, crop = 24 }}
+"""
+
+
+@pytest.fixture
+def distilled(tmp_path: Path) -> Path:
+    (tmp_path / "distilled.toml").write_text(DISTILLED)
+    return tmp_path / "distilled.toml"
+
+
+def test_a_training_takes_the_draw_and_the_distillation_of_its_seed(
+    distilled: Path, bench: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    table = run(distilled, out, [photo_folder], [bench])
+    assert sorted(path.name for path in out.glob("*.parquet")) == [
+        *("all.parquet", "few-seed0.parquet", "few-seed2.parquet", "result.parquet")
+    ]
+    assert sorted(path.name for path in (out / "distilled").iterdir()) == ["dc", "dm-seed0", "dm-seed2"]
+    manifests = {"dc": Manifest.load(out / "distilled/dc/manifest.parquet")}
+    for seed in (0, 2):
+        manifests[f"few-seed{seed}"] = Manifest.load(out / f"few-seed{seed}.parquet")
+        manifests[f"dm-seed{seed}"] = Manifest.load(out / f"distilled/dm-seed{seed}/manifest.parquet")
+        assert manifests[f"few-seed{seed}"].recipe.options == {"seed": seed}
+        assert manifests[f"dm-seed{seed}"].recipe.options["seed"] == seed
+    assert len({manifest.digest() for manifest in manifests.values()}) == 5
+    for row in table.to_pylist():
+        label = row["manifest"] if row["manifest"] == "dc" else f"{row['manifest']}-seed{row['seed']}"
+        used = manifests[label]
+        recipe = Checkpoint.load(out / "runs" / f"{row['manifest']}_fsrcnn-scale=2-d=4-s=2-m=1_{row['seed']}").recipe
+        assert recipe["manifest"]["digest"] == used.digest() and recipe["config"]["seed"] == row["seed"]
+        assert row["origin"] == used.recipe.origin == ("selected" if row["manifest"] == "few" else "distilled")
+        assert row["patches"] == len(used) and row["bytes"] == packed_bytes(used, used.store())
+    assert pq.read_table(out / "result.parquet").equals(table)
+    lines = (out / "result.md").read_text().splitlines()
+    assert lines[0] == f"| trained on | patches | bytes | {NET}, Bench |"
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| few", "| dm", "| dc"] and lines[2].count("±") == 1
+    few = [row["bytes"] for row in table.to_pylist() if row["manifest"] == "few"]
+    assert f" | {round(sum(few) / 2):,} | " in lines[2]  # the mean over the seeds
+
+
+def test_budgets_are_those_of_the_selects_they_stand_beside(photo_folder: Path, tmp_path: Path) -> None:
+    """The same bytes as another manifest's patches, and the same number as a select of the same share keeps."""
+    Image.fromarray(scene(150, 180, 1)).convert("RGB").save(photo_folder / "scene.png")
+    Image.open(photo_folder / "scene.png").resize((144, 120)).save(photo_folder / "copy.jpg", quality=70)
+    text = "[clean]\nduplicates = true\n" + DISTILLED[: DISTILLED.index("[[train]]")].replace("{seed}", "1")
+    text = (
+        text.replace("steps = 3", "steps = 0").replace("share = 0.05", "share = 0.15").replace('seed = "1"', "seed = 1")
+    )
+    (tmp_path / "study.toml").write_text(text)
+    out = tmp_path / "out"
+    run(tmp_path / "study.toml", out, [photo_folder])
+    few = Manifest.load(out / "few.parquet")
+    assert few.recipe.counts["flagged"] > 10  # a share of them would be 2 patches more
+    assert len(Manifest.load(out / "distilled/dc/manifest.parquet")) == len(few)
+    dm = Manifest.load(out / "distilled/dm/manifest.parquet")
+    asked, taken = packed_bytes(few, few.store()), packed_bytes(dm, dm.store())
+    assert dm.recipe.options["bytes"] == asked and 0.75 < taken / asked < 1.25
+    assert len(dm) > len(few)  # smaller ones
+
+
+def test_a_study_that_was_killed_while_it_distilled_goes_on(
+    distilled: Path, bench: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(distilled, tmp_path / "whole", [photo_folder], [bench])
+    step, steps = distillation._step, list[int]()
+
+    def counted(live_run: Any, live: Any) -> None:
+        if len(steps) == 5:
+            steps.append(live.step)
+            raise KeyboardInterrupt
+        steps.append(live.step)
+        step(live_run, live)
+
+    monkeypatch.setattr(distillation, "_step", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(distilled, tmp_path / "out", [photo_folder], [bench])
+    assert run(distilled, tmp_path / "out", [photo_folder], [bench]).equals(whole)
+    assert steps == [0, 1, 2, 0, 1, 2, 2, 0, 1]  # the third step of the second one is begun twice, and nothing else
+    for path in (tmp_path / "whole/distilled").rglob("*.parquet"):
+        assert (tmp_path / "out" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("done already")
+
+    for name in ("curate.training._fit", "curate.distillation._fit", "curate.pipeline.packed_bytes"):
+        monkeypatch.setattr(name, never)
+    monkeypatch.setattr(module, "evaluate", never)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert run(distilled, tmp_path / "out", [photo_folder], [bench]).equals(whole)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_study_without_distillations_has_no_columns_of_theirs(
+    study: Path, bench: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    table = run(study, tmp_path / "out", [photo_folder], [bench])
+    assert table.column_names == ["arch", "manifest", "patches", "seed", "steps", "test", "psnr", "ssim"]
+    assert (tmp_path / "out/result.md").read_text().startswith("| trained on | patches | fsrcnn:scale=2")
+    assert not (tmp_path / "out/bytes.json").exists() and not (tmp_path / "out/distilled").exists()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        *(b"", b"\xff", b"[]", b"1", b"[" * 100_000, b'{"webp": "1"}', b'{"webp": "1", "bytes": [5]}'),
+        *(b'{"webp": "1", "bytes": {"d": "5"}}', b'{"webp": "1", "bytes": {"d": true}}'),
+        b'{"webp": "2", "bytes": {"d": 5}}',
+    ],
+)
+def test_damaged_bytes_and_those_of_another_encoder_are_counted_again(record: bytes) -> None:
+    assert module._kept_bytes(record, "1") == {}
+    assert module._kept_bytes(b'{"webp": "1", "bytes": {"d": 5}}', "1") == {"d": 5}
