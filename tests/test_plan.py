@@ -158,3 +158,10 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
         for block in plan.distill:
             assert len(plan.manifests(block.name)) == 3  # the spread is of the draw too
             assert block.like in {chosen.name for chosen in plan.select}  # equal bytes
+
+
+@pytest.mark.usefixtures("untrained")
+def test_the_file_in_the_formats_is_one(load: Callable[[str], Pipeline]) -> None:
+    page = (ROOT / "docs/formats.md").read_text("utf-8")
+    plan = load(page.partition("```toml\n")[2].partition("```")[0])
+    assert labels(plan, "dm-5") == ["dm-5-seed0", "dm-5-seed1", "dm-5-seed2"] and len(plan.trainings()) == 6
