@@ -419,12 +419,20 @@ def test_the_digest_tells_weights_and_configs_and_nothing_else(copied: Callable[
 
 
 def test_loading_is_silent_and_leaves_everything_as_it_was(
-    folders: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+    copied: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(5)
     state, level = torch.random.get_rng_state(), logging.getLogger("diffusers").level
-    model = load(folders("vq", "conditional"))
+    folder, said = copied("vq", "sana"), []
+    edit(folder / "transformer/config.json", unknown=1)  # of which diffusers would say that it ignores it
+    edit(folder / "scheduler/scheduler_config.json", unknown=1)
+    handler = logging.Handler()
+    handler.emit = said.append
+    logging.getLogger("diffusers").addHandler(handler)
+    model = load(folder)
+    logging.getLogger("diffusers").removeHandler(handler)
     model.decode(model.encode(patches(1, 3, 8, 8)))
+    assert said == []
     assert capfd.readouterr() == ("", "")
     assert torch.equal(torch.random.get_rng_state(), state)
     assert logging.getLogger("diffusers").level == level
@@ -518,6 +526,19 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights cut": (
         lambda folder: os.truncate(folder / "unet" / WEIGHTS, 40_000),
         "is not a safetensors file, or is damaged",
+    ),
+    "parts that are pickles": (
+        write_bytes(f"unet/{WEIGHTS}.index.json", b'{"weight_map": {"conv_in.bias": "weights.bin"}}'),
+        "should say in which safetensors file beside it each weight is",
+    ),
+    "parts elsewhere": (
+        write_bytes(f"unet/{WEIGHTS}.index.json", b'{"weight_map": {"conv_in.bias": "../../other.safetensors"}}'),
+        "should say in which safetensors file beside it each weight is",
+    ),
+    "an index of nothing": (write_bytes(f"unet/{WEIGHTS}.index.json", b"{}"), "should say in which safetensors file"),
+    "a part that is not there": (
+        write_bytes(f"unet/{WEIGHTS}.index.json", b'{"metadata": {}, "weight_map": {"conv_in.bias": "a.safetensors"}}'),
+        "is no UNet2DModel, or is damaged",
     ),
     "weights missing": (
         lambda folder: reweigh(
