@@ -239,6 +239,14 @@ def test_a_condition_changes_the_answer_and_none_is_zeros(folders: Callable[...,
         assert not torch.equal(model.predict(noisy_BCHW, 10, random(2, tokens, 6))[1], null_BCHW)
 
 
+def test_sana_is_told_the_step_in_its_own_units(copied: Callable[..., Path]) -> None:
+    folder = copied("kl", "sana")
+    edit(folder / "transformer/config.json", timestep_scale=0.5)
+    told = {"timestep": torch.tensor([150.0]), "encoder_hidden_states": torch.zeros(1, 1, 6)}
+    answer_BCHW = theirs("SanaTransformer2DModel", folder, "transformer")(random(1, 4, 8, 8), **told).sample
+    torch.testing.assert_close(load(folder).predict(random(1, 4, 8, 8), 300)[1], answer_BCHW)
+
+
 def test_pixart_is_told_the_size_where_it_asks_for_it(copied: Callable[..., Path]) -> None:
     import diffusers
 
