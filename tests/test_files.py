@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from curate import files
+from curate import files, storage
 from curate.errors import CurateError, DataError, UsageError
 
 BLOCK = 2**20  # bytes that `file_hash` reads at a time
@@ -256,6 +256,21 @@ def test_a_folder_that_cannot_be_synced_is_named(tmp_path: Path, monkeypatch: py
         with pytest.raises(OSError, match="Input/output error") as failed:
             act()
         assert failed.value.filename == str(named)
+
+
+def test_a_new_file_whose_name_may_not_be_on_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is there, with these very bytes; the next try finds it whole."""
+
+    def failing(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync_folder", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            storage.create_bytes(tmp_path / "a", b"a")
+    storage.create_bytes(tmp_path / "a", b"a")
+    with pytest.raises(CurateError, match="another run has written"):
+        storage.create_bytes(tmp_path / "a", b"b")
 
 
 # --- lock -------------------------------------------------------------------------------------------------------------
