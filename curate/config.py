@@ -224,8 +224,8 @@ class DistillConfig(Config):
     ahead: Annotated[int, "Epochs of an expert that a trajectory is to cover."] = 2
     latest: Annotated[int, "The last epoch of an expert at which one may start."] = 10
     inner_steps: Annotated[int, "Steps on synthetic patches that are to cover them."] = 20
-    form: Annotated[Literal["constant", "full"], "Of a trajectory's gradient: in the memory of one step, or exact."] = (
-        "constant"
+    form: Annotated[Literal["full", "constant"], "Of a trajectory's gradient: exact, or in the memory of one step."] = (
+        "full"
     )
     teacher: Annotated[str | None, "A checkpoint whose answers stand for HR."] = None
     chunk: Annotated[int, "Patches that are decoded at a time; halved where memory does not suffice."] = 16

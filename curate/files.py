@@ -72,9 +72,8 @@ def _named(publish: Callable[Concatenate[Path, _P], str]) -> Callable[Concatenat
             return publish(path, *args, **kwargs)
         except OSError as error:
             told = error.filename
-            if error.errno is not None and (
-                told is None or str(told).startswith(str(path.with_name(f".{path.name}.")))
-            ):
+            unsaid = told is None or str(told) == str(path.parent)
+            if error.errno is not None and (unsaid or str(told).startswith(str(path.with_name(f".{path.name}.")))):
                 error.filename = str(path)
             raise
 
@@ -211,5 +210,8 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(folder)  # the system knows a number alone
+        raise
     finally:
         os.close(descriptor)

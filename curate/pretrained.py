@@ -39,6 +39,7 @@ INDEX = WEIGHTS + ".index.json"  # of weights in several files
 
 _FILES = (CONFIG, WEIGHTS, INDEX, "diffusion_pytorch_model-*-of-*.safetensors")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_SHARD = re.compile(r"[\w.-]+\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _MAX_NAMED = 3  # weights named in a message
 _MAX_TIMES, _MAX_MORE = 4, 1000  # how many more weights a config may ask for than there are
@@ -130,7 +131,12 @@ def _number(folder: Path) -> int:
     from safetensors import SafetensorError, safe_open
 
     if (folder / INDEX).is_file():
-        return len(read_json(folder / INDEX).get("weight_map", ()))
+        files = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(files, dict) or not all(
+            isinstance(name, str) and _SHARD.fullmatch(name) for name in files.values()
+        ):
+            raise DataError(f"{quoted(folder / INDEX)} should say in which safetensors file beside it each weight is")
+        return len(files)
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             return len(file.keys())

@@ -562,9 +562,9 @@ def create_bytes(path: Place, data: bytes) -> None:
             return
         fs, target = file_system(path.url)
         _write(path, lambda: fs.pipe_file(target, data, mode="create"), len(data))
-    except OSError:
-        # Also where the answer to an earlier try was lost: what is there says who was first.
-        if not path.is_file():
+    except OSError as error:
+        # From afar also where the answer to an earlier try was lost: what is there says who was first.
+        if not (isinstance(path, RemotePath) or isinstance(error, FileExistsError)) or not path.is_file():
             raise
         if path.read_bytes() != data:
             other = f"another run has written '{one_line(path)}' meanwhile"

@@ -35,7 +35,7 @@ def made_from(manifest: Manifest, **options: Any) -> Distilling:
 
 def distil(
     manifest: Manifest | Path,
-    out: Path,
+    out: Path | str,
     hr: Pixels | None = None,
     *,
     batch: int = 2,

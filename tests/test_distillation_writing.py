@@ -228,6 +228,15 @@ def test_the_bytes_do_not_depend_on_batches_and_threads(
     assert found[0] == found[1] == found[2]
 
 
+def test_at_a_url_it_is_the_same(half: Manifest, tmp_path: Path, memory: str) -> None:
+    here, there = distil(half, tmp_path / "made"), distil(half, memory)
+    assert there.table.equals(here.table) and there.recipe.store.digest == here.recipe.store.digest
+    np.testing.assert_array_equal(distilled_pixels(there), patches(5))
+    assert there.recipe.distilled_from is not None
+    assert there.recipe.distilled_from.store.url == str(half.store_path().resolve())
+    assert verify(memory, deep=True).whole and writing.is_finished(Store.open(memory))
+
+
 def test_another_distillation_is_refused_and_the_difference_named(source: Path, half: Manifest, tmp_path: Path) -> None:
     out = source / "made"
     same = made_from(half)
@@ -393,6 +402,8 @@ def test_one_that_has_not_ended_is_told(half: Manifest, tmp_path: Path) -> None:
     assert (finding.kind, finding.path) == ("missing", f"{out}/{MANIFEST_FILE}")
     assert finding.problem == ("it is written last: the distill has not ended, or it is lost; run curate distill again")
     assert repair(out).again == [f"curate distill MANIFEST -o {out}"]
+    (out / "commits/ingest/000000.json").unlink()  # its shards come one after the other: none is to come before this
+    assert f"{out}/commits/ingest/000000.json" in {finding.path for finding in verify(out).findings}
 
 
 def test_the_run_s_own_folder_is_not_foreign(made: Path) -> None:

@@ -1,5 +1,6 @@
 """`files.publish` leaves a whole file or none at all, whatever happens; `files.lock` lets one writer in."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from curate import files
+from curate import files, storage
 from curate.errors import CurateError, DataError, UsageError
 
 BLOCK = 2**20  # bytes that `file_hash` reads at a time
@@ -236,6 +237,40 @@ def test_new_folders_are_on_disk_before_what_is_in_them(tmp_path: Path, monkeypa
     assert synced == [tmp_path.name, "a", "b"]
     files.make_folder(tmp_path / "a" / "b" / "c")
     assert synced == [tmp_path.name, "a", "b"]
+
+
+def test_a_folder_that_cannot_be_synced_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system knows a number alone; of a file that is published it is the file's name that tells."""
+    sync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    for act, named in (
+        (lambda: files.make_folder(tmp_path / "new"), tmp_path),
+        (lambda: files.publish_bytes(tmp_path / "a.bin", b"a"), tmp_path / "a.bin"),
+    ):
+        with pytest.raises(OSError, match="Input/output error") as failed:
+            act()
+        assert failed.value.filename == str(named)
+
+
+def test_a_new_file_whose_name_may_not_be_on_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is there, with these very bytes; the next try finds it whole."""
+
+    def failing(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync_folder", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            storage.create_bytes(tmp_path / "a", b"a")
+    storage.create_bytes(tmp_path / "a", b"a")
+    with pytest.raises(CurateError, match="another run has written"):
+        storage.create_bytes(tmp_path / "a", b"b")
 
 
 # --- lock -------------------------------------------------------------------------------------------------------------

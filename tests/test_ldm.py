@@ -239,6 +239,14 @@ def test_a_condition_changes_the_answer_and_none_is_zeros(folders: Callable[...,
         assert not torch.equal(model.predict(noisy_BCHW, 10, random(2, tokens, 6))[1], null_BCHW)
 
 
+def test_sana_is_told_the_step_in_its_own_units(copied: Callable[..., Path]) -> None:
+    folder = copied("kl", "sana")
+    edit(folder / "transformer/config.json", timestep_scale=0.5)
+    told = {"timestep": torch.tensor([150.0]), "encoder_hidden_states": torch.zeros(1, 1, 6)}
+    answer_BCHW = theirs("SanaTransformer2DModel", folder, "transformer")(random(1, 4, 8, 8), **told).sample
+    torch.testing.assert_close(load(folder).predict(random(1, 4, 8, 8), 300)[1], answer_BCHW)
+
+
 def test_pixart_is_told_the_size_where_it_asks_for_it(copied: Callable[..., Path]) -> None:
     import diffusers
 
@@ -419,12 +427,20 @@ def test_the_digest_tells_weights_and_configs_and_nothing_else(copied: Callable[
 
 
 def test_loading_is_silent_and_leaves_everything_as_it_was(
-    folders: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+    copied: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(5)
     state, level = torch.random.get_rng_state(), logging.getLogger("diffusers").level
-    model = load(folders("vq", "conditional"))
+    folder, said = copied("vq", "sana"), []
+    edit(folder / "transformer/config.json", unknown=1)  # of which diffusers would say that it ignores it
+    edit(folder / "scheduler/scheduler_config.json", unknown=1)
+    handler = logging.Handler()
+    handler.emit = said.append
+    logging.getLogger("diffusers").addHandler(handler)
+    model = load(folder)
+    logging.getLogger("diffusers").removeHandler(handler)
     model.decode(model.encode(patches(1, 3, 8, 8)))
+    assert said == []
     assert capfd.readouterr() == ("", "")
     assert torch.equal(torch.random.get_rng_state(), state)
     assert logging.getLogger("diffusers").level == level
@@ -518,6 +534,19 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights cut": (
         lambda folder: os.truncate(folder / "unet" / WEIGHTS, 40_000),
         "is not a safetensors file, or is damaged",
+    ),
+    "parts that are pickles": (
+        write_bytes(f"unet/{WEIGHTS}.index.json", b'{"weight_map": {"conv_in.bias": "weights.bin"}}'),
+        "should say in which safetensors file beside it each weight is",
+    ),
+    "parts elsewhere": (
+        write_bytes(f"unet/{WEIGHTS}.index.json", b'{"weight_map": {"conv_in.bias": "../../other.safetensors"}}'),
+        "should say in which safetensors file beside it each weight is",
+    ),
+    "an index of nothing": (write_bytes(f"unet/{WEIGHTS}.index.json", b"{}"), "should say in which safetensors file"),
+    "a part that is not there": (
+        write_bytes(f"unet/{WEIGHTS}.index.json", b'{"metadata": {}, "weight_map": {"conv_in.bias": "a.safetensors"}}'),
+        "is no UNet2DModel, or is damaged",
     ),
     "weights missing": (
         lambda folder: reweigh(

@@ -27,7 +27,7 @@ from curate.config import DistillConfig
 from curate.curves import Curves, Picture, draw
 from curate.distillation import pool as pools
 from curate.distillation import writing
-from curate.distillation.matching import Matching, matching
+from curate.distillation.matching import Matching, build
 from curate.distillation.pool import Pool
 from curate.distillation.rows import RowOptimiser
 from curate.distillation.spaces import Latents, Ldm, Learnables, Pixels, Space, backward, drawn
@@ -230,7 +230,7 @@ class _Run:
         space, teacher = parts.space(config), None if parts.teacher is None else _Teacher(parts.teacher, device)
         label = None if teacher is None else teacher.label
         residual_N3HW = _residual(space, pool, first_N, config, device) if config.space != "pixel" else None
-        objective = matching(config, pool, pool.group_P[first_N], device, label, progress)
+        objective = build(config, pool, pool.group_P[first_N], device, label, progress)
         return cls(config, pool, space, objective, teacher, first_N, residual_N3HW, device)
 
     @property

@@ -28,7 +28,7 @@ from curate.distillation.pool import Pool
 from curate.progress import Progress, silent
 from curate.tensors import step_seed
 
-__all__ = ["Asked", "Matching", "Matchings", "Trajectories", "matching"]
+__all__ = ["Asked", "Matching", "Matchings", "Trajectories", "build"]
 
 _INNER_RATE_STEP = 0.01  # of the logarithm of the inner rate, about how far it moves a step
 
@@ -75,9 +75,15 @@ class Matchings(Matching):
     _parameters: Parameters = field(default_factory=dict)
 
     def rows(self, step: int) -> Tensor:
+        """Whole groups, drawn one after the other until a batch is full: few groups at a time are told well."""
         rng = np.random.default_rng([self.config.seed, 2, step])
-        number = min(self.config.batch_size, len(self.group_N))
-        return torch.from_numpy(np.sort(rng.choice(len(self.group_N), number, replace=False)))
+        shuffled_N = rng.permutation(len(self.group_N))
+        groups = self.group_N.numpy()[shuffled_N]
+        _, first = np.unique(groups, return_index=True)
+        drawn = groups[np.sort(first)]  # in the order in which they turn up: large ones sooner
+        place = {int(group): index for index, group in enumerate(drawn)}
+        by_group = np.argsort([place[int(group)] for group in groups], kind="stable")
+        return torch.from_numpy(np.sort(shuffled_N[by_group][: self.config.batch_size]))
 
     def ask(self, step: int, rows_M: Tensor, patches_M3HW: Tensor) -> Asked:
         config = self.config
@@ -195,7 +201,7 @@ class Trajectories(Matching):
         self.log_rate, self.square = tensors["log_rate"], tensors["square"]
 
 
-def matching(
+def build(
     config: DistillConfig,
     pool: Pool,
     group_N: Tensor,

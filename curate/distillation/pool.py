@@ -57,7 +57,7 @@ class Pool:
         chosen = []
         for group, share in enumerate(shares(self.group_P[first_P], number)):
             mine = first_P[self.group_P[first_P] == group]
-            order = np.argsort(self.rank_P[mine]) if config.start == "rank" else rng.permutation(len(mine))
+            order = self.rank_P[mine].argsort().numpy() if config.start == "rank" else rng.permutation(len(mine))
             chosen += mine[order[:share]].tolist()
         return torch.tensor(chosen)[torch.from_numpy(rng.permutation(number))]
 

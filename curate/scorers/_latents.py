@@ -48,12 +48,11 @@ class LatentScorer(PatchScorer):
 
         def run(patches_BCHW: Tensor) -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                return measure(patches_BCHW).float()
+                return measure(patches_BCHW)
 
         def score(patches_BCHW: Tensor) -> Tensor:
-            if patches_BCHW.device.type == "cpu":  # copies: where one lies in memory may decide how it is summed
-                return torch.cat([run(patches_BCHW[index : index + 1].clone()) for index in range(len(patches_BCHW))])
-            return in_batches(run, patches_BCHW, max(_PIXELS // patches_BCHW[0, 0].numel(), 1))
+            on_gpu = max(_PIXELS // patches_BCHW[0, 0].numel(), 1)
+            return in_batches(run, patches_BCHW, 1 if patches_BCHW.device.type == "cpu" else on_gpu)
 
         return score
 
