@@ -323,7 +323,7 @@ def test_budgets_are_those_of_the_selects_they_stand_beside(photo_folder: Path, 
     assert len(Manifest.load(out / "distilled/dc/manifest.parquet")) == len(few)
     dm = Manifest.load(out / "distilled/dm/manifest.parquet")
     asked, taken = packed_bytes(few, few.store()), packed_bytes(dm, dm.store())
-    assert dm.recipe.options["bytes"] == asked and 0.75 < taken / asked < 1.25
+    assert dm.recipe.options["bytes"] == asked and 0.75 * asked < taken <= asked
     assert len(dm) > len(few)  # smaller ones
 
 
