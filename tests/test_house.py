@@ -20,6 +20,7 @@ MAX_BYTES = 2 * 2**20  # of one file in the repository
 # Every other module, and so `curate --help` and every SQL question, answers without the seconds that torch takes.
 WITH_TORCH = {
     "checkpoint",
+    "curves",
     "cuts",
     "degrade",
     "demo",
@@ -27,6 +28,7 @@ WITH_TORCH = {
     "exporting",
     "jpeg",
     "ldm",
+    "ldm_training",
     "loader",
     "macs",
     "means",
@@ -39,6 +41,7 @@ WITH_TORCH = {
     "processes",
     "resize",
     "resume",
+    "sampling",
     "scoring",
     "tensors",
     "training",
