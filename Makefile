@@ -16,7 +16,7 @@ PATCHES ?=
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help demo test test-slow lint bench fuzz weights check-fresh clean
+.PHONY: help demo test test-slow lint bench fuzz weights ldm-weights check-fresh clean
 .NOTPARALLEL: # one pip at a time in one environment
 .DEFAULT_GOAL := help
 
@@ -50,6 +50,10 @@ fuzz: $(VENV)/fuzz.stamp ## inputs made wrong for all that parses: make fuzz SEC
 weights: $(VENV)/run.stamp ## train the bundled SRCNN weights again: make weights CORPUS="photos more-photos"
 	@test -n "$(CORPUS)" || { echo "make weights needs CORPUS=folder/of/photographs" >&2; exit 2; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh pipelines/srcnn_weights.sh weights-output $(CORPUS)
+
+ldm-weights: $(VENV)/run.stamp ## train the bundled latent diffusion model again: make ldm-weights SET5=Set5 CORPUS="photos"
+	@test -n "$(CORPUS)" -a -n "$(SET5)" || { echo "make ldm-weights needs SET5=folder CORPUS=folder/of/photographs" >&2; exit 2; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh pipelines/ldm_weights.sh ldm-weights-output $(SET5) $(CORPUS)
 
 check-fresh: ## test and demo in a fresh clone of the last commit, with an environment of its own
 	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && git clone -q . "$$dir/curate" && make -C "$$dir/curate" test demo

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from curate.checkpoint import Checkpoint
     from curate.comparison import diff
-    from curate.config import TrainConfig
+    from curate.config import DistillConfig, TrainConfig
+    from curate.distillation import distill
     from curate.duplication import duplicates
     from curate.errors import CurateError, DataError, UsageError
     from curate.evaluation import evaluate
@@ -37,12 +38,14 @@ __all__ = [
     "Checkpoint",
     "CurateError",
     "DataError",
+    "DistillConfig",
     "Manifest",
     "Store",
     "TrainConfig",
     "UsageError",
     "batches",
     "diff",
+    "distill",
     "duplicates",
     "evaluate",
     "export",
@@ -65,12 +68,14 @@ _HOME = {
     "Checkpoint": "checkpoint",
     "CurateError": "errors",
     "DataError": "errors",
+    "DistillConfig": "config",
     "Manifest": "manifest",
     "Store": "store",
     "TrainConfig": "config",
     "UsageError": "errors",
     "batches": "loader",
     "diff": "comparison",
+    "distill": "distillation",
     "duplicates": "duplication",
     "evaluate": "evaluation",
     "export": "exporting",

@@ -600,7 +600,7 @@ def distill(
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Distil a core-set's patches into a few new ones that train as well, as a store with a manifest.
+    """Distil a core-set into a few new patches. They are a store with a manifest, like any other.
 
     The same command goes on with a run that was stopped or killed.
     """
@@ -628,7 +628,7 @@ def distill(
 
 
 _ldm = program.Verbs(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(_ldm, name="ldm", help="Latent diffusion models: train a small one on a store's own patches.")
+app.add_typer(_ldm, name="ldm", help="Train latent diffusion models, and draw from them.")
 
 
 @_ldm.command("train")
@@ -642,7 +642,7 @@ def ldm_train(
     as_json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Train an autoencoder and a denoiser on a store's patches, as a folder that diffusers reads too.
+    """Train a small one on a store's patches. An autoencoder, and the denoiser of its latents; diffusers reads it too.
 
     The same command goes on with a run that was stopped or killed.
     """
@@ -671,14 +671,14 @@ def ldm_sample(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="PNG", help="The picture to write.")] = Path(
         "samples.png"
     ),
-    size: Annotated[int, typer.Option(help="Side of a sample, px.")] = 96,
+    size: Annotated[int | None, typer.Option(help="Side of a sample, px (what the model was trained on).")] = None,
     number: Annotated[int, typer.Option(help="How many.")] = 16,
     steps: Annotated[int, typer.Option(help="Of the diffusion.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Draw patches from noise, as a picture: what a model has learnt."""
+    """Draw patches from noise, as a picture."""
     from curate import display
 
     with display.progress("ldm sample", "steps") as progress:

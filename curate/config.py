@@ -214,8 +214,8 @@ class DistillConfig(Config):
         float, "Step size: of adam about what a value moves a step, in [0, 1] or latents of deviation 1."
     ] = 0.003
     momentum: Annotated[float, "Of sgd."] = 0.5
-    net_every: Annotated[int, "Steps between two fresh matching networks (dc, dm)."] = 10
-    net_steps: Annotated[int, "Each is trained by a random number of steps on real patches, up to this one."] = 200
+    net_every: Annotated[int, "Steps between two fresh matching networks (dc, dm)."] = 20
+    net_steps: Annotated[int, "Each is trained by a random number of steps on real patches, up to this one."] = 60
     net_rate: Annotated[float, "Step size of that (Adam)."] = 1e-3
     experts: Annotated[int, "Networks trained on real patches (mtt)."] = 4
     expert_epochs: Annotated[int, "Passes of each over the pool."] = 20

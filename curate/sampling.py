@@ -1,6 +1,7 @@
 """Samples of a latent diffusion model: patches drawn from noise, to see what it has learnt."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from curate.progress import Progress, silent
 from curate.tensors import pick_device, step_seed
 
 __all__ = ["sample", "samples"]
+
+_LATENTS = 16  # a side, of a model that does not say what it was trained on
 
 
 def samples(
@@ -43,17 +46,25 @@ def sample(
     model: str | Path | None,
     out: str | Path,
     *,
-    size: int = 96,
+    size: int | None = None,
     number: int = 16,
     steps: int = 50,
     seed: int = 0,
     device: str = "auto",
     progress: Progress = silent,
 ) -> None:
-    """`samples` of a model (a folder, a hub name, None for the bundled one) as a PNG, about as wide as it is high."""
+    """`samples` of a model (a folder, a hub name, None for the bundled one) as a PNG, about as wide as it is high.
+
+    `size` is in px; by default what the model's denoiser was trained on.
+    """
     file = files.local_path(out, "a picture")
     if file.suffix.lower() != ".png":
         raise UsageError(f"a picture should be called NAME.png, found '{file.name}'")
     loaded = ldm.load(model, device=pick_device(device))
-    drawn_B3HW = samples(loaded, number, size, steps=steps, seed=seed, progress=progress)
+    drawn_B3HW = samples(loaded, number, size or _own_size(loaded), steps=steps, seed=seed, progress=progress)
     files.publish_bytes(file, Picture.sheet(drawn_B3HW, columns=max(1, round(number**0.5))).png)
+
+
+def _own_size(model: ldm.LatentModel) -> int:
+    own: Any = getattr(model.denoiser, "config", {}).get("sample_size") or _LATENTS
+    return model.factor * int(own if isinstance(own, int) else max(own))

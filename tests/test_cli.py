@@ -191,6 +191,11 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
     """Standard output is one JSON document, with the keys that programs look for; nothing else is on it."""
     store, half, photos, out = work / "store", work / "half.parquet", work / "photos", tmp_path
     brief = ("--arch", FSRCNN_SMALL, "--steps", 1, "--crop", 24)
+    tiny = ("--patches", 2, "--size", 12, "--steps", 1, "--arch", FSRCNN_SMALL, "--pool", 20, "--net-steps", 1)
+    small = (
+        *("--width", 8, "--denoiser-width", 16, "--batch-size", 1, "--crop", 16, "--autoencoder-crop", 16),
+        *("--autoencoder-steps", 1, "--denoiser-steps", 1),
+    )
     commands: dict[str, tuple[tuple[object, ...], set[str]]] = {
         "ingest": ((photos, out / "new", "--patch", 48), {"added", "refused", "patches", "shards", "missing"}),
         "duplicates": ((out / "new",), set()),
@@ -206,19 +211,25 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         "train": ((half, *brief, "-o", out / "run"), {"run", "recipe"}),
         "eval": ((work / "luma", photos), {"average", "images"}),
         "pack": ((half, out / "core"), {"manifest", "patches", "bytes"}),
+        "distill": ((half, *tiny, "-o", out / "few"), {"manifest", "patches", "bytes", "value", "moved"}),
+        "ldm train": ((store, *small, "-o", out / "ldm"), {"model", "recipe"}),
+        "ldm sample": ((out / "ldm", "-o", out / "a.png", "--size", 16, "--steps", 2), {"picture", "samples"}),
         "export": ((half, out / "files", "--to", "folder"), {"windows", "stubs"}),
         "run": ((out / "study.toml", out / "study", photos, "--test", photos), set()),
         "scorers": ((), {"srcnn"}),
         "strategies": ((), {"refined"}),
         "archs": ((), {"fsrcnn"}),
     }
-    assert commands.keys() | {"demo"} == {item.name or item.callback.__name__ for item in cli.app.registered_commands}
+    verbs = {item.name or item.callback.__name__ for item in cli.app.registered_commands}
+    for group in cli.app.registered_groups:
+        verbs |= {f"{group.name} {item.name}" for item in group.typer_instance.registered_commands}
+    assert commands.keys() | {"demo"} == verbs
     (out / "study.toml").write_text(
         '[ingest]\npatch = 48\nstep = 48\n[score]\nscorers = ["sobel"]\n[[select]]\nname = "des"\nstrategy = "des"\n'
         f'by = "sobel"\n[[train]]\narchs = ["{FSRCNN_SMALL}"]\noptions = {{ steps = 1, crop = 24 }}\n'
     )
     for verb, (arguments, keys) in commands.items():
-        result = run(verb, *arguments, "--json")
+        result = run(*verb.split(), *arguments, "--json")
         assert result.code == 0, result
         found = json.loads(result.out)
         assert keys <= found.keys() if keys else isinstance(found, list), verb

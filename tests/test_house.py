@@ -24,6 +24,7 @@ WITH_TORCH = {
     "cuts",
     "degrade",
     "demo",
+    "distillation",
     "evaluation",
     "exporting",
     "jpeg",

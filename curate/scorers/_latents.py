@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -31,8 +31,6 @@ class LatentScorer(PatchScorer):
 
     model: Path | None = None  # a folder as diffusers writes it, or a name on the hub; None: the bundled one
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware has it
-
-    large: ClassVar[bool] = True
 
     def on(self, device: torch.device) -> Self:
         """With the precision that `auto` means on a device."""
