@@ -189,6 +189,10 @@ def test_a_budget_in_bytes_holds(manifest: Manifest, tmp_path: Path) -> None:
     chosen = Manifest.load(made.manifest)
     assert packed_bytes(chosen, chosen.store()) <= whole // 4
     assert len(manifest) // 6 <= made.patches < len(manifest) // 2
+    still = distill(manifest, config(patches=None, bytes=whole // 4, steps=0), tmp_path / "still")
+    assert whole // 4 - packed_bytes(Manifest.load(still.manifest), Store.open(tmp_path / "still")) < 2 * whole // len(
+        manifest
+    )
 
 
 def test_patches_start_as_the_first_of_the_manifest_if_asked(manifest: Manifest, tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
-"""Groups of patches: what is in one is alike, nobody is left out, shares add up."""
-
-from collections import Counter
+"""Groups of patches: what is in one is alike, and nobody is left out."""
 
 import pytest
 import torch
@@ -8,7 +6,7 @@ from conftest import synthetic_photo
 from torch import Tensor
 
 from curate.distillation import groups
-from curate.distillation.groups import by_image, by_value, clusters, looks, matched, shares
+from curate.distillation.groups import by_image, clusters, looks, matched
 from curate.errors import UsageError
 from curate.tensors import to_float
 
@@ -78,38 +76,10 @@ def test_looks_do_not_depend_on_the_other_patches(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(looks(pool.float() / 255), whole)
 
 
-def test_groups_by_value_are_of_equal_size_and_in_order() -> None:
-    values = torch.randn(23, generator=torch.Generator().manual_seed(0))
-    group_P = by_value(values, 4)
-    assert sorted(Counter(group_P.tolist()).values()) == [5, 6, 6, 6]
-    for low in range(3):
-        assert values[group_P == low].max() <= values[group_P == low + 1].min()
-    assert by_value([1.0] * 4, 2).tolist() == [0, 0, 1, 1]
-    assert by_value([3.0, 1.0, 2.0], 3).tolist() == [2, 0, 1]
-
-
 def test_groups_by_image_are_the_images() -> None:
     ids = ["b", "a", "b", "ä", "a"]
     assert by_image(ids).tolist() == [1, 0, 1, 2, 0]
     assert by_image(ids).dtype == torch.int64
-
-
-@pytest.mark.parametrize("number", [1, 2, 3, 7, 10, 99, 100, 250])
-def test_shares_are_in_proportion_and_add_up(number: int) -> None:
-    sizes = [50, 30, 1, 19]
-    group_P = torch.arange(4).repeat_interleave(torch.tensor(sizes))[
-        torch.randperm(100, generator=torch.Generator().manual_seed(0))
-    ]
-    found = shares(group_P, number)
-    assert sum(found) == number
-    assert all(abs(share - number * size / 100) < 1 for share, size in zip(found, sizes, strict=True))
-    assert number > 100 or all(share <= size for share, size in zip(found, sizes, strict=True))
-
-
-def test_the_rest_goes_to_the_largest_remainders_and_lower_groups() -> None:
-    assert shares(torch.tensor([0, 0, 1, 1, 2, 2]), 4) == [2, 1, 1]
-    assert shares(torch.tensor([0, 0, 0, 1, 1, 2]), 1) == [1, 0, 0]
-    assert shares(torch.tensor([2, 2, 2, 0]), 2) == [1, 0, 1]  # 0.5, 0, 1.5; a number that no patch has gets none
 
 
 def test_matched_rows_are_those_of_the_group() -> None:
@@ -126,11 +96,6 @@ def test_matched_rows_are_those_of_the_group() -> None:
         (lambda: clusters(photos(), 0, 0), "found 20 and 0"),
         (lambda: clusters(photos()[:, :1], 3, 0), "found (20, 1, 24, 24)"),
         (lambda: looks(photos()[..., :2]), "H and W at least 3, found (20, 3, 24, 2)"),
-        (lambda: by_value([1.0, 2.0], 3), "3 groups take as many values or more, all finite, found 2, 0 not"),
-        (lambda: by_value([1.0, float("nan")], 2), "found 2, 1 not"),
-        (lambda: by_value([1.0], 0), "0 groups"),
-        (lambda: shares(torch.tensor([0, 1]), 0), "found 0 of 2"),
-        (lambda: shares(torch.empty(0, dtype=torch.int64), 3), "found 3 of 0"),
         (lambda: matched(None, 0, 3), "found 0 synthetic and 3 real"),
         (lambda: matched((torch.tensor([7]), torch.tensor([0])), 1, 1), "found none of: 7"),
         (

@@ -74,7 +74,15 @@ def test_starts_are_of_different_windows_and_each_group_has_its_share(source: St
 def test_the_first_of_the_manifest_start_where_that_is_asked(source: Store, manifest: Manifest) -> None:
     asked = config(start="rank", groups="none")
     pool = pools.read(manifest, source, asked)
-    assert sorted(pool.rank_P[pool.starts(5, asked)].tolist()) == [0, 1, 2, 3, 4]
+    assert pool.rank_P[pool.starts(5, asked)].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("start", ["random", "rank"])
+def test_fewer_starts_are_the_first_of_more(source: Store, manifest: Manifest, start: str) -> None:
+    """So that a budget in bytes is what the patches take that it was counted for."""
+    asked = config(start=start)
+    pool = pools.read(manifest, source, asked)
+    assert torch.equal(pool.starts(5, asked), pool.starts(11, asked)[:5])
 
 
 def test_patches_like_others_are_of_their_groups_in_their_parts(source: Store, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""What stands for classes, which photographs have none: clusters of patches alike, equal shares by a value, or images.
+"""What stands for classes, which photographs have none: clusters of patches alike, or images.
 
 A group is a number from 0 up. Synthetic patches of a group are matched with real patches of the same one.
 
@@ -19,7 +19,7 @@ from curate.strategies._vectors import scaled
 from curate.strategies.cluster import kmeans
 from curate.tensors import to_float
 
-__all__ = ["by_image", "by_value", "clusters", "looks", "matched", "shares"]
+__all__ = ["by_image", "clusters", "looks", "matched"]
 
 _CHUNK = 256  # patches looked at a time
 _FLOOR = 1e-6  # of energies before their logarithm: half a step of 8 bits, squared, is four times that
@@ -37,42 +37,9 @@ def clusters(pool_P3HW: Tensor, number: int, seed: int) -> Tensor:
     return _numbered(labels)
 
 
-def by_value(value_P: Tensor | Sequence[float], number: int) -> Tensor:
-    """group_P int64 of equal size by rank, as of a scorer's losses: 0 has the lowest; equal values by their place.
-
-    Raises UsageError for values that are not finite, none, or a number that is not from 1 to theirs.
-    """
-    values_P = torch.as_tensor(value_P, dtype=torch.float64)
-    if not 1 <= number <= len(values_P) or not values_P.isfinite().all():
-        bad = int((~values_P.isfinite()).sum())
-        raise UsageError(f"{number} groups take as many values or more, all finite, found {len(values_P)}, {bad} not")
-    group_P = torch.empty(len(values_P), dtype=torch.int64)
-    group_P[values_P.argsort(stable=True)] = torch.arange(len(values_P)) * number // len(values_P)
-    return group_P
-
-
 def by_image(image_ids: Sequence[str]) -> Tensor:
     """group_P int64: a group for each image, in the order of the ids."""
     return _numbered(np.asarray(image_ids, dtype=object).astype(str))
-
-
-def shares(group_P: Tensor, number: int) -> list[int]:
-    """How many of `number` synthetic patches each group gets: as its share of the pool, the rest by largest remainders.
-
-    Equal remainders go to the lower group. A group gets 0 where there are too few; all shares add up to `number`.
-    Raises UsageError for no groups or a number below 1.
-    """
-    if number < 1 or not len(group_P):
-        raise UsageError(
-            f"synthetic patches should be 1 or more, of 1 real patch or more, found {number} of {len(group_P)}"
-        )
-    sizes = torch.bincount(group_P).tolist()
-    total = sum(sizes)
-    given = [number * size // total for size in sizes]
-    by_remainder = sorted(range(len(sizes)), key=lambda group: (-(number * sizes[group] % total), group))
-    for group in by_remainder[: number - sum(given)]:
-        given[group] += 1
-    return given
 
 
 def matched(groups: tuple[Tensor, Tensor] | None, synthetic: int, real: int) -> Iterator[tuple[Tensor, Tensor]]:

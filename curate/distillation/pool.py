@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from curate.config import DistillConfig
-from curate.distillation.groups import by_image, clusters, shares
+from curate.distillation.groups import by_image, clusters
 from curate.errors import UsageError, counted
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
@@ -47,19 +47,21 @@ class Pool:
         return len(self.rank_P.unique())  # type: ignore[no-untyped-call]
 
     def starts(self, number: int, config: DistillConfig) -> Tensor:
-        """Which of them `number` synthetic patches start as, in an order whose first part is as mixed as all of it.
+        """Which of them `number` synthetic patches start as: of different windows, fewer are the first of more.
 
-        Each group gets its share of the pool. UsageError where there are fewer windows than that.
+        Drawn, each group has its share of the pool's windows, to half a patch, in as many of the first ones as one
+        likes; by rank they are in the order of the manifest. UsageError where there are fewer windows than that.
         """
-        rng = np.random.default_rng([config.seed, 1])
         first_P = self._first_of_each_window()
         _require(number, len(first_P), config)
-        chosen = []
-        for group, share in enumerate(shares(self.group_P[first_P], number)):
-            mine = first_P[self.group_P[first_P] == group]
-            order = self.rank_P[mine].argsort().numpy() if config.start == "rank" else rng.permutation(len(mine))
-            chosen += mine[order[:share]].tolist()
-        return torch.tensor(chosen)[torch.from_numpy(rng.permutation(number))]
+        if config.start == "rank":
+            return first_P[:number]
+        shuffled_P = first_P[torch.from_numpy(np.random.default_rng([config.seed, 1]).permutation(len(first_P)))]
+        place_P = np.empty(len(shuffled_P))
+        for group in self.group_P[shuffled_P].unique().tolist():  # type: ignore[no-untyped-call]
+            mine = np.flatnonzero(self.group_P[shuffled_P].numpy() == group)
+            place_P[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+        return shuffled_P[torch.from_numpy(np.argsort(place_P, kind="stable")[:number])]
 
     def like(self, group_M: Tensor, number: int, rng: np.random.Generator) -> Tensor:
         """`number` patches drawn so that each group has about the part of them that it has of `group_M`, at least 1."""
@@ -72,7 +74,7 @@ class Pool:
         return torch.tensor(rows)
 
     def _first_of_each_window(self) -> Tensor:
-        """A window larger than the patches may have several crops in the pool; no two patches start as one window."""
+        """A window larger than the patches may have several crops in the pool. In the order of the ranks."""
         return torch.from_numpy(np.sort(np.unique(self.rank_P.numpy(), return_index=True)[1]))
 
 
