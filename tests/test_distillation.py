@@ -21,6 +21,7 @@ from curate.errors import DataError, UsageError
 from curate.ingestion import ingest
 from curate.manifest import Manifest
 from curate.packing import MANIFEST_FILE
+from curate.reporting import report
 from curate.resize import downscale
 from curate.resume import STATE_FILE
 from curate.selection import select
@@ -313,6 +314,58 @@ def test_another_distillation_does_not_go_into_the_same_folder(manifest: Manifes
         distill(manifest, config(rate=0.02), tmp_path / "made")
     with pytest.raises(UsageError, match="a store of photographs"):
         distill(manifest, config(), manifest.store().path)
+
+
+def test_the_report_s_command_makes_it_again(manifest: Manifest, tmp_path: Path) -> None:
+    """As the command line reads it; only the manifest's name stands open."""
+    import shlex
+
+    import typer.main
+
+    from curate.cli import app
+    from curate.config import settle
+
+    asked = config(form="constant", residual=False)
+    made = distill(manifest, asked, tmp_path / "made")
+    record = report([made.manifest], out=tmp_path / "report.html")
+    (command,) = [line for line in record.commands if line.startswith("curate distill")]
+    words = shlex.split(command)
+    group: Any = typer.main.get_command(app)
+    given = group.commands["distill"].make_context("distill", words[2:]).params
+    options = {name: given[name] for name in asked.recipe() if given[name] is not None}
+    again = settle(DistillConfig, None, options).recipe()
+    own = {"log_every": asked.log_every, "save_every": asked.save_every, "arch": asked.arch}
+    assert again | own == asked.recipe()
+
+
+def test_gradient_reaches_the_latents(model: str) -> None:
+    """Of a whole step, patches drawn without a graph and again with one: as finite differences have it, in float64."""
+    from curate import plugins
+    from curate.distillation.nets import MatchingNet
+    from curate.distillation.objectives import gradient_matching
+    from curate.distillation.spaces import Ldm, backward, drawn
+    from curate.ldm import load
+
+    torch.manual_seed(0)
+    net = MatchingNet(plugins.parse("archs", "srcnn:scale=2,kernel=9-1-5"), dtype=torch.float64)
+    space, rows = Ldm(load(model).double(), sampling=2), torch.arange(3)
+    real = torch.rand(3, 3, 16, 16, dtype=torch.float64) * 0.4 + 0.3
+    learnables = space.start(real)
+    residual = real - drawn(space, learnables, rows, None, 2)
+    parameters = net.fresh(0)
+
+    def value(shift: float) -> float:
+        moved = {"latents": learnables["latents"] + shift * direction}
+        patches = drawn(space, moved, rows, residual, 2)
+        return float(gradient_matching(net, parameters, patches, real.flip(-1)).detach())
+
+    direction = torch.randn(learnables["latents"].shape, dtype=torch.float64)
+    patches = drawn(space, learnables, rows, residual, 2).requires_grad_()
+    (slope,) = torch.autograd.grad(gradient_matching(net, parameters, patches, real.flip(-1)), [patches])
+    found = backward(space, learnables, rows, slope, chunk=2)["latents"]
+    expected = (value(1e-8) - value(-1e-8)) / 2e-8  # less than to where a ReLU turns
+    assert float((found * direction).sum()) == pytest.approx(expected, rel=1e-3)
+    assert abs(expected) > 1e-6
 
 
 def test_a_distilled_store_is_distilled_from_again(manifest: Manifest, tmp_path: Path) -> None:

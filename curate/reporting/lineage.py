@@ -22,6 +22,7 @@ __all__ = [
     "terms_of_store",
 ]
 
+_TEACHER = "TEACHER"
 _MANIFEST = "MANIFEST"  # stands for one in another store
 _COUNTS = {"patches": "patches in the store", "without_finite_score": "without a finite score"}
 
@@ -203,7 +204,9 @@ def _distill(options: Mapping[str, Any], facts: Facts, here: Place) -> str:
     for name, value in sorted(options.items()):
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            words += [flag] if value else []
+            words += [flag if value else f"--no-{flag.removeprefix('--')}"]
+        elif name == "teacher" and value is not None:  # a hash: where it lay is not recorded
+            words += [flag, _TEACHER]
         elif isinstance(value, list):
             words += [flag, ",".join(map(str, value))] if value else []
         elif value is not None:
