@@ -178,6 +178,26 @@ def test_what_a_stopped_command_says_is_in_the_tutorial(monkeypatch: pytest.Monk
     assert f"\ncurate: {stopping.line()}\n" in (pages.ROOT / "docs/tutorial.md").read_text("utf-8")
 
 
+def test_the_distil_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
+    """With few steps of small networks on small windows."""
+    quick = "--arch fsrcnn:scale=2,d=8,s=4,m=1 --steps 1 --pool 30 --net-steps 1 --real-batch 8"
+    small = "--width 8 --denoiser-width 16 --batch-size 2 --crop 16 --autoencoder-crop 16"
+    printed = run(
+        "docs/distill.md",
+        {
+            "ingest DIV2K/DIV2K_train_HR store": "ingest DIV2K/DIV2K_train_HR store --patch 48 --step 48",
+            "--patches 300 --size 96": f"--patches 6 --size 48 {quick}",
+            "--patches 300 --space": f"--patches 6 --size 48 {quick} --space",
+            "--steps 20000 -o run": "--steps 1 --crop 48 -o run",
+            "tensorboard --logdir few/distill\n": "",
+            "--autoencoder-steps 10000 --denoiser-steps 20000": f"--autoencoder-steps 1 --denoiser-steps 1 {small}",
+            "sample model -o samples.png": "sample model -o samples.png --steps 2",
+        },
+    )
+    assert "origin: distilled" in printed[0] and "6 patches, " in printed[0]
+    assert "16 samples: samples.png" in printed[1] and "6 patches, " in printed[1]
+
+
 def test_the_questions_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
     page = "docs/faq.md"
     printed = run(page, {})
