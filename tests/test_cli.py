@@ -235,6 +235,23 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         assert keys <= found.keys() if keys else isinstance(found, list), verb
 
 
+def test_a_core_set_is_distilled(run: Run, work: Path, tmp_path: Path) -> None:
+    """Named either way, by a recipe's options or the command's own, which come before them."""
+    (tmp_path / "tiny.toml").write_text(f'size = 12\nsteps = 1\narch = "{FSRCNN_SMALL}"\npool = 20\nbytes = 9000\n')
+    ways = ((work / "half.parquet",), ("--from", work / "half.parquet"))
+    for number, way in enumerate(ways):
+        result = run(
+            "distill", *way, "-o", tmp_path / f"few{number}", "--recipe", tmp_path / "tiny.toml", "--patches", 3
+        )
+        assert result.code == 0, result
+        assert result.out.startswith("3 patches, 0.01 MB, objective ")
+        assert result.out.endswith(f"{tmp_path}/few{number}/manifest.parquet\n")
+    again = run("distill", ways[0][0], "-o", tmp_path / "few0", "--recipe", tmp_path / "tiny.toml", "--patches", 3)
+    assert again.out == f"3 patches, 0.01 MB: {tmp_path}/few0/manifest.parquet\n"
+    info = run("info", tmp_path / "few0" / "manifest.parquet").out
+    assert "origin: distilled" in info and "distilled_from:" in info
+
+
 def test_photographs_that_are_all_refused_are_a_failure_that_says_what_to_do(
     run: Run, work: Path, tmp_path: Path
 ) -> None:
@@ -438,6 +455,33 @@ MISTAKES = {
         ["eval", "{work}/luma", "{work}/photos", "--protocol", "yuv"],
         "'y', 'luma', 'rgb'",
     ),
+    "a distillation of nothing": (["distill", "-o", "{new}", "--patches", "3"], "which manifest to distil? One of"),
+    "a distillation of two": (
+        ["distill", "{work}/half.parquet", "--from", "{work}/half.parquet", "-o", "{new}", "--patches", "3"],
+        "which manifest to distil? One of",
+    ),
+    "a distillation without a budget": (
+        ["distill", "{work}/half.parquet", "-o", "{new}"],
+        "a budget should be given, in patches or in bytes, found neither",
+    ),
+    "a distillation of two budgets": (
+        ["distill", "{work}/half.parquet", "-o", "{new}", "--patches", "3", "--bytes", "3MB"],
+        "found 3 patches and 3000000 bytes",
+    ),
+    "a distillation to more than there are": (
+        ["distill", "{work}/half.parquet", "-o", "{new}", "--patches", "3000", "--size", "12"],
+        "3000 patches should be distilled from as many or more",
+    ),
+    "bytes that are none": (
+        ["distill", "{work}/half.parquet", "-o", "{new}", "--bytes", "few"],
+        "--bytes should be a number of bytes such as 256MB or 1GB, found 'few'",
+    ),
+    "a diffusion model of crops that do not fit": (
+        ["ldm", "train", "{work}/store", "-o", "{new}", "--crop", "960"],
+        "crop should be at most the store's patch of",
+    ),
+    "samples of nothing": (["ldm", "sample", "{work}/nowhere", "-o", "{new}.png"], "no folder"),
+    "samples as no picture": (["ldm", "sample", "-o", "{new}.gif"], "a picture should be called NAME.png"),
     "a missing argument": (["select", "{work}/store", "des"], "Missing option"),
     "an option that does not exist": (["info", "{work}/store", "--colour", "red"], "--colour"),
     "a verb that does not exist": (["frobnicate"], "frobnicate"),
