@@ -151,6 +151,7 @@ def test_the_same_again_is_the_same_and_a_finished_run_is_left_alone(manifest: M
     distill(manifest, config(), tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
     before = files(tmp_path / "a")
+    (tmp_path / "a" / RUN_FOLDER / STATE_FILE).write_bytes(b"of a run that was killed when it was about to end")
     again = distill(manifest, config(log_every=3), tmp_path / "a")
     assert files(tmp_path / "a") == before
     assert (again.patches, again.bytes) == (first.patches, first.bytes)

@@ -90,6 +90,7 @@ def distill(
         pools.check(chosen, config)  # before there is anything at `out`
     target = writing.begin(out, patch=config.size, made_from=made_from)
     if writing.is_finished(target):
+        _forget_state(target.path / RUN_FOLDER)  # of a run that was killed when it was about to end
         return _report(target, config, None, None)
     with ExitStack() as stack:
         stack.enter_context(target.writing())
@@ -107,7 +108,7 @@ def distill(
             _fit(run, live, folder, made_from, curves, progress)
         moved = _distance(run, live)
         made = _written(run, live, target, chosen, source, progress)
-        storage.remove(folder / name for name in storage.entries(folder) if name.endswith(".safetensors"))
+        _forget_state(folder)
         return _report(made, config, live.last.get("objective"), moved)
 
 
@@ -117,6 +118,10 @@ def check(config: DistillConfig) -> None:
     UsageError or DataError as `distill` would raise them.
     """
     _Parts.load(config, torch.device("cpu"))
+
+
+def _forget_state(folder: Place) -> None:
+    (folder / resume.STATE_FILE).unlink(missing_ok=True)
 
 
 def _made_from(config: DistillConfig, manifest: Manifest, parts: "_Parts") -> Distilling:
