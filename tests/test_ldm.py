@@ -461,7 +461,8 @@ def test_without_the_bundled_model_it_says_what_to_name(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./no/folder", "a/b/c", "https://hub/org/name", "../x", "org/na\nme"])
-def test_no_such_folder(name: str) -> None:
+def test_no_such_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # wherever the tests run there may be something called x beside it
     line = refusal(lambda: load(name), UsageError)
     assert "should be one as diffusers writes it, or a name on the hub" in line
 
