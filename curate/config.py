@@ -197,7 +197,7 @@ class DistillConfig(Config):
     objective: Annotated[Literal["dc", "dm", "mtt"], "Match gradients, distributions of features, or trajectories."] = (
         "dc"
     )
-    arch: Annotated[str, "The matching network."] = "srcnn:scale=2,kernel=9-1-5"
+    arch: Annotated[str, "The matching network."] = "fsrcnn:scale=2,d=32,s=8,m=1"
     distance: Annotated[Literal["cos", "mse", "both"], "Of gradients (dc)."] = "cos"
     statistics: Annotated[Literal["mean", "moments", "fourier", "all"], "Of features (dm)."] = "all"
     groups: Annotated[Literal["cluster", "image", "none"], "What stands for classes."] = "cluster"
@@ -208,7 +208,7 @@ class DistillConfig(Config):
     pool: Annotated[int, "Real patches to compare with, held in memory as 8 bits."] = 4096
     batch_size: Annotated[int, "Synthetic patches a step (of dc and dm; of each inner step of mtt)."] = 32
     real_batch: Annotated[int, "Real patches a step."] = 64
-    steps: Annotated[int, "Steps of the patches."] = 1000
+    steps: Annotated[int, "Steps of the patches."] = 500
     optimizer: Annotated[Literal["adam", "sgd"], "Of the patches."] = "adam"
     rate: Annotated[
         float, "Step size: of adam about what a value moves a step, in [0, 1] or latents of deviation 1."
