@@ -57,8 +57,9 @@ QUICK: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without waiting for the disk."""
+    """Without waiting for the disk, and what a stopped run says of itself is forgotten."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(stopping, "_kept", stopping._kept)
 
 
 @pytest.fixture(scope="module")
