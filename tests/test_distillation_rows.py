@@ -59,9 +59,3 @@ def test_state_goes_on_where_it_was(name: str) -> None:
     kept = {key: value.clone() for key, value in after(_steps(0)[:4], parts, None).state.items()}
     after(_steps(0)[4:], parts, kept)
     assert torch.equal(whole, parts)
-
-
-def test_a_factor_scales_the_step() -> None:
-    tensor = torch.zeros(1, 1)
-    RowOptimiser({"z": tensor}, "sgd", rate=0.1).step(torch.tensor([0]), {"z": torch.ones(1, 1)}, factor=0.5)
-    assert tensor.item() == pytest.approx(-0.05)

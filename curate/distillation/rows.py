@@ -33,12 +33,12 @@ class RowOptimiser:
         self.state["steps"] = torch.zeros(count, dtype=torch.int64)  # that each row was in
 
     @torch.no_grad()
-    def step(self, rows_M: Tensor, gradients: Mapping[str, Tensor], factor: float = 1.0) -> None:
-        """Move the rows, each named once, by their gradients (M x ...), at `factor` times the rate."""
+    def step(self, rows_M: Tensor, gradients: Mapping[str, Tensor]) -> None:
+        """Move the rows, each named once, by their gradients (M x ...)."""
         self.state["steps"][rows_M] += 1
         for name, gradient in gradients.items():
             tensor = self.learnables[name]
-            tensor[rows_M] -= factor * self.rate * self._move(name, rows_M, gradient)
+            tensor[rows_M] -= self.rate * self._move(name, rows_M, gradient)
 
     def _move(self, name: str, rows_M: Tensor, gradient: Tensor) -> Tensor:
         mean = self.state[f"{name}.mean"]

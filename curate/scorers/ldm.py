@@ -35,7 +35,7 @@ class Ldm(LatentScorer):
     10^(-PSNR / 10), from 0 to 1. It is the detail that the latents cannot hold.
 
     The patch's sides should be multiples of the model's: px a latent, times what the denoiser halves. On a CPU a
-    patch's scores are the same bits whatever it is scored with; on a GPU in bf16 they agree to about 1 %.
+    patch's scores are the same bits whatever it is scored with; on a GPU their last digits differ with the batch.
     """
 
     timesteps: str = "100+300+500+700"  # training steps after whose noise the patch is denoised
