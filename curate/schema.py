@@ -8,6 +8,7 @@
     export.json           ExportRecord      what a folder of exported windows is
     model.safetensors     CheckpointRecipe  in the file's metadata under `curate`: all that made the checkpoint
     state.safetensors     TrainingState     the same, of a training run that has not ended
+    genotype.json         GenotypeRecord    a network that a search found
 
 `schemas/*.json` are generated from here: `python -m curate.schema --write`, and `--check` fails if they differ.
 """
@@ -39,6 +40,7 @@ __all__ = [
     "Distilling",
     "Document",
     "ExportRecord",
+    "GenotypeRecord",
     "ManifestRecipe",
     "Packing",
     "Part",
@@ -257,6 +259,14 @@ class TrainingState(Sealed):
     tensors: str | None = None  # SHA-256 of their names, types, shapes and values; null in older files
 
 
+class GenotypeRecord(Document):
+    """`genotype.json`: a discrete network of DLSR's space, found by a search or written by hand."""
+
+    operations: list[str]  # of the three mixed layers that all cells share
+    inputs: list[list[int]]  # of cells 3 to 6: the earlier cells, counted from 1, that each one takes, in this order
+    search: dict[str, Any] | None = None  # how it was found: manifest, options, step, versions
+
+
 class ReportedWindow(pydantic.BaseModel):
     """What a manifest takes of its candidates in the descending order of one score; ranks count from 0."""
 
@@ -437,7 +447,7 @@ def json_schemas() -> dict[str, str]:
     """File name -> content of everything under `schemas/`."""
     made_by_store: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord, CheckRecord]
     documents: list[type[Document]] = [*made_by_store, ManifestRecipe, ExportRecord, CheckpointRecipe, TrainingState]
-    documents += [ReportRecord, VerifyRecord]
+    documents += [ReportRecord, VerifyRecord, GenotypeRecord]
     from curate import layout
 
     tables = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES, "manifest": layout.MANIFEST}

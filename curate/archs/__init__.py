@@ -7,7 +7,7 @@ The first line of the module's docstring is what `curate archs` shows. Nothing h
 Axes in names: B batch, C channels (1 where `colour` is y, 3 where it is rgb), H height, W width.
 """
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,6 +19,9 @@ class Arch(Protocol):
     """What training, evaluation and checkpoints need of an architecture. Subclass it: `adapt`, `infer` come along."""
 
     scale: int  # output height / input height, and the same for width
+
+    least: ClassVar[int] = 1  # px, the shortest side of an input that the network can take
+    hfen: ClassVar[float] = 0.0  # weight of HFEN (`curate.losses`) in the loss that its authors trained it by
 
     @property  # as a ClassVar, or as an option where public networks of one name differ in it
     def colour(self) -> Literal["y", "rgb"]:
