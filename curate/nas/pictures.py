@@ -336,7 +336,9 @@ def agreement(names: Sequence[str], operations: Mapping[str, Sequence[Sequence[s
             parts.append(_text(start + _SEEN * LAYERS + 8, middle + 4, f"{sum(alike)} of {LAYERS}", 11, colour=_SOFT))
             top += 26
         top += 10
-    parts.append(_text(10, top + 14, f"Ring: what most seeds of {short(names[0], 40)} found.", colour=_SOFT))
+    parts.append(
+        _text(10, top + 14, f"The ring marks what most searches on {short(names[0], 30)} found.", colour=_SOFT)
+    )
     return page(start + _SEEN * LAYERS + 60, math.ceil(top) + 28, parts)
 
 
