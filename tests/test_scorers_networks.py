@@ -49,6 +49,7 @@ NETWORKS: dict[str, tuple[str, int, range | None]] = {
     "edsr:scale=4,features=4,blocks=1": ("upsample.0", 1, range(6, 7)),
     "idn:features=12,d=4,blocks=1,colour=rgb": ("deconv", 1, range(12, 14)),
     "imdn:scale=3,features=16,modules=1": ("upsampler.0", 1, None),
+    "dlsr:features=4,genotype=conv_1x1+dil_3x3+conv_3x3@1.2.3.4": ("upsampler.0", 1, None),
     "rcan:groups=1,blocks=1,features=16": ("upsample.0", 1, None),
     "rdn:scale=3,blocks=2,layers=2,growth=4,features=8": ("upscale.0", 1, range(9, 10)),
     "swinir:variant=light,embed=12,groups=1,blocks=2,heads=2": ("upsample.0", 1, range(8, 24)),
@@ -200,6 +201,32 @@ def test_scores_hang_on_no_tile(
     image_BCHW = to_float(to_tensor(make_photo(108 * scale, 60 * scale, 0)))[None]
     whole_BKHW, tiled_BKHW = (maps_of(kind(checkpoint=folder, tile=tile), image_BCHW) for tile in (0, 48))
     torch.testing.assert_close(tiled_BKHW, whole_BKHW, rtol=1e-4, atol=1e-6 * float(whole_BKHW.abs().max()))
+
+
+@pytest.mark.parametrize("kind", [Loss, Embedding])
+@pytest.mark.parametrize("tile", [0, 48])
+def test_an_image_that_is_too_small_for_the_network_is_continued_by_its_last_px(
+    tile: int, kind: type[Loss | Embedding], saved: Callable[..., Path], make_photo: MakePhoto
+) -> None:
+    """12 LR px, where the network takes 15: it sees 48, and its answer is cut."""
+    folder = saved("dlsr:features=8")
+    scorer = kind(checkpoint=folder, tile=tile)
+    small_BCHW = to_float(to_tensor(make_photo(24, 36, 0)))[None]
+    arch, net, lr_BCHW, hr_BCHW = by_hand(folder, small_BCHW)
+    wide_BCHW = nn.functional.pad(lr_BCHW, (0, 48 - 18, 0, 48 - 12), mode="replicate")
+    found_BKHW = maps_of(scorer, small_BCHW)
+    if kind is Loss:
+        with torch.inference_mode():
+            sr_BCHW = net(wide_BCHW)[..., :24, :36]
+        expected_BKHW = ((sr_BCHW - hr_BCHW) / arch.peak).square().mean(1, keepdim=True)
+    else:
+        kept: list[Tensor] = []
+        net.get_submodule("upsampler.0").register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+        with torch.inference_mode():
+            net(wide_BCHW)
+        maps_BCHW = kept[0][..., :12, :18]
+        expected_BKHW = nn.functional.avg_pool2d(torch.cat([maps_BCHW, maps_BCHW.square()], dim=1), 6)
+    torch.testing.assert_close(found_BKHW, expected_BKHW, rtol=1e-4, atol=1e-6 * float(expected_BKHW.abs().max()))
 
 
 # The embedding
