@@ -281,7 +281,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "more patches than the manifest has": ({"patches": 500}, "500 patches should be distilled from as many or more"),
     "more patches than the pool": ({"patches": 41}, "41 patches should be distilled from as many or more"),
     "patches larger than the windows": ({"size": 36}, "36 px do not fit into the manifest's windows of 24 px"),
-    "patches too small for the network": ({"arch": "dlsr"}, "patches should be 30 px or more, found 24, in LR 12"),
+    "patches too small for the network": ({"arch": "dlsr"}, "a side: patches should be 30 px or more, found 24"),
     "no such network": ({"arch": "fsrcn"}, "no 'fsrcn' in curate.archs"),
     "no such model": ({"space": "vae", "model": "nowhere/at all"}, "no folder 'nowhere/at all'"),
     "bytes for no patch": ({"patches": None, "bytes": 10}, "10 bytes hold no patch of 24 px"),

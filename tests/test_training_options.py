@@ -145,6 +145,12 @@ def test_a_network_s_own_hfen_is_the_default(manifest: Manifest, large: Manifest
     assert distance(plain.state, zero.state) == 0 and plain.recipe["config"] == zero.recipe["config"]
 
 
+def test_a_run_with_another_hfen_is_another_run(manifest: Manifest, tmp_path: Path) -> None:
+    made = train(NET, manifest, replace(BRIEF, hfen=0.2), tmp_path)
+    assert distance(train(NET, manifest, replace(BRIEF, hfen=0.2), tmp_path).state, made.state) == 0
+    assert "hfen 0.2, not 0.0;" in refusal(UsageError, lambda: train(NET, manifest, BRIEF, tmp_path))
+
+
 def test_hfen_is_of_full_precision(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of bf16 only the network's products are: losses get float32 images."""
     seen: list[torch.dtype] = []
