@@ -558,6 +558,14 @@ def test_milestones_that_are_none(run: Run, work: Path, tmp_path: Path, mistake:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("options", [("--hfen", "-0.1"), ("--hfen", "nan"), ("--hfen", "inf")])
+def test_a_weight_of_hfen_that_is_none(run: Run, work: Path, tmp_path: Path, options: tuple[str, str]) -> None:
+    result = run("train", work / "half.parquet", "--arch", "fsrcnn", "--steps", 9, *options, "-o", tmp_path / "run")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"curate: options: hfen should be 0 or more, found {options[1]}\n"
+    assert not (tmp_path / "run").exists()
+
+
 def trained_with(folder: Path) -> dict[str, Any]:
     """The options with which a run was trained, and its arch."""
     record = json.loads((folder / "recipe.json").read_text("utf-8"))
@@ -589,6 +597,7 @@ def test_a_recipe_trains_and_what_is_given_wins(
         ("--rate", 2e-3, "rate 0.001, not 0.002"),
         ("--arch", "fsrcnn:d=8", "arch fsrcnn:scale=2,d=56,s=12,m=4, not fsrcnn:scale=2,d=8,s=12,m=4"),
         ("--crop", 24, "crop 12, not 24"),
+        ("--hfen", 0.2, "hfen 0.0, not 0.2"),
     ):
         other = run(*command, option, value)
         assert (other.code, other.out, len(other.err.splitlines())) == (2, "", 1)

@@ -258,6 +258,13 @@ def test_a_size_below_one_lr_pixel_is_refused(size: tuple[int, int]) -> None:
             function(plugins.parse("archs", "srcnn:scale=3"), *size)
 
 
+def test_a_size_that_the_network_does_not_take_is_refused() -> None:
+    arch: Arch = plugins.parse("archs", "dlsr:scale=3,features=4")
+    with pytest.raises(UsageError, match=r"at least 45x45 px, found 60x44$"):
+        multiply_adds(arch, 44, 60)
+    assert multiply_adds(arch, 45, 60) > 0
+
+
 def test_the_convention_says_what_is_counted_and_what_is_not() -> None:
     line = convention(plugins.parse("archs", "srcnn:scale=3"), *HD)
     assert line.isprintable() and "of luma" in line
