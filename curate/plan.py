@@ -51,6 +51,7 @@ from curate.scorers import Scorer
 from curate.scoring import score_names
 from curate.selection import Unit, check_names
 from curate.strategies import Strategy
+from curate.training import check_crop
 
 __all__ = ["Clean", "Distill", "Ingest", "Made", "Pipeline", "Score", "Select", "Train", "Training"]
 
@@ -295,6 +296,7 @@ class Pipeline(pydantic.BaseModel):
             if crop % arch.scale or crop > most:
                 fits = f"a multiple of {arch.scale}, and at most {whose} {most} px"
                 raise UsageError(f"{training.arch}: a crop should be {fits}, found {crop}")
+            check_crop(arch, training.config)
 
 
 def _check_select(chosen: Select, seed: int | None, scores: Mapping[str, pa.DataType]) -> None:

@@ -34,6 +34,7 @@ WITH_TORCH = {
     "macs",
     "means",
     "metrics",
+    "nas",
     "optics",
     "optim",
     "pipeline",
