@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from curate.genotype import OPERATIONS, Genotype
 from curate.ingestion import ingest
 from curate.loader import batches
 from curate.losses import hfen
+from curate.manifest import Manifest
 from curate.nas import sampled
 from curate.nas.sampled import Sampling, Space, Tried, proposed, search
 from curate.progress import Progress, silent
@@ -205,15 +208,25 @@ def test_nothing_is_tried_twice_and_in_the_end_all(method: str) -> None:
 # --- what a candidate is worth ----------------------------------------------------------------------------------------
 
 
+def weighted(manifest: Manifest) -> Manifest:
+    """Of weights from 0.5 to 1.5."""
+    field = manifest.table.schema.field("weight")
+    weights = pa.array(np.linspace(0.5, 1.5, len(manifest)).astype(np.float32))
+    return replace(
+        manifest, table=manifest.table.set_column(manifest.table.schema.get_field_index("weight"), field, weights)
+    )
+
+
 def by_hand(run: Sampling, made: Checkpoint) -> float:
     """The mean over 16 batches of L1 + hfen * HFEN, of values in [0, 255]."""
     feed = batches(run.architecture, scale=2, crop=30, batch_size=2, seed=run.config.seed, augment=False)
     net, losses = made.module(), list[Tensor]()
-    for lr_BCHW, hr_BCHW, _, _ in islice(feed, 16):
+    for lr_BCHW, hr_BCHW, weight_B, _ in islice(feed, 16):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=run.config.precision == "bf16"):
             sr_BCHW = net(255 * lr_BCHW)
         sr_BCHW, hr_BCHW = sr_BCHW.float(), 255 * hr_BCHW
-        losses.append((sr_BCHW - hr_BCHW).abs().mean() + run.config.hfen * hfen(sr_BCHW, hr_BCHW).mean())
+        loss_B = (sr_BCHW - hr_BCHW).abs().mean((1, 2, 3)) + run.config.hfen * hfen(sr_BCHW, hr_BCHW)
+        losses.append((loss_B * weight_B).mean())
     return float(torch.stack(losses).double().mean())
 
 
@@ -225,6 +238,7 @@ def test_a_candidate_is_a_training_and_its_loss_that_of_the_other_part(
 ) -> None:
     monkeypatch.setattr(sampled, "_COMPARED", COMPARED)
     run = sampling(candidates=2, weight_decay=0.1, **options)
+    run = replace(run, architecture=weighted(run.architecture))
     best, tried = search(run, tmp_path / "run", device="cpu")
     config = TrainConfig(
         steps=2,
