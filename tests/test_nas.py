@@ -60,12 +60,32 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def test_a_search_by_candidates_goes_on_with_what_it_began_with(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latencies that candidates are charged with, and the options."""
+    monkeypatch.setattr(nas.costs, "_milliseconds", lambda net, image_BCHW: 1.0)
+    few: dict[str, Any] = {"method": "random", "steps": 1, "warmup": 0, "snapshots": (), "cost": "latency"}
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        nas.search(manifest, config(**few), tmp_path / "run", progress=killed)
+    monkeypatch.setattr(nas.costs, "_milliseconds", lambda net, image_BCHW: pytest.fail("measured again"))
+    with pytest.raises(UsageError, match=r"holds a run that began with cost_weight 0\.2, not 5"):
+        nas.search(manifest, config(**few, cost_weight=5.0), tmp_path / "run")
+    tried = json.loads(nas.search(manifest, config(**few), tmp_path / "run").path.read_bytes())["search"]["tried"]
+    assert [one["charge"] for one in tried] == pytest.approx([0.2 * 3 / 9] * 3)
+
+
 METHODS = ["milenas", "darts", "darts2", "random", "evolution"]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_search_twice_is_the_same_and_its_find_trains(method: str, manifest: Manifest, tmp_path: Path) -> None:
-    small = {"steps": 2, "warmup": 1, "snapshots": ()} if method in ("random", "evolution") else {}
+    few = {"random": 1, "evolution": 1, "darts2": 3}
+    small = {"steps": few[method], "warmup": 0, "snapshots": ()} if method in few else {}
     found = [nas.search(manifest, config(method=method, **small), tmp_path / name) for name in ("one", "two")]
     assert found[0].genotype == found[1].genotype
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -75,7 +95,7 @@ def test_the_same_search_twice_is_the_same_and_its_find_trains(method: str, mani
     assert found[0].parameters == macs.parameters(arch)
     assert found[0].multiply_adds == macs.multiply_adds(arch, 720, 1280)
     made = train(arch, manifest, TrainConfig(steps=1, batch_size=2, crop=30), tmp_path / "run")
-    assert made.arch == arch and made.recipe["config"]["hfen"] is None  # the network's own: 0.2
+    assert made.arch == arch and made.recipe["config"]["hfen"] == 0.2  # the network's own
 
 
 def test_what_a_search_writes(manifest: Manifest, tmp_path: Path) -> None:
@@ -119,22 +139,19 @@ def test_without_connections(manifest: Manifest, tmp_path: Path) -> None:
     assert load_file(tmp_path / "run" / "architecture.safetensors").keys() == {"alpha"}
 
 
-@pytest.mark.parametrize("method", ["milenas", "darts2"])
 def test_a_search_that_is_stopped_goes_on_to_the_same_bytes(
-    method: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the warm-up, at its end, and after it; latencies that were measured are measured once."""
-    nas.search(manifest, config(method=method), tmp_path / "whole")
+    """In the warm-up, at its end, and after it."""
+    nas.search(manifest, config(), tmp_path / "whole")
     done: list[int] = []
     for stop in (1, 2, 5):
         with monkeypatch.context() as patched:
             patched.setattr(stopping, "caught", lambda stop=stop: done[-1:] == [stop])
             with pytest.raises(stopping.Stopped):
-                nas.search(
-                    manifest, config(method=method), tmp_path / "parts", progress=lambda step, *_: done.append(step)
-                )
+                nas.search(manifest, config(), tmp_path / "parts", progress=lambda step, *_: done.append(step))
     assert len(done) < 10  # it went on, and did not begin again
-    nas.search(manifest, config(method=method), tmp_path / "parts")
+    nas.search(manifest, config(), tmp_path / "parts")
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
 
 
