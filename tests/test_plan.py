@@ -138,7 +138,9 @@ def test_what_is_wrong_is_said(old: str, new: str, reason: str | None, load: Cal
 
 
 def test_a_seed_that_no_training_gives_is_refused(load: Callable[[str], Pipeline]) -> None:
-    with pytest.raises(UsageError, match=r"study.toml': few: .seed. stands for the seed of a training, and none"):
+    with pytest.raises(
+        UsageError, match=r"study.toml': few: .seed. stands for the seed of a training or a search, and none"
+    ):
         load(STUDY[: STUDY.index("[[distill]]")])
 
 
