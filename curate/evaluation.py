@@ -14,13 +14,13 @@ average the images' figures. Grey files become RGB first (the convention of IMDN
 import hashlib
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from curate import images, pool
+from curate import images, plugins, pool
 from curate.archs import Arch
 from curate.checkpoint import Checkpoint
 from curate.errors import DataError, UsageError, listed, one_line
@@ -80,7 +80,8 @@ def evaluate(
     sources = find([str(hr)]).sources
     pairs = PairedFolder.open(str(lr), model.arch.scale) if lr else None
     border = model.arch.scale + (_RGB_BORDER if protocol == "rgb" else 0)
-    loaded = pool.ahead(lambda source: _load(source, pairs, model.arch.scale, SSIM_WINDOW + 2 * border), sources)
+    least = _least(model.arch, border)
+    loaded = pool.ahead(lambda source: _load(source, pairs, model.arch.scale, least), sources)
     rows = []
     for source, (lr_CHW, hr_CHW) in zip(sources, loaded, strict=True):
         lr_BCHW = None if lr_CHW is None else to_float(lr_CHW.to(target))[None]
@@ -129,8 +130,20 @@ def _benchmark(folder: str | Path, scale: int, lr: str | Path | None) -> tuple[s
     return hr, lr or (files if files.is_dir() else None)
 
 
-def _load(source: Source, pairs: PairedFolder | None, scale: int, least: int) -> tuple[Tensor | None, Tensor]:
-    """(lr_CHW, hr_CHW) as uint8, HR cropped to what LR covers, `least` px a side or more; no LR if it is to be made."""
+class _Least(NamedTuple):
+    """The smallest HR image."""
+
+    side: int  # px
+    of: str  # what takes no smaller one
+
+
+def _least(arch: Arch, border: int) -> _Least:
+    measured, seen = SSIM_WINDOW + 2 * border, arch.scale * arch.least
+    return _Least(seen, plugins.spec_of(arch)) if seen > measured else _Least(measured, "measuring")
+
+
+def _load(source: Source, pairs: PairedFolder | None, scale: int, least: _Least) -> tuple[Tensor | None, Tensor]:
+    """(lr_CHW, hr_CHW) as uint8, HR cropped to what LR covers, not smaller than `least`; no LR if it is to be made."""
     whole_CHW = _decode(source)
     if pairs is None:
         hr_CHW = crop_to_multiple(whole_CHW, scale)
@@ -153,11 +166,11 @@ def _load(source: Source, pairs: PairedFolder | None, scale: int, least: int) ->
     return lr_CHW, hr_CHW
 
 
-def _check_size(hr_CHW: Tensor, source: Source, scale: int, least: int) -> None:
+def _check_size(hr_CHW: Tensor, source: Source, scale: int, least: _Least) -> None:
     height, width = hr_CHW.shape[1:]
-    if min(height, width) < least:
+    if min(height, width) < least.side:
         found = f"{height}x{width} px (a multiple of {scale})"
-        raise DataError(f"'{one_line(source.name)}' is {found}; measuring takes {least}x{least}")
+        raise DataError(f"'{one_line(source.name)}' is {found}; {least.of} takes {least.side}x{least.side}")
 
 
 def _decode(source: Source) -> Tensor:

@@ -28,7 +28,7 @@ def multiply_adds(arch: Arch, height: int, width: int) -> int:
 
     What borders the network adds, as SwinIR does up to whole windows, counts too. Nothing is computed, so any size is
     quick; the network has to run on torch's meta device, where tensors have shapes and no values.
-    Raises UsageError for a size below one LR pixel.
+    Raises UsageError for a size below one LR pixel, or below what the network can take.
     """
     lr_height, lr_width = _lr_size(arch, height, width)
     # Built with values: code that is made for those (`x.item()` in most transformers) finds none on the meta device.
@@ -57,8 +57,9 @@ def convention(arch: Arch, height: int, width: int) -> str:
 
 
 def _lr_size(arch: Arch, height: int, width: int) -> tuple[int, int]:
-    if min(height, width) < arch.scale:
-        raise UsageError(f"a size should be at least {arch.scale}x{arch.scale} px, found {width}x{height}")
+    least = arch.scale * arch.least
+    if min(height, width) < least:
+        raise UsageError(f"a size should be at least {least}x{least} px, found {width}x{height}")
     lr_height, lr_width = ((length + arch.scale // 2) // arch.scale for length in (height, width))
     return lr_height, lr_width
 

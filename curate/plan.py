@@ -42,7 +42,8 @@ Every name and option, and every file that is named, is checked here, before the
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -51,8 +52,8 @@ import pyarrow as pa
 import pydantic
 
 from curate import degrade, distillation, files, plugins
-from curate.archs import Arch
-from curate.archs.dlsr import LEAST
+from curate.archs import Arch, check_side
+from curate.archs.dlsr import Dlsr
 from curate.blocks import SEED, Block, Clean, Distill, Ingest, Nas, Score, Select, Train
 from curate.config import DistillConfig, NasConfig, TrainConfig
 from curate.errors import UsageError, listed, meant, one_line
@@ -61,6 +62,7 @@ from curate.scorers import Scorer
 from curate.scoring import score_names
 from curate.selection import check_names
 from curate.strategies import Strategy
+from curate.training import check_crop
 
 __all__ = ["Made", "Pipeline", "Search", "Training"]
 
@@ -208,10 +210,8 @@ class Pipeline(pydantic.BaseModel):
         if distilled.share is not None and not 0 < distilled.share <= 1:
             raise UsageError(f"{distilled.name}: share should be above 0 and at most 1, found {distilled.share}")
         for config in {replace(_tried(distilled, made.seed), seed=0) for made in self.manifests(distilled.name)}:
-            try:
+            with _said_of(distilled.name):
                 distillation.check(config)
-            except UsageError as error:
-                raise UsageError(f"{distilled.name}: {error}") from None
             if config.size > self.ingest.patch:
                 fits = f"at most the patch's {self.ingest.patch} px"
                 raise UsageError(f"{distilled.name}: size should be {fits}, found {config.size}")
@@ -222,14 +222,7 @@ class Pipeline(pydantic.BaseModel):
             raise UsageError(f"train: each run should be named once, found twice: {listed(twice)}")
         for training in self.trainings():
             arch: Arch = plugins.parse("archs", training.arch)
-            degrade.parse(training.config.degrade, arch.scale)
-            self._check_crop(
-                training.arch,
-                training.config.crop,
-                arch.scale,
-                arch.least,
-                self.manifest(training.manifest, training.seed),
-            )
+            self._check_training(training.arch, arch, training.config, self.manifest(training.manifest, training.seed))
 
     def _check_searches(self) -> None:
         names = [block.name for block in self.nas]
@@ -239,22 +232,28 @@ class Pipeline(pydantic.BaseModel):
         if twice := {place for place in places if places.count(place) > 1}:
             raise UsageError(f"nas: each search should be named once, found twice: {listed(twice)}")
         for search in self.searches():
-            name, scale = search.block.name, search.config.scale
-            self._check_crop(name, search.config.crop, scale, LEAST, self.manifest(search.manifest, search.seed))
+            name, arch = search.block.name, Dlsr(search.config.scale, features=search.config.features)
+            self._check_crop(name, arch.scale, search.config.crop, self.manifest(search.manifest, search.seed))
+            with _said_of(name):
+                check_side(arch, search.config.crop, "a crop")
             if search.block.retrain and search.retraining:
-                degrade.parse(search.retraining.degrade, scale)
-                made = self.manifest(search.block.retrain.manifest, search.seed)
-                self._check_crop(f"{name}: retrain", search.retraining.crop, scale, LEAST, made)
+                which = self.manifest(search.block.retrain.manifest, search.seed)
+                self._check_training(f"{name}: retrain", arch, search.retraining, which)
 
-    def _check_crop(self, whose: str, crop: int, scale: int, least: int, which: "Made") -> None:
-        """UsageError if a network of this scale, whose inputs have `least` px or more, cannot learn from such crops."""
+    def _check_training(self, whose: str, arch: Arch, config: TrainConfig, which: "Made") -> None:
+        self._check_crop(whose, arch.scale, config.crop, which)
+        with _said_of(whose):
+            check_crop(arch, config)
+            degrade.parse(config.degrade, arch.scale)
+
+    def _check_crop(self, whose: str, scale: int, crop: int, which: "Made") -> None:
+        """UsageError for crops that are no multiple of the scale, or larger than the windows of a manifest."""
         most, owner = self.ingest.patch, "the patch's"
         for made in self.distill:
             if made.name == which.name:
                 most, owner = _tried(made, which.seed).size, f"{made.name}'s"
-        if crop % scale or crop < least * scale or crop > most:
-            above = f"{least * scale} px or more, " if least > 1 else ""
-            fits = f"a multiple of {scale}, {above}and at most {owner} {most} px"
+        if crop % scale or crop > most:
+            fits = f"a multiple of {scale}, and at most {owner} {most} px"
             raise UsageError(f"{whose}: a crop should be {fits}, found {crop}")
 
 
@@ -264,6 +263,15 @@ def _check_name(kind: str, name: str, names: Sequence[str]) -> None:
         raise UsageError(f"{kind}'s name should be letters, digits, '-', '_' and '.', and its own, {found}")
 
 
+@contextmanager
+def _said_of(whose: str) -> Iterator[None]:
+    """A UsageError says whose mistake it is."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{whose}: {error}") from None
+
+
 def _check_select(chosen: Select, seed: int | None, scores: Mapping[str, pa.DataType]) -> None:
     strategy: Strategy = plugins.parse("strategies", chosen.strategy_for(seed))
     labels = [name for name, kind in scores.items() if kind == pa.float32()]
@@ -271,10 +279,8 @@ def _check_select(chosen: Select, seed: int | None, scores: Mapping[str, pa.Data
         raise UsageError(f"{chosen.name}: by should be one of {listed(labels)}, found {one_line(chosen.by)}")
     if not 0 < chosen.keep <= 1:
         raise UsageError(f"{chosen.name}: keep should be above 0 and at most 1, found {chosen.keep}")
-    try:
+    with _said_of(chosen.name):
         check_names(scores, strategy, chosen.where)
-    except UsageError as error:
-        raise UsageError(f"{chosen.name}: {error}") from None
 
 
 def _tried(distilled: Distill, seed: int | None) -> DistillConfig:

@@ -1,9 +1,9 @@
-"""A picture of a result: one dot a run, as SVG text. No library for one kind of picture."""
+"""A picture of a result: one dot a run, as SVG text; and the page that other such pictures stand on."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["dots"]
+__all__ = ["dots", "page"]
 
 _WIDTH, _ROW, _LEFT, _TOP = 640, 22, 150, 34  # px
 _COLOURS = ("#1b6ca8", "#c8553d", "#4c956c", "#7a5195", "#b08900")
@@ -16,7 +16,12 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> str:
     for number, (title, rows) in enumerate(groups.items()):
         parts += _panel(title, rows, unit, top, _COLOURS[number % len(_COLOURS)])
         top += _TOP + _ROW * len(rows) + 30
-    size = f'width="{_WIDTH}" height="{top}"'
+    return page(_WIDTH, top, parts)
+
+
+def page(width: int, height: int, parts: Sequence[str]) -> str:
+    """An SVG page of so many px: `parts`, elements as text, on white ground."""
+    size = f'width="{width}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
     return "\n".join([head, f'<rect {size} fill="white"/>', *parts, "</svg>", ""])
 

@@ -32,8 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from curate import degrade, files, optim, plugins, resume, stopping, storage
-from curate.archs import Arch
+from curate import degrade, files, losses, optim, plugins, resume, stopping, storage
+from curate.archs import Arch, check_side
 from curate.checkpoint import BEST, MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.config import TrainConfig
 from curate.curves import Curves, draw
@@ -50,11 +50,10 @@ from curate.storage import Place
 from curate.store import Store
 from curate.tensors import step_seed
 
-__all__ = ["train"]
+__all__ = ["check_crop", "train"]
 
 _VERSION = 1  # raise it when the same options begin to give other steps
 _HARMLESS = ("log_every", "save_every")  # options that change nothing about what is trained
-_CHARBONNIER = 1e-3  # epsilon, of values in [0, 1] (LapSRN, Lai et al. 2017)
 
 
 def train(
@@ -83,6 +82,7 @@ def train(
     are not finite any more.
     """
     network: Arch = plugins.parse("archs", arch) if isinstance(arch, str) else arch
+    check_crop(network, config)
     chosen = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     before = Checkpoint.load(init) if isinstance(init, str | Path) else init
     folder = None if out is None else storage.place(out, "a run")
@@ -127,6 +127,14 @@ def train(
             return keeper.finish(live, team)
 
 
+def check_crop(arch: Arch, config: TrainConfig) -> None:
+    """UsageError for crops that are too small for the network or the loss."""
+    check_side(arch, config.crop, "a crop")
+    if (arch.hfen if config.hfen is None else config.hfen) and config.crop < losses.HFEN_LEAST:
+        least = -(-losses.HFEN_LEAST // arch.scale) * arch.scale
+        raise UsageError(f"a crop should be {least} px or more for HFEN, found {config.crop}; or train with --hfen 0")
+
+
 @dataclass(frozen=True)
 class _Run:
     """What is trained, and how: all that does not change while it is."""
@@ -141,6 +149,8 @@ class _Run:
     steps: int = field(init=False)
 
     def __post_init__(self) -> None:
+        hfen = self.arch.hfen if self.config.hfen is None else self.config.hfen
+        object.__setattr__(self, "config", replace(self.config, hfen=float(hfen)))
         object.__setattr__(self, "degradation", degrade.parse(self.config.degrade, self.arch.scale))
         object.__setattr__(self, "steps", _steps(self.config, self.manifest))
 
@@ -151,8 +161,11 @@ class _Run:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What a run of an older curate was, where it does not say so: of its store's LR images nothing is known."""
-        options = _identity("", {"config": TrainConfig(steps=1).recipe()})
+        """What a run of an older curate was, where it does not say so: without HFEN.
+
+        Of its store's LR images nothing is known.
+        """
+        options = _identity("", {"config": TrainConfig(steps=1, hfen=0.0).recipe()})
         old = {name: value for name, value in options.items() if name not in ("arch", "manifest", "steps")}
         return {**old, "code": 1, "lr": self.recipe["lr"]}
 
@@ -340,25 +353,14 @@ def _loss(net: nn.Module, batch: Batch, run: _Run) -> tuple[Tensor, Tensor]:
     target_BCHW = _seen(batch.hr_BCHW, run.arch)
     with torch.autocast(target_BCHW.device.type, torch.bfloat16, enabled=run.config.precision == "bf16"):
         sr_BCHW = net(_seen(lr_BCHW, run.arch))
-    difference_BCHW = sr_BCHW.float() - target_BCHW
-    loss = (_distance(difference_BCHW, run) * batch.weight_B).mean()
-    return loss, difference_BCHW.detach().square().mean() / run.arch.peak**2
+    sr_BCHW, peak, high = sr_BCHW.float(), run.arch.peak, run.config.hfen or 0.0
+    loss_B = losses.distance(sr_BCHW, target_BCHW, run.config.loss, peak=peak, high=high)
+    return (loss_B * batch.weight_B).mean(), (sr_BCHW.detach() - target_BCHW).square().mean() / peak**2
 
 
 def _seen(image_BCHW: Tensor, arch: Arch) -> Tensor:
     """An sRGB image in [0, 1] as the network sees it: luma or RGB, in its own range of values."""
     return (rgb_to_y(image_BCHW) if arch.colour == "y" else image_BCHW) * arch.peak
-
-
-def _distance(difference_BCHW: Tensor, run: _Run) -> Tensor:
-    """The loss of each sample, as B."""
-    if run.config.loss == "l1":
-        pixels_BCHW = difference_BCHW.abs()
-    elif run.config.loss == "mse":
-        pixels_BCHW = difference_BCHW.square()
-    else:
-        pixels_BCHW = (difference_BCHW.square() + (_CHARBONNIER * run.arch.peak) ** 2).sqrt()
-    return pixels_BCHW.flatten(1).mean(1)
 
 
 def _factor(config: TrainConfig, step: int, steps: int) -> float:

@@ -18,7 +18,7 @@ from curate import cli, plugins
 from curate.config import Option, TrainConfig, options_of, plan
 from curate.errors import UsageError
 
-RECIPES = sorted((Path(__file__).parents[1] / "pipelines").glob("*_x2.toml"))
+RECIPES = sorted((Path(__file__).parents[1] / "pipelines").glob("*_x[234].toml"))
 OPTIONS = options_of(TrainConfig)
 STEPPED = 'arch = "fsrcnn"\nsteps = 9\n'
 
@@ -52,7 +52,7 @@ def test_a_recipe_names_a_network_and_fits_it(recipe: Path) -> None:
     with torch.device("meta"):
         assert sum(parameter.numel() for parameter in arch.build().parameters()) > 0
     assert recipe.stem.endswith(f"_x{arch.scale}")
-    assert config.crop % arch.scale == 0
+    assert config.crop % arch.scale == 0 and config.crop >= arch.scale * arch.least
     assert config.steps is not None and all(step < config.steps for step in config.milestones)
 
 
@@ -78,7 +78,8 @@ def test_what_a_recipe_s_comments_say_to_add_is_understood(recipe: Path) -> None
         assert config.crop % arch.scale == 0
         if asked["init"] is not None:
             assert asdict(arch) == asdict(replace(before, scale=arch.scale))
-            assert arch.scale != before.scale or config != published
+            alone = len(words) == 2 and arch.scale != 2  # a recipe of another scale needs no more than x2's weights
+            assert arch.scale != before.scale or config != published or alone
 
 
 # A recipe and what is given beside it
@@ -184,7 +185,7 @@ def test_a_mistake_without_a_recipe() -> None:
 # Limits
 
 
-LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "crop": 1, "warmup": 0, "seed": 0}
+LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "crop": 1, "warmup": 0, "hfen": 0, "seed": 0}
 LEAST |= {"log_every": 1, "validate_every": 1, "save_every": 1}
 NAN, INF = float("nan"), float("inf")
 FITTING: dict[str, list[Any]] = {
@@ -194,6 +195,7 @@ FITTING: dict[str, list[Any]] = {
     "beta1": [0, 0.999, None],
     "beta2": [0, 0.999, None],
     "ema": [0, 0.9999],
+    "hfen": [0, 0.2, None],
     "weight_decay": [0, 10],
     "clip": [0, 1e9],
     "gamma": [1e-9, 1],
@@ -205,6 +207,7 @@ UNFIT: dict[str, list[Any]] = {
     "beta1": [-0.1, 1, NAN],
     "beta2": [-0.1, 1, NAN],
     "ema": [-0.1, 1, NAN],
+    "hfen": [-0.1, NAN, INF],
     "weight_decay": [-1, NAN, INF],
     "clip": [-1, NAN, INF],
     "gamma": [0, -1, 1.1, NAN],
@@ -303,6 +306,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
             **dict.fromkeys(("crop", "log_every", "validate_every", "save_every"), whole),
             **dict.fromkeys(("warmup", "seed"), whole.map(lambda n: n - 1)),
             **dict.fromkeys(("beta1", "beta2"), st.none() | up_to(1, exclude_max=True)),
+            "hfen": st.none() | up_to(1e300),
             "ema": up_to(1, exclude_max=True),
             "rate": up_to(1, exclude_min=True, exclude_max=True),
             "gamma": up_to(1, exclude_min=True),

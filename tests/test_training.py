@@ -229,7 +229,7 @@ def test_the_recipe_says_everything(manifest: Manifest, tmp_path: Path) -> None:
     expected = {"manifest", "config", "steps", "init", "lr", "validation", "code", "last", "best", "device"}
     expected |= {"versions", "processes"}
     assert made.recipe.keys() == expected
-    assert made.recipe["config"] == {**asdict(config), "milestones": []}
+    assert made.recipe["config"] == {**asdict(config), "milestones": [], "hfen": 0}
     assert made.recipe["manifest"]["patches"] == len(manifest)
     assert made.recipe["manifest"]["digest"] == manifest.digest()
     assert made.recipe["manifest"]["recipe"] == json.loads(manifest.recipe.model_dump_json())

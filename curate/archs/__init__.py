@@ -9,10 +9,13 @@ Axes in names: B batch, C channels (1 where `colour` is y, 3 where it is rgb), H
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from curate import plugins
+from curate.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Arch"]
+__all__ = ["Arch", "check_side"]
 
 
 class Arch(Protocol):
@@ -52,3 +55,11 @@ class Arch(Protocol):
     def infer(self, state: "dict[str, Tensor]") -> dict[str, Any]:
         """The options that the shapes of an adapted state tell, whatever our own are; {} if they fit no variant."""
         return {}
+
+
+def check_side(arch: Arch, side: int, what: str) -> None:
+    """UsageError for HR squares of `side` px, named by `what`, whose LR is smaller than the network can take."""
+    least = arch.scale * arch.least
+    if side < least:
+        takes = f"{plugins.spec_of(arch)} takes LR of {arch.least} px or more a side"
+        raise UsageError(f"{takes}: {what} should be {least} px or more, found {side}, in LR {side // arch.scale}")

@@ -17,6 +17,7 @@ _LEAST = {
     "accumulate": 1,
     "crop": 1,
     "warmup": 0,
+    "hfen": 0,
     "seed": 0,
     "log_every": 1,
     "validate_every": 1,
@@ -48,6 +49,10 @@ class TrainConfig(Config):
     gamma: Annotated[float, "What multistep multiplies the rate by."] = 0.5
     warmup: Annotated[int, "Steps in which the rate rises from near 0."] = 0
     loss: Annotated[Literal["l1", "mse", "charbonnier"], "Between the network's answer and HR."] = "l1"
+    hfen: Annotated[
+        float | None,
+        "Weight of the high-frequency error beside the loss (the network's own: 0.2 of dlsr, 0 of others).",
+    ] = None
     ema: Annotated[float, "Decay of a running mean of the weights, which then is the result; 0 for none."] = 0.0
     precision: Annotated[Literal["fp32", "bf16"], "Of the network's products."] = "fp32"
     compile: Annotated[bool, "Compile the network first (minutes, once)."] = False

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from curate import files, ldm, plugins, resume, stopping, storage
-from curate.archs import Arch
+from curate.archs import Arch, check_side
 from curate.checkpoint import Checkpoint, full_spec, weights_hash
 from curate.config import DistillConfig
 from curate.curves import Curves, Picture, draw
@@ -160,6 +160,7 @@ class _Parts:
         arch: Arch = plugins.parse("archs", config.arch)
         if config.size % arch.scale:
             raise UsageError(f"patches of {config.size} px have no x{arch.scale} LR, which {config.arch} takes")
+        check_side(arch, config.size, "patches")
         model = None if config.space == "pixel" else ldm.load(config.model, device=device)
         if model is not None:
             model.check_size(config.size, config.size)
@@ -169,6 +170,8 @@ class _Parts:
         if teacher is not None and teacher.arch.scale != arch.scale:
             found = f"x{teacher.arch.scale} and x{arch.scale}"
             raise UsageError(f"the teacher and the matching network should be of one scale, found {found}")
+        if teacher is not None:
+            check_side(teacher.arch, config.size, "patches")
         return cls(arch, model, teacher)
 
     def space(self, config: DistillConfig) -> Space:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from curate.archs import Arch
+from curate.archs import Arch, check_side
 from curate.errors import UsageError, listed
 from curate.metrics import rgb_to_y
 from curate.resize import downscale
@@ -175,6 +175,7 @@ class MatchingNet:
             raise UsageError(
                 f"sides of patches should be multiples of the scale {scale}, found {shape[2]}x{shape[3]} px"
             )
+        check_side(self.arch, min(shape[2:]), "sides of patches")
         if hr_N3HW.dtype != self.dtype:
             raise UsageError(f"patches should be {self.dtype}, as the network is, found {hr_N3HW.dtype}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from curate.archs import Arch
@@ -81,13 +82,14 @@ def in_tiles(function: TensorFunction, arch: Arch, tile: int = 0) -> TensorFunct
 
     It gets tiles of up to `tile` LR px a side (in steps of 48) and as much around them as it looks at, which is cut off
     its answer. A function that sees everything gets 48 px around, and its answer is not that of the whole image. 0 is
-    1536 / scale px, and for such a function the whole image. Its weights are on the CPU as of now; they may move later.
+    1536 / scale px, and for such a function the whole image. An image that is smaller than the network can take is
+    continued to the right and below by its last px. The weights are on the CPU as of now; they may move later.
     """
     looks = reach(function, arch)
     margin = _up(looks) if looks is not None else _GRID
     most = tile or (_TILE // arch.scale if looks is not None else None)
 
-    def draw(lr_BCHW: Tensor) -> Tensor:
+    def tiled(lr_BCHW: Tensor) -> Tensor:
         strips = []
         for rows in _spans(lr_BCHW.shape[2], most, margin):
             tiles = [
@@ -96,6 +98,17 @@ def in_tiles(function: TensorFunction, arch: Arch, tile: int = 0) -> TensorFunct
             ]
             strips.append(torch.cat(tiles, dim=3))
         return torch.cat(strips, dim=2)
+
+    def draw(lr_BCHW: Tensor) -> Tensor:
+        height, width = lr_BCHW.shape[2:]
+        if min(height, width) >= arch.least:
+            return tiled(lr_BCHW)
+        wider = [_up(max(side, arch.least)) for side in (height, width)]
+        maps_BKHW = tiled(F.pad(lr_BCHW, (0, wider[1] - width, 0, wider[0] - height), mode="replicate"))
+        rows, columns = (
+            maps * side // all for maps, side, all in zip(maps_BKHW.shape[2:], (height, width), wider, strict=True)
+        )
+        return maps_BKHW[..., :rows, :columns]
 
     return draw
 
@@ -106,7 +119,7 @@ def reach(function: TensorFunction, arch: Arch) -> int | None:
     Whatever it is made of: it is how far NaN spreads from a block of an image. Never less than the truth; up to 16 px
     more where pixels are multiplied by 0 (in the bicubic that SRCNN starts with).
     """
-    probe_1CHW = torch.zeros(1, 1 if arch.colour == "y" else 3, _NARROW, _FAR + _GRID + _FAR)
+    probe_1CHW = torch.zeros(1, 1 if arch.colour == "y" else 3, max(_NARROW, arch.least), _FAR + _GRID + _FAR)
     probe_1CHW[..., _FAR : _FAR + _GRID] = torch.nan
     with torch.inference_mode():
         maps_1KHW = function(probe_1CHW)
