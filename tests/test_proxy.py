@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 from typer.testing import CliRunner
 
 from curate import pipeline, proxy
@@ -286,3 +286,27 @@ def test_agreement_by_hand() -> None:
         assert np.mean([pair[name] for pair in pairs]) == pytest.approx(by_chance[name], abs=0.03)
     assert by_chance["inputs_agreement"] == pytest.approx((1 + 5 / 9 + 7 / 18 + 3 / 10) / 4)
     assert "inputs_agreement" not in proxy._chance(NasConfig(connections=False))
+
+
+def test_a_study_with_real_searches(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of everything and of a quarter: what is in the table is what the searches' files and their networks say."""
+    text = STUDY.replace("seeds = [0, 5]", "seeds = [5]").replace("steps = 4, warmup = 1", "steps = 3, warmup = 1")
+    rows, out = run(text), tmp_path / "out"
+    for row, label in zip(rows, ("all", "few-seed5"), strict=True):
+        folder = out / "nas" / f"search_{row['manifest']}_5"
+        found = Genotype.load(folder / "genotype.json")
+        assert row["genotype"] == str(found) and row["steps"] == 3 and row["seconds"] > 0
+        assert row["patches"] == len(Manifest.load(out / f"{label}.parquet"))
+        made = Checkpoint.load(folder / "retrained")
+        assert isinstance(made.arch, Dlsr) and Genotype.parse(made.arch.genotype) == found
+        assert row["parameters"] == parameters(made.arch)
+        assert {"psnr": row["psnr_Bench"], "ssim": row["ssim_Bench"]} == averages(evaluate(made, tmp_path / "Bench"))
+    both = [
+        load_file(out / "nas" / f"search_{name}_5" / "architecture.safetensors")["alpha"] for name in ("all", "few")
+    ]
+    shares = [(np.exp(alpha) / np.exp(alpha).sum(1, keepdims=True)).ravel() for alpha in both]
+    assert rows[1]["alpha_correlation"] == pytest.approx(np.corrcoef(*shares)[0, 1], abs=1e-4)
+    assert ElementTree.parse(out / "nas" / "search.svg").getroot().tag.endswith("svg")
+    monkeypatch.setattr("curate.nas._fit", stopped)
+    monkeypatch.setattr("curate.training._fit", stopped)
+    assert run(text) == rows
