@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from curate.archs import Arch
+from curate.archs._depthwise import Depthwise
 from curate.archs._layers import SCALES, check_scale
 from curate.errors import UsageError
 from curate.genotype import CELLS, CHOOSING, LAYERS, PUBLISHED, Genotype
@@ -219,11 +220,8 @@ def operation(name: str, features: int) -> nn.Sequential:
     kind, side = name[:4], int(name[-1])
     if kind == "conv":
         return nn.Sequential(nn.Conv2d(features, features, side, padding=side // 2, bias=False))
-    dilation = 2 if kind == "dil_" else 1
     layers: list[nn.Module] = []
     for _ in range(2 if kind == "sep_" else 1):
-        wide = nn.Conv2d(
-            features, features, side, padding=dilation * (side // 2), dilation=dilation, groups=features, bias=False
-        )
+        wide = Depthwise(features, side, dilation=2 if kind == "dil_" else 1)
         layers += [nn.ReLU(), wide, nn.Conv2d(features, features, 1, bias=False)]
     return nn.Sequential(*layers)

@@ -46,6 +46,7 @@ class NasConfig(Config):
     population: Annotated[int, "Of evolution: the youngest, whose best is changed next."] = 6
     form: Annotated[Literal["fused", "plain"], "How the super-net is computed: fast, or branch by branch."] = "fused"
     precision: Annotated[Literal["fp32", "bf16"], "Of the networks' products."] = "fp32"
+    graphs: Annotated[bool, "On a GPU, record the steps once and replay them."] = True
     seed: Annotated[int, "Of the parts, weights, architecture, order and crops."] = 0
     log_every: Annotated[int, "Steps between two points of the curves."] = 100
     save_every: Annotated[int, "Steps between two states to resume from."] = 1000

@@ -44,6 +44,7 @@ from curate.macs import multiply_adds, parameters
 from curate.manifest import Manifest
 from curate.nas import pictures, sampled
 from curate.nas.costs import HD, Costs, budget, one_hot
+from curate.nas.graphs import Graphs
 from curate.nas.history import History
 from curate.nas.levels import Levels, Losses
 from curate.nas.parts import Parts, parts
@@ -61,7 +62,7 @@ GENOTYPE_FILE = "genotype.json"
 ARCHITECTURE_FILE = "architecture.safetensors"
 SECONDS_FILE = "seconds.json"
 _VERSION = 1  # raise it when the same options begin to give other steps
-_HARMLESS = ("log_every", "save_every", "snapshots")
+_HARMLESS = ("log_every", "save_every", "snapshots", "graphs")
 _SAMPLED = ("random", "evolution")
 
 
@@ -206,6 +207,7 @@ class _Live:
     """What changes from step to step: all of it is in a snapshot."""
 
     levels: Levels
+    steps: Levels | Graphs  # who does them
     device: torch.device
     started: float  # by the clock of this process
     step: int = 0
@@ -224,7 +226,9 @@ class _Live:
         architecture = Architecture.fresh(connections=config.connections, seed=config.seed, device=device)
         kept = None if snapshot is None else resume.without_prefix("costs.", snapshot.tensors)
         costs = Costs.of(config, device) if kept is None else Costs.restored(config, kept)
-        live = cls(Levels(net, architecture, config, costs), device, started)
+        levels = Levels(net, architecture, config, costs.to(device))
+        steps = Graphs(levels) if config.graphs and device.type == "cuda" else levels
+        live = cls(levels, steps, device, started)
         if snapshot is None:
             live.history.add(0, architecture)
         else:
@@ -286,7 +290,7 @@ def _fit(run: _Run, live: _Live, folder: Place, curves: Curves, progress: Progre
         progress(live.step, config.steps, "going on")
     while live.step < config.steps:
         held = next(validation).to(live.device) if live.step >= config.warming else None
-        live.add(live.levels.step(next(training).to(live.device), held))
+        live.add(live.steps.step(next(training).to(live.device), held))
         live.step += 1
         _after_step(run, live, folder, curves)
         words = ", ".join(f"{name} {value:.4g}" for name, value in live.last.items())

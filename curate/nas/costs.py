@@ -6,7 +6,7 @@ network, whose attention works on a smaller grid. Latency is measured on the dev
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
@@ -62,7 +62,7 @@ class Costs:
 
     def expected(self, share_LO: Tensor) -> Tensor:
         """Of a network with these shares of operations (each layer's sum to 1); gradients go through."""
-        return self.fixed + (share_LO.double() * self.operation_O.to(share_LO.device)).sum()
+        return self.fixed + (self._here(share_LO) * self.operation_O).sum()
 
     def term(self, share_LO: Tensor) -> Tensor:
         """What a loss is charged with, before it is weighted, 0 or more; its gradient pushes large operations down.
@@ -72,8 +72,14 @@ class Costs:
         """
         if self.target is not None:
             return torch.relu(self.expected(share_LO) / self.target - 1)
-        share_O = (self.operation_O / self.operation_O.sum()).to(share_LO.device)
-        return (share_LO.double() * share_O).sum()
+        return (self._here(share_LO) * (self.operation_O / self.operation_O.sum())).sum()
+
+    def to(self, device: torch.device) -> "Costs":
+        """The same on a device: what is there is charged without waiting."""
+        return replace(self, operation_O=self.operation_O.to(device))
+
+    def _here(self, share_LO: Tensor) -> Tensor:
+        return share_LO.double().to(self.operation_O.device)
 
     def total(self, genotype: Genotype) -> float:
         """Of a discrete network. Joints of another number of inputs than two are not looked at."""

@@ -50,10 +50,12 @@ class Levels:
         config = self.config
         self.weights = list(self.net.parameters())
         decay = config.weight_decay
-        self.of_weights = torch.optim.Adam(self.weights, lr=config.rate, weight_decay=decay)
+        on_gpu = self.weights[0].device.type == "cuda"  # where steps are counted on the device, for graphs of them
+        self.of_weights = torch.optim.Adam(self.weights, lr=config.rate, weight_decay=decay, capturable=on_gpu)
         leaves = self.architecture.leaves()
-        rate = config.arch_rate
-        self.of_architecture = torch.optim.Adam(leaves, lr=rate, betas=_ARCHITECTURE_BETAS, weight_decay=decay)
+        self.of_architecture = torch.optim.Adam(
+            leaves, lr=config.arch_rate, betas=_ARCHITECTURE_BETAS, weight_decay=decay, capturable=on_gpu
+        )
 
     def step(self, training: Batch, validation: Batch | None) -> Losses:
         """One step; without a batch for validation, of the weights alone."""
@@ -104,7 +106,7 @@ class Levels:
         loss = self._losses(self.architecture.shares(), validation)[0]
         gradients = torch.autograd.grad(loss, [*leaves, *self.weights])
         direct, towards = gradients[: len(leaves)], gradients[len(leaves) :]
-        size = _DIFFERENCE / float(torch.stack([slope.norm() for slope in towards]).norm().clamp(min=1e-12))
+        size = _DIFFERENCE / torch.stack([slope.norm() for slope in towards]).norm().clamp(min=1e-12)
         sides = []
         for sign in (1, -1):
             with torch.no_grad():

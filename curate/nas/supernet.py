@@ -16,7 +16,7 @@ So no operation's answer is kept for the gradient of its share, which comes by w
 Axes in names: B batch, C channels, H height, W width, L mixed layers of a cell, O operations, J inputs of a cell.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from curate.archs._depthwise import depthwise
 from curate.archs.dlsr import SLOPE, Cell, joint, operation
 from curate.genotype import CELLS, CHOOSING, LAYERS, OPERATIONS, Genotype
 
@@ -167,7 +168,7 @@ class MixedCell(Cell):
 def plain(operations: nn.ModuleList, maps_BCHW: Tensor, share_O: Tensor) -> Tensor:
     """The sum of the operations' answers, each times its share."""
     answers = [share * module(maps_BCHW) for share, module in zip(share_O, operations, strict=True)]
-    total_BCHW = answers[0]
+    total_BCHW: Tensor = answers[0]
     for answer_BCHW in answers[1:]:
         total_BCHW = total_BCHW + answer_BCHW
     return total_BCHW
@@ -175,27 +176,22 @@ def plain(operations: nn.ModuleList, maps_BCHW: Tensor, share_O: Tensor) -> Tens
 
 def fused(operations: nn.ModuleList, maps_BCHW: Tensor, share_O: Tensor) -> Tensor:
     """The same, by the linearity of convolutions."""
-    weights = [[layer.weight for layer in module if isinstance(layer, nn.Conv2d)] for module in operations]  # type: ignore[union-attr]
+    weights = [list(module.parameters()) for module in operations]  # of an operation's convolutions, in their order
     dense_BCHW = F.conv2d(maps_BCHW, _dense(weights, share_O), padding=3)
     bent_BCHW = F.relu(maps_BCHW)
     wide = []
     for number in _SEPS:
         first, point, second, _ = weights[number]
-        inner_BCHW = F.relu(F.conv2d(_depthwise(bent_BCHW, first), point))
-        wide.append(_depthwise(inner_BCHW, second))
-    wide += [_depthwise(bent_BCHW, weights[number][0], dilation=2) for number in _DILS]
+        inner_BCHW = F.relu(F.conv2d(depthwise(bent_BCHW, first), point))
+        wide.append(depthwise(inner_BCHW, second))
+    wide += [depthwise(bent_BCHW, weights[number][0], dilation=2) for number in _DILS]
     last = torch.cat([share_O[number] * weights[number][-1] for number in (*_SEPS, *_DILS)], dim=1)
     return dense_BCHW + F.conv2d(torch.cat(wide, dim=1), last)
 
 
-def _dense(weights: list[list[Tensor]], share_O: Tensor) -> Tensor:
+def _dense(weights: Sequence[Sequence[Tensor]], share_O: Tensor) -> Tensor:
     """The four convolutions as one of 7x7."""
     total = share_O[_CONVS[-1]] * weights[_CONVS[-1]][0]
     for number, margin in zip(_CONVS[:-1], (3, 2, 1), strict=True):
         total = total + F.pad(share_O[number] * weights[number][0], (margin,) * 4)
     return total
-
-
-def _depthwise(maps_BCHW: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
-    padding = dilation * (weight.shape[-1] // 2)
-    return F.conv2d(maps_BCHW, weight, padding=padding, dilation=dilation, groups=maps_BCHW.shape[1])
