@@ -31,6 +31,7 @@ WITH_TORCH = {
     "ldm",
     "ldm_training",
     "loader",
+    "losses",
     "macs",
     "means",
     "measurement",

@@ -288,6 +288,7 @@ def test_agreement_by_hand() -> None:
     assert "inputs_agreement" not in proxy._chance(NasConfig(connections=False))
 
 
+@pytest.mark.slow
 def test_a_study_with_real_searches(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of everything and of a quarter: what is in the table is what the searches' files and their networks say."""
     text = STUDY.replace("seeds = [0, 5]", "seeds = [5]").replace("steps = 4, warmup = 1", "steps = 3, warmup = 1")
