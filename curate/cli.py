@@ -874,18 +874,21 @@ def run(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Do a whole study from one file. Ingest, score, select, train, measure, and one result table."""
+    """Do a whole study from one file. Ingest, score, select, train, search, measure, and one result table."""
     from curate import display
 
     with display.progress("run", "steps") as progress:
+        from curate.pipeline import results
         from curate.pipeline import run as do
 
-        result = do(pipeline, out, photos, test or [], modules=plugin or [], device=device, progress=progress)
+        do(pipeline, out, photos, test or [], modules=plugin or [], device=device, progress=progress)
+    there = results(out)
     if as_json:
-        display.record(result.to_pylist())
+        display.record([row for table in there.values() for row in table.to_pylist()])
         return
-    display.answer((out / "result.md").read_text("utf-8"))
-    display.answer(f"{one_line(out)}: result.parquet, result.md, result.svg")
+    for name in there:
+        display.answer((out / f"{name}.md").read_text("utf-8"))
+    display.answer(f"{one_line(out)}: {', '.join(f'{name}.parquet, {name}.md, {name}.svg' for name in there)}")
 
 
 @app.command()
