@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from curate import files, markdown, plot
 from curate.archs.dlsr import Dlsr
 from curate.blocks import Nas
 from curate.config import NasConfig
-from curate.errors import DataError, one_line
+from curate.errors import DataError, counted, one_line
 from curate.genotype import CHOOSING, LAYERS, OPERATIONS, Genotype
 from curate.manifest import Manifest
 from curate.measurement import measured
@@ -38,6 +39,7 @@ __all__ = ["Found", "agreement", "page", "picture", "searched"]
 
 _AGREEMENT = ("operations_agreement", "inputs_agreement", "alpha_correlation")
 _OTHERS = "_other_seeds"  # after these names
+_WIDTH = 120  # of a page's lines
 _COLUMNS = [
     ("name", pa.string()),
     ("manifest", pa.string()),
@@ -192,13 +194,16 @@ def _section(block: Nas, rows: list[dict[str, Any]]) -> list[str]:
 
     def line(title: str, manifest: str, suffix: str = "") -> list[str]:
         mine = [row for row in rows if row["manifest"] == manifest]
-        return [title, *(column.cell([row.get(column.name + suffix) for row in mine]) for column in columns)]
+        values = [[row.get(column.name + suffix) for row in mine] for column in columns]
+        # Of other seeds each value is a mean already, and two of them may be of the same two searches.
+        cells = (column.cell(of, spread=not suffix) for column, of in zip(columns, values, strict=True))
+        return [title, *cells]
 
     lines = [line(manifest, manifest) for manifest in block.manifests]
     if len(block.seeds) > 1:
         lines += [line(f"{manifest}, other seeds", manifest, _OTHERS) for manifest in block.manifests]
     chance = _chance(block.config(block.seeds[0]))
-    lines.append(["by chance", *(column.cell([chance.get(column.name)]) for column in columns)])
+    lines.append(["by chance", *(column.cell([chance.get(column.name)], spread=False) for column in columns)])
     head = ["searched on", *(column.title for column in columns)]
     return [f"{block.name}:", "", *markdown.table(head, lines), "", *_note(block), ""]
 
@@ -212,9 +217,9 @@ class _Column(NamedTuple):
     form: str = ".2f"
     spread: bool = True  # whether to say the deviation too
 
-    def cell(self, values: Sequence[float | None]) -> str:
+    def cell(self, values: Sequence[float | None], spread: bool) -> str:
         known = [value / self.unit for value in values if value is not None]
-        return markdown.figure(known if self.spread or not known else [mean(known)], self.form)
+        return markdown.figure(known if not known or (spread and self.spread) else [mean(known)], self.form)
 
 
 _SIZES = (
@@ -239,14 +244,14 @@ def _chance(config: NasConfig) -> dict[str, float]:
 
 def _note(block: Nas) -> list[str]:
     config, (reference, *_) = block.config(block.seeds[0]), block.manifests
-    said = [
-        f"{config.method}, x{config.scale}, {config.features} maps, {config.steps:,} steps; mean and standard",
-        f"deviation over {len(block.seeds)} seeds. Agreement is with what the search on {reference} of the same seed",
-        f"found, or those of the other seeds: the share of the {LAYERS} layers with the same operation, the mean",
-        f"overlap (Jaccard) of the inputs of cells {CHOOSING[0]} to {CHOOSING[-1]}, the correlation of the shares of",
-        "all operations.",
-    ]
+    said = (
+        f"{config.method}, x{config.scale}, {config.features} maps, {config.steps:,} steps; means and standard "
+        f"deviations over {counted(len(block.seeds), 'seed')}. Agreement is with what the search on {reference} of the "
+        f"same seed found, or, in the mean, those of other seeds: the share of the {LAYERS} layers with the same "
+        f"operation, the overlap (Jaccard) of the inputs of cells {CHOOSING[0]} to {CHOOSING[-1]}, the correlation of "
+        "the shares of all operations."
+    )
     if block.retrain and (trained := block.retraining(block.seeds[0])):
         length = f"{trained.steps:,} steps" if trained.steps else f"{trained.epochs:g} epochs"
-        said.append(f"PSNR on Y, dB, of the network that was found, trained on {block.retrain.manifest} for {length}.")
-    return said
+        said += f" PSNR on Y, dB, of the network that was found, trained on {block.retrain.manifest} for {length}."
+    return wrap(said, _WIDTH)

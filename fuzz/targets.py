@@ -369,6 +369,14 @@ archs = ["fsrcnn:scale=2"]
 manifests = ["des-50"]
 seeds = [0, 1]
 options = { steps = 6000, crop = 48, rate = 1e-3, milestones = [10, 20], schedule = "multistep" }
+[[nas]]
+name = "search"
+manifests = ["des-50"]
+seeds = [0, 1]
+options = { steps = 3000, features = 8, crop = 48, snapshots = [10, 20], target = 1e5 }
+[nas.retrain]
+manifest = "des-50"
+options = { steps = 2000, crop = 48 }
 """
 _RECIPE = b"""
 arch = "swinir:scale=2,variant=light"

@@ -163,12 +163,14 @@ def test_searches_are_compared_with_the_references(run: Callable[..., Any], fake
         "searched on": "operations agreement",
         "all": "-",
         "few": "0.83 ± 0.24",
-        "all, other seeds": "0.67 ± 0.00",
-        "few, other seeds": "0.50 ± 0.24",
+        "all, other seeds": "0.67",
+        "few, other seeds": "0.50",
         "by chance": "0.11",
     }
     assert cells["| by chance"][operations + 1] == "0.56" and cells["| by chance"][-1] == "-"
-    assert f"| all | {rows[0]['patches']} | 8 ± 0 | " in "\n".join(lines) and "trained on all for 2 steps" in lines[-1]
+    assert f"| all | {rows[0]['patches']} | 8 ± 0 | " in "\n".join(lines) and lines[-1].endswith(
+        " trained on all for 2 steps."
+    )
 
 
 def test_what_was_found_is_trained_and_measured_once(
@@ -216,7 +218,7 @@ def test_one_seed_has_no_others(run: Callable[..., Any], fake: Fake, tmp_path: P
     rows = run(STUDY.replace("seeds = [0, 5]", ""))
     assert [row["operations_agreement_other_seeds"] for row in rows] == [None, None]
     page = (tmp_path / "out" / "nas.md").read_text()
-    assert "other seeds |" not in page and "±" not in page
+    assert "other seeds |" not in page and "±" not in page and "over 1 seed. " in page
 
 
 def test_a_study_has_the_results_that_it_names(run: Callable[..., Any], fake: Fake, tmp_path: Path) -> None:
@@ -291,12 +293,12 @@ def test_agreement_by_hand() -> None:
 @pytest.mark.slow
 def test_a_study_with_real_searches(run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of everything and of a quarter: what is in the table is what the searches' files and their networks say."""
-    text = STUDY.replace("seeds = [0, 5]", "seeds = [5]").replace("steps = 4, warmup = 1", "steps = 3, warmup = 1")
+    text = STUDY.replace("seeds = [0, 5]", "seeds = [5]").replace("steps = 4, warmup = 1", "steps = 2, warmup = 1")
     rows, out = run(text), tmp_path / "out"
     for row, label in zip(rows, ("all", "few-seed5"), strict=True):
         folder = out / "nas" / f"search_{row['manifest']}_5"
         found = Genotype.load(folder / "genotype.json")
-        assert row["genotype"] == str(found) and row["steps"] == 3 and row["seconds"] > 0
+        assert row["genotype"] == str(found) and row["steps"] == 2 and row["seconds"] > 0
         assert row["patches"] == len(Manifest.load(out / f"{label}.parquet"))
         made = Checkpoint.load(folder / "retrained")
         assert isinstance(made.arch, Dlsr) and Genotype.parse(made.arch.genotype) == found
