@@ -36,6 +36,7 @@ class Size:
     memory: tuple[int, int] = (24, 240)  # images in the two corpora whose peaks of memory are compared
     listed: int = 800  # images in the store that SQL is asked about, as many as DIV2K has
     patches: tuple[int, int] = (5_000_000, 50)  # patches and shards of the store to select from
+    searched: tuple[int, int, int] = (48, 8, 64)  # maps of the super-net, crops of a batch, px of a crop
 
     @property
     def windows(self) -> int:
@@ -56,6 +57,7 @@ QUICK = Size(
     memory=(4, 8),
     listed=8,
     patches=(400, 2),
+    searched=(4, 1, 30),
 )
 
 

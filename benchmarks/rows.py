@@ -337,6 +337,44 @@ def shrink(bench: Bench) -> Iterator[Row]:
     )
 
 
+def search(bench: Bench) -> Iterator[Row]:
+    """A mixed-level step of DLSR's super-net beside that of its plain form, and what bfloat16 does to its gradients."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    features, number, crop = bench.size.searched
+    if device.type == "cuda":
+        number *= 8  # DLSR's batch
+    levels = {
+        (form, precision): yardsticks.levels(form, precision, features, number, device)
+        for form in ("plain", "fused")
+        for precision in ("fp32", "bf16")
+    }
+    batches = yardsticks.random_batches(number, crop, SCALE, device)
+    slopes = {of: yardsticks.slopes(of[0], made, *batches) for of, made in levels.items()}
+    base = slopes["plain", "fp32"]
+    (of_plain, of_fused) = (float((slopes[form, "bf16"] - base).norm() / base.norm()) for form in ("plain", "fused"))
+    steps = [yardsticks.stepper(of[0], made, *batches) for of, made in levels.items()]
+    for step in steps:
+        for _ in range(5 if device.type == "cuda" else 1):  # recorded on the GPU, after some
+            step()
+    plain, plain_bf16, fused, fused_bf16 = bench.by_turns(*steps)
+    what = f"search, {features} maps, batch {number}, {'GPU' if device.type == 'cuda' else 'CPU'}"
+    theirs = "branch by branch, torch's convolutions"
+    for name, ours, yardstick, seconds, target in (
+        ("bf16", fused_bf16, "fp32", plain, 1.5),
+        ("bf16", fused_bf16, "bf16", plain_bf16, 1.5),
+        ("fp32", fused, "fp32", plain, None),
+    ):
+        figure = f"{1 / ours:.2f} steps/s"
+        yield Row(f"{what}, {name}", figure, f"{theirs}, {yardstick}", f"{1 / seconds:.2f}", seconds / ours, target)
+    yield Row(
+        "error of the architecture's gradient, bf16",
+        f"{of_fused:.4f}",
+        f"{theirs}, bf16",
+        f"{of_plain:.4f}",
+        of_fused / max(of_plain, 1e-12),
+    )
+
+
 SUBJECTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "ingest": ingest,
     "score": score,
@@ -345,4 +383,5 @@ SUBJECTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "memory": memory,
     "shrink": shrink,
     "select": select,
+    "search": search,
 }

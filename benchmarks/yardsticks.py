@@ -1,11 +1,13 @@
 """The field's usual way of doing what curate does, done well: what the benchmarks compare it to.
 
-A DataLoader reads the sub-images of `cutting.py` and crops them; a plain loop scores them. And pure decoding.
+A DataLoader reads the sub-images of `cutting.py` and crops them; a plain loop scores them. Pure decoding. A super-net
+that computes its branches one by one.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -17,10 +19,29 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from curate import images, pool
+from curate.archs._depthwise import Depthwise
 from curate.archs.srcnn import SrcnnNet
+from curate.config import NasConfig
+from curate.loader import Batch
 from curate.metrics import rgb_to_y
+from curate.nas.costs import Costs
+from curate.nas.graphs import Graphs
+from curate.nas.levels import Levels
+from curate.nas.supernet import Architecture, Form, SuperNet
 
-__all__ = ["BATCH", "Loader", "Pairs", "decode_all", "loader", "loop", "read"]
+__all__ = [
+    "BATCH",
+    "Loader",
+    "Pairs",
+    "decode_all",
+    "levels",
+    "loader",
+    "loop",
+    "random_batches",
+    "read",
+    "slopes",
+    "stepper",
+]
 
 cv2.setNumThreads(1)  # processes that are started later have one thread each
 
@@ -115,3 +136,59 @@ def loop(net: SrcnnNet, batches: Iterable[Tensor], scale: int, device: str = "cp
         bicubic_B1HW = F.interpolate(rgb_to_y(lr_BCHW), scale_factor=scale, mode="bicubic")
         losses += (net.refine(bicubic_B1HW) - hr_B1HW).square().mean((1, 2, 3)).tolist()
     return losses
+
+
+# A search
+
+
+def levels(form: Form, precision: str, features: int, number: int, device: torch.device) -> Levels:
+    """A fresh super-net with its optimisers: the same numbers in either form."""
+    config = NasConfig.of(
+        {"form": form, "precision": precision, "features": features, "batch_size": number}, "the benchmark"
+    )
+    torch.manual_seed(0)
+    net = SuperNet(config.scale, features, form=form).to(device, memory_format=torch.channels_last)
+    architecture = Architecture.fresh(connections=True, seed=0, device=device)
+    return Levels(net, architecture, config, Costs.of(config, device).to(device))
+
+
+def random_batches(number: int, crop: int, scale: int, device: torch.device) -> tuple[Batch, Batch]:
+    """One for the weights, one for the architecture."""
+    made = []
+    for seed in (0, 1):
+        hr_BCHW = torch.rand(number, 3, crop, crop, generator=torch.Generator().manual_seed(seed))
+        lr_BCHW = F.avg_pool2d(hr_BCHW, scale)
+        made.append(Batch(lr_BCHW, hr_BCHW, torch.ones(number), torch.zeros(number, dtype=torch.int64)).to(device))
+    return made[0], made[1]
+
+
+def stepper(form: Form, made: Levels, training: Batch, validation: Batch) -> Callable[[], None]:
+    """A mixed-level step, as a search does it, or, of the plain form, as a plain loop would."""
+    device = training.lr_BCHW.device
+    steps = Graphs(made) if form == "fused" and device.type == "cuda" else made
+
+    def step() -> None:
+        with torchs_depthwise(form):
+            steps.step(training, validation)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def slopes(form: Form, made: Levels, training: Batch, validation: Batch) -> Tensor:
+    """The gradient of the mixed-level loss in the operations' values, float32 on the CPU."""
+    with torchs_depthwise(form):
+        return made._mixed(training, validation)[0][0].float().cpu()
+
+
+@contextmanager
+def torchs_depthwise(form: Form) -> Iterator[None]:
+    """Torch's own depthwise convolutions in the plain form."""
+    ours = Depthwise.forward
+    if form == "plain":
+        Depthwise.forward = torch.nn.Conv2d.forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Depthwise.forward = ours  # type: ignore[method-assign]

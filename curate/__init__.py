@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from curate.checkpoint import Checkpoint
     from curate.comparison import diff
-    from curate.config import DistillConfig, TrainConfig
+    from curate.config import DistillConfig, NasConfig, TrainConfig
     from curate.distillation import distill
     from curate.duplication import duplicates
     from curate.errors import CurateError, DataError, UsageError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from curate.leakage import forget, leaks
     from curate.loader import Batch, batches
     from curate.manifest import Manifest
+    from curate.nas import search
     from curate.packing import pack
     from curate.pipeline import run
     from curate.repairing import repair
@@ -40,6 +41,7 @@ __all__ = [
     "DataError",
     "DistillConfig",
     "Manifest",
+    "NasConfig",
     "Store",
     "TrainConfig",
     "UsageError",
@@ -58,6 +60,7 @@ __all__ = [
     "report",
     "run",
     "score",
+    "search",
     "select",
     "train",
     "verify",
@@ -70,6 +73,7 @@ _HOME = {
     "DataError": "errors",
     "DistillConfig": "config",
     "Manifest": "manifest",
+    "NasConfig": "config",
     "Store": "store",
     "TrainConfig": "config",
     "UsageError": "errors",
@@ -88,6 +92,7 @@ _HOME = {
     "report": "reporting",
     "run": "pipeline",
     "score": "scoring",
+    "search": "nas",
     "select": "selection",
     "train": "training",
     "verify": "verification",

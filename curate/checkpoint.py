@@ -219,6 +219,9 @@ def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
             f"{_quoted(file)} is for an arch outside curate; to import it, give --arch {one_line(recorded)}"
         )
     try:
+        if named := [value for value in plugins.given_in(recorded).values() if value.strip('"').endswith(".json")]:
+            # Nor open a file, or a URL, of its choice. What curate writes says what was in it.
+            raise UsageError(f"it names another file, '{one_line(named[0])}'")
         arch: Arch = plugins.parse("archs", recorded)
     except UsageError as error:
         raise DataError(f"{_quoted(file)} is for an arch that this curate cannot build: {error}") from None
@@ -273,17 +276,21 @@ def _read(file: Place, start: int, size: int) -> bytes:
 def _public(file: Place, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
     """Checkpoint of a file that does not know its arch. The recipe says no more than where it comes from."""
     try:
-        arch = _inferred_arch(file, tensors) if spec is None else _completed(spec, tensors)
+        arch = _inferred_arch(file, tensors) if spec is None else _completed(file, spec, tensors)
         state = arch.adapt(tensors)
     except DataError as error:
         raise DataError(f"{_quoted(file)}: {error}") from None
     return Checkpoint(arch, _fitting(file, state, arch), {"source": file.name})
 
 
-def _completed(spec: str, tensors: "dict[str, Tensor]") -> "Arch":
+def _completed(file: Place, spec: str, tensors: "dict[str, Tensor]") -> "Arch":
     """The arch that `spec` names, with the options it leaves open as the weights' shapes have them."""
     draft: Arch = plugins.parse("archs", spec)
     inferred = draft.infer(draft.adapt(tensors))
+    name, given = spec.partition(":")[0], plugins.given_in(spec)
+    for key in (key for key, value in inferred.items() if value is None and key not in given):
+        found = f"{_quoted(file)} fits {name} of some {key}, which weights do not show"
+        raise UsageError(f"{found}: say which with --arch {name}:{key}=...")
     return _with_rest(spec, inferred)
 
 
@@ -293,7 +300,7 @@ def _inferred_arch(file: Place, tensors: "dict[str, Tensor]") -> "Arch":
         draft: Arch = plugins.parse("archs", name)
         options = draft.infer(draft.adapt(tensors))
         if "scale" in options:
-            return _completed(name, tensors)
+            return _completed(file, name, tensors)
         if options:
             example = ",".join(f"{key}={value}" for key, value in {"scale": 2, **options}.items())
             raise UsageError(f"{_quoted(file)} fits {name} of some scale: say which with --arch {name}:{example}")

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from curate import completion, program
-from curate.config import Config, DistillConfig, LdmConfig, Option, TrainConfig, options_of, plan, settle
+from curate.config import (
+    Config,
+    DistillConfig,
+    LdmConfig,
+    NasConfig,
+    Option,
+    TrainConfig,
+    options_of,
+    plan,
+    settle,
+)
 from curate.errors import UsageError, counted, listed, one_line
 
 if TYPE_CHECKING:
@@ -691,6 +701,65 @@ def ldm_sample(
     display.answer(f"{counted(number, 'sample')}: {one_line(out)}")
 
 
+_nas = program.Verbs(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(_nas, name="nas", help="Search for light networks on a core-set, and draw what was found.")
+
+
+@_nas.command("dlsr")
+@_with_options_of(NasConfig)
+def nas_dlsr(
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
+    *,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="RUN", help="Its folder or URL; made, or gone on with.")],
+    recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Options; those given here win.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    **options: Any,
+) -> None:
+    """Search DLSR's space. What is found trains with --arch dlsr:genotype=RUN/genotype.json.
+
+    The same command goes on with a search that was stopped or killed.
+    """
+    from curate import display
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if "snapshots" in given:
+        given["snapshots"] = _numbers(given["snapshots"], "--snapshots")
+    config = settle(NasConfig, recipe, given)
+    with display.progress("nas dlsr", "steps") as progress:
+        from curate.nas import search
+
+        report = search(manifest, config, out, store=store, device=device, progress=progress)
+    if as_json:
+        display.record({**report._asdict(), "genotype": str(report.genotype)})
+        return
+    size = f"{report.parameters:,} parameters, {report.multiply_adds / 1e9:.2f} G multiply-adds for 1280x720"
+    display.answer(f"{report.genotype}: {size}: {one_line(report.path)}")
+
+
+@_nas.command("draw")
+def nas_draw(
+    genotype: Annotated[str, typer.Argument(metavar="GENOTYPE", help="dlsr, dlsr-div, a file, or as text.")],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="SVG", help="The picture to write.")] = "genotype.svg",
+    as_json: JsonOption = False,
+) -> None:
+    """Draw a network of DLSR's space as a graph. A published one, a file of a search, or one written as text."""
+    from curate import display, storage
+    from curate.genotype import Genotype
+
+    found = Genotype.parse(genotype)
+    place = storage.place_for(out, "a picture", "genotype.svg")
+    with display.progress("nas draw", "pictures"):
+        from curate.nas import pictures
+
+        storage.publish_bytes(place, pictures.genotype(found).encode())
+    if as_json:
+        display.record({"picture": place, "genotype": str(found)})
+        return
+    display.answer(f"{found}: {one_line(place)}")
+
+
 @app.command("eval")
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
@@ -805,18 +874,21 @@ def run(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Do a whole study from one file. Ingest, score, select, train, measure, and one result table."""
+    """Do a whole study from one file. Ingest, score, select, train, search, measure, and one result table."""
     from curate import display
 
     with display.progress("run", "steps") as progress:
+        from curate.pipeline import results
         from curate.pipeline import run as do
 
-        result = do(pipeline, out, photos, test or [], modules=plugin or [], device=device, progress=progress)
+        do(pipeline, out, photos, test or [], modules=plugin or [], device=device, progress=progress)
+    there = results(out)
     if as_json:
-        display.record(result.to_pylist())
+        display.record([row for table in there.values() for row in table.to_pylist()])
         return
-    display.answer((out / "result.md").read_text("utf-8"))
-    display.answer(f"{one_line(out)}: result.parquet, result.md, result.svg")
+    for name in there:
+        display.answer((out / f"{name}.md").read_text("utf-8"))
+    display.answer(f"{one_line(out)}: {', '.join(f'{name}.parquet, {name}.md, {name}.svg' for name in there)}")
 
 
 @app.command()
@@ -890,9 +962,9 @@ def _part(text: str | None) -> "Part":
     return WHOLE if text is None else Part.parse(text)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(text: str, option: str = "--milestones") -> tuple[int, ...]:
     if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", text):
-        raise UsageError(f"--milestones should be steps such as 250000,400000, found '{one_line(text)}'")
+        raise UsageError(f"{option} should be steps such as 250000,400000, found '{one_line(text)}'")
     return tuple(int(number) for number in text.split(","))
 
 

@@ -8,9 +8,10 @@ A message says what was asked, what was found and what would be right, in one li
 whatever Python raises, and keep their traceback.
 """
 
+import re
 from collections.abc import Iterable
 
-__all__ = ["CurateError", "DataError", "UsageError", "counted", "listed", "meant", "one_line"]
+__all__ = ["CurateError", "DataError", "UsageError", "counted", "listed", "meant", "one_line", "short"]
 
 MAX_LISTED = 20  # names listed in a message before it is cut with "and N more"
 
@@ -34,6 +35,15 @@ class DataError(CurateError):
 def one_line(text: object) -> str:
     """`text` as one printable line: line breaks, terminal escapes and the like are shown as `\\x1b`, not obeyed."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def short(text: object, limit: int) -> str:
+    """`text` as one line of at most `limit` characters, cut in its middle."""
+    line = one_line(text)
+    if len(line) <= limit:
+        return line
+    head = (limit - 1) // 2
+    return re.sub(r"\s+…", "…", f"{line[:head]}…") + line[len(line) - (limit - 1 - head) :]
 
 
 def listed(names: Iterable[object]) -> str:

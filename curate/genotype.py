@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate import schema, storage
-from curate.errors import DataError, UsageError, listed, meant, one_line
+from curate.errors import DataError, UsageError, meant, one_line, short
 from curate.schema import GenotypeRecord
-from curate.storage import Place
+from curate.storage import Place, RemotePath
 
 __all__ = ["CELLS", "LAYERS", "OPERATIONS", "PUBLISHED", "Genotype"]
 
@@ -24,8 +24,9 @@ LAYERS = 3  # mixed layers of a cell
 CELLS = 6
 CHOOSING = range(3, CELLS + 1)  # the cells that choose their inputs; the first two have one predecessor each
 
-_TEXT = re.compile(r"([^@]*)@([^@]*)")
+_TEXT = re.compile(r"([^@]*)@([0-9.]*)")
 _LARGEST = 1 << 20  # bytes of a file
+_SHOWN = 200  # characters of what is wrong, in a message
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,19 @@ class Genotype:
 
     def __post_init__(self) -> None:
         if len(self.operations) != LAYERS:
-            found = f"found {len(self.operations)}: {one_line('+'.join(self.operations)) or 'none'}"
+            found = f"found {len(self.operations)}: {short('+'.join(self.operations), _SHOWN) or 'none'}"
             raise UsageError(f"a genotype should have {LAYERS} operations, {found}")
         for name in self.operations:
             if name not in OPERATIONS:
                 known = f"there are: {', '.join(OPERATIONS)}{meant(name, OPERATIONS)}"
-                raise UsageError(f"no operation '{one_line(name)}'; {known}")
+                raise UsageError(f"no operation '{short(name, _SHOWN)}'; {known}")
         if len(self.inputs) != len(CHOOSING):
             asked = f"the inputs of cells {CHOOSING[0]} to {CHOOSING[-1]}, {len(CHOOSING)} lists"
             raise UsageError(f"a genotype should have {asked}, found {len(self.inputs)}")
         for cell, chosen in zip(CHOOSING, self.inputs, strict=True):
             if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(1, cell)):
                 asked = f"the inputs of cell {cell} should be different cells from 1 to {cell - 1}, at least one"
-                raise UsageError(f"{asked}; found {one_line(listed(map(str, chosen)) or 'none')}")
+                raise UsageError(f"{asked}; found {short(', '.join(map(str, chosen)), _SHOWN) or 'none'}")
 
     def __str__(self) -> str:
         """The text that `parse` reads."""
@@ -72,9 +73,10 @@ class Genotype:
             return PUBLISHED[text]
         match = _TEXT.fullmatch(text)
         if match is None:
-            known = f"there are: {', '.join(PUBLISHED)}{meant(text, PUBLISHED)}; or give a file such as genotype.json"
-            raise UsageError(f"no genotype '{one_line(text)}'; {known}")
-        inputs = [[int(digit) if digit in "123456789" else 0 for digit in part] for part in match[2].split(".")]
+            known = f"there are: {', '.join(PUBLISHED)}{meant(text, PUBLISHED)}"
+            others = f"or give a text such as {_DLSR}, or a file such as genotype.json"
+            raise UsageError(f"no genotype '{short(text, _SHOWN)}'; {known}; {others}")
+        inputs = [list(map(int, part)) for part in match[2].split(".")]
         return cls.of(match[1].split("+") if match[1] else [], inputs)
 
     @classmethod
@@ -86,16 +88,22 @@ class Genotype:
     def load(cls, path: str | Place) -> "Genotype":
         """Read a file. UsageError where there is none, or what it says is wrong; DataError for one that is damaged."""
         file = storage.place(path, "a genotype")
-        if not file.is_file():
-            raise UsageError(f"no genotype '{one_line(file)}': there is no such file; 'curate nas dlsr' writes one")
-        content = file.read_bytes()
-        if len(content) > _LARGEST:
-            raise DataError(f"'{one_line(file)}' is not a genotype: it has {len(content)} bytes")
-        record = schema.parse(GenotypeRecord, content, f"'{one_line(file)}'")
+        shown = f"'{short(file, _SHOWN)}'"
+        try:
+            if not file.is_file():
+                found = "it is a folder" if file.is_dir() else "there is no such file"
+                raise UsageError(f"no genotype {shown}: {found}; 'curate nas dlsr' writes genotype.json")
+            size = file.size() if isinstance(file, RemotePath) else file.stat().st_size
+            if size is not None and size > _LARGEST:
+                raise DataError(f"{shown} is not a genotype: it has {size} bytes")
+            content = file.read_bytes()
+        except OSError as error:  # of local files: a name that is too long, a folder that may not be looked into
+            raise UsageError(f"no genotype {shown}: {one_line(error.strerror or error)}") from None
+        record = schema.parse(GenotypeRecord, content, shown)
         try:
             return cls.of(record.operations, record.inputs)
         except UsageError as error:
-            raise UsageError(f"'{one_line(file)}': {error}") from None
+            raise UsageError(f"{shown}: {error}") from None
 
     def save(self, path: str | Place, search: Mapping[str, Any] | None = None) -> None:
         """Write a file, whole or not at all; `search` is how it was found, JSON-able."""

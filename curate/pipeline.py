@@ -1,13 +1,15 @@
 """Run: a whole study from one TOML file, and one result table.
 
-Ingest, clean, score, select, distill, train and evaluate, in this order, of what the file names (`plan`):
+Ingest, clean, score, select, distill, train and evaluate, search, in this order, of what the file names (`plan`):
 
     OUT/store
     OUT/NAME.parquet                          a select; NAME-seed0.parquet where it depends on a training's seed
     OUT/distilled/NAME                        a distillation, a store with a manifest; NAME-seed0
     OUT/bytes.json                            what the patches of manifests take, where there is a distillation
     OUT/runs/NAME_ARCH_SEED                   a training, with what was measured of it: BENCHMARK.json
+    OUT/nas/NAME_MANIFEST_SEED                a search, with the training of what it found (`proxy`)
     OUT/result.parquet, result.md, result.svg
+    OUT/nas.parquet, nas.md, nas.svg          where there is a search
 
 Every name and option, and every folder, is checked before the first step starts. Every step skips what is done, so that
 the same command goes on with a study that was killed.
@@ -17,25 +19,25 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import features
 
-from curate import files, plot
-from curate.checkpoint import Checkpoint, weights_hash
+from curate import files, markdown, plot, proxy
+from curate.blocks import Distill, Select
 from curate.distillation import distill
 from curate.distillation.writing import packed_bytes
 from curate.duplication import duplicates
 from curate.errors import UsageError, listed, one_line
-from curate.evaluation import averages, evaluate, fingerprint
 from curate.ingestion import ingest
 from curate.leakage import leaks
 from curate.manifest import Manifest
-from curate.plan import Distill, Made, Pipeline, Select
-from curate.progress import Progress, silent
+from curate.measurement import measured
+from curate.plan import Made, Pipeline
+from curate.progress import Progress, part, silent
 from curate.schema import STATUS_OK
 from curate.scoring import score
 from curate.selection import select
@@ -45,7 +47,9 @@ from curate.strategies import share
 from curate.tensors import pick_device
 from curate.training import train
 
-__all__ = ["Pipeline", "run"]
+__all__ = ["Pipeline", "results", "run"]
+
+_ENDINGS = (".parquet", ".md", ".svg")  # of a result
 
 
 def run(
@@ -58,10 +62,11 @@ def run(
     device: str = "auto",
     progress: Progress = silent,
 ) -> pa.Table:
-    """Do what is not done of a study in the folder `out`, and return its table: a row a run and a test folder.
+    """Do what is not done of a study in the folder `out`, and return its table: a row a training and a test folder.
 
     Columns: arch, manifest, patches, seed, steps, test, psnr (dB), ssim; with a distillation also origin (selected or
-    distilled) and bytes (of the patches, lossless, one encoder for all). `tests` are folders of HR images, or
+    distilled) and bytes (of the patches, lossless, one encoder for all). What searches found is in nas.parquet:
+    `results` has both tables. `tests` are folders of HR images, or
     benchmarks'. `modules` are those outside curate that the file may name, and so import. Raises UsageError before the
     first step for whatever can be known then, BusyError if another process is at this study.
     """
@@ -96,22 +101,22 @@ def _done(
     ingest([str(photo) for photo in photos], folder / "store", patch=plan.ingest.patch, step=plan.ingest.step)
     _refuse_others(Store.open(folder / "store"), sources)
     if plan.clean.duplicates:
-        duplicates(folder / "store", progress=_part(progress, 0, 1, "duplicates"))
+        duplicates(folder / "store", progress=part(progress, 0, 1, "duplicates"))
     for test in tests.values() if plan.clean.leaks else ():
-        leaks(folder / "store", test, progress=_part(progress, 0, 1, "leaks"))
-    score(folder / "store", plan.score.scorers, device=device, progress=_part(progress, 0, 1, "score"))
+        leaks(folder / "store", test, progress=part(progress, 0, 1, "leaks"))
+    score(folder / "store", plan.score.scorers, device=device, progress=part(progress, 0, 1, "score"))
     manifests = {
         which: _selected(chosen, which, folder) for chosen in plan.select for which in plan.manifests(chosen.name)
     }
     distillations = [(block, which) for block in plan.distill for which in plan.manifests(block.name)]
     for number, (block, which) in enumerate(distillations):
-        part = _part(progress, number, len(distillations), f"distill {which.label}")
+        own = part(progress, number, len(distillations), f"distill {which.label}")
         needed = [manifests[plan.manifest(name, which.seed)] for name in block.needs]
-        manifests[which] = _distilled(block, which, needed, folder, device, part)
+        manifests[which] = _distilled(block, which, needed, folder, device, own)
     trainings = plan.trainings()
     used = dict.fromkeys(plan.manifest(training.manifest, training.seed) for training in trainings)
     sizes = {
-        which: _bytes(manifests[which], folder, _part(progress, number, len(used), f"bytes of {which.label}"))
+        which: _bytes(manifests[which], folder, part(progress, number, len(used), f"bytes of {which.label}"))
         for number, which in enumerate(used if plan.distill else ())
     }
     rows = []
@@ -119,8 +124,8 @@ def _done(
         which = plan.manifest(training.manifest, training.seed)
         manifest = manifests[which]
         where = folder / "runs" / training.folder
-        part = _part(progress, number, len(trainings), training.folder)
-        made = train(training.arch, manifest, training.config, where, device=device, progress=part)
+        own = part(progress, number, len(trainings), training.folder)
+        made = train(training.arch, manifest, training.config, where, device=device, progress=own)
         for place, test in tests.items():
             rows.append(
                 {
@@ -132,15 +137,42 @@ def _done(
                     "seed": training.seed,
                     "steps": made.recipe["steps"],
                     "test": place,
-                    **_measured(made, where / f"{place}.json", test, device),
+                    **measured(made, where / f"{place}.json", test, device),
                 }
             )
     columns = [field for field in _RESULT if plan.distill or field.name not in _OF_DISTILLATIONS]
     table = pa.Table.from_pylist(rows, pa.schema(columns))
-    files.publish(folder / "result.parquet", lambda stream: pq.write_table(table, stream, compression="zstd"))
-    files.publish_bytes(folder / "result.md", _markdown(table).encode())
-    files.publish_bytes(folder / "result.svg", plot.dots(_groups(table), "PSNR, dB").encode())
+    if trainings or not plan.nas:
+        _publish(folder, "result", table, _markdown(table), plot.dots(_groups(table), "PSNR, dB"))
+    else:
+        _withdraw(folder, "result")
+    if plan.nas:
+        searches = proxy.searched(plan, manifests, tests, folder / "nas", device, progress)
+        _publish(folder, "nas", searches, proxy.page(searches, plan), proxy.picture(searches))
+    else:
+        _withdraw(folder, "nas")
     return table
+
+
+def results(out: Path) -> dict[str, pa.Table]:
+    """The tables of a study that was done in the folder `out`, by name; each has a page beside it, NAME.md."""
+    return {
+        name: pq.read_table(out / f"{name}.parquet")
+        for name in ("result", "nas")
+        if (out / f"{name}.parquet").is_file()
+    }
+
+
+def _publish(folder: Path, name: str, table: pa.Table, page: str, picture: str) -> None:
+    files.publish(folder / f"{name}.parquet", lambda stream: pq.write_table(table, stream, compression="zstd"))
+    files.publish_bytes(folder / f"{name}.md", page.encode())
+    files.publish_bytes(folder / f"{name}.svg", picture.encode())
+
+
+def _withdraw(folder: Path, name: str) -> None:
+    """The study has no such result any more."""
+    for ending in _ENDINGS:
+        (folder / f"{name}{ending}").unlink(missing_ok=True)
 
 
 _RESULT = pa.schema(
@@ -158,15 +190,6 @@ _RESULT = pa.schema(
     ]
 )
 _OF_DISTILLATIONS = ("origin", "bytes")  # columns that a study without them has not
-
-
-def _part(progress: Progress, number: int, parts: int, name: str) -> Progress:
-    """The progress of part `number` of so many alike, as that of the whole."""
-
-    def within(done: int, total: int, note: str = "") -> None:
-        progress(number * total + done, parts * total, f"{name} {note}")
-
-    return within
 
 
 def _refuse_others(store: Store, sources: Sequence[Source]) -> None:
@@ -224,28 +247,6 @@ def _kept_bytes(record: bytes, encoder: str | None) -> dict[str, int]:
     return {key: size for key, size in sizes.items() if type(size) is int} if isinstance(sizes, dict) else {}
 
 
-def _measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
-    """psnr and ssim on a test folder, kept beside the run under the hashes of its weights and of the test images."""
-    of = {"weights": weights_hash(made.state), "test": fingerprint(test, made.arch.scale)}
-    if record.is_file() and (kept := _kept(record.read_bytes(), of)):
-        return kept
-    measured = averages(evaluate(made, test, device=device))
-    files.publish_bytes(record, json.dumps({**of, **measured}, indent=2).encode())
-    return measured
-
-
-def _kept(record: bytes, of: Mapping[str, str]) -> dict[str, float] | None:
-    """What was measured of these weights and images; None of others, or of a damaged record: it is made again."""
-    try:
-        found = json.loads(record)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or {name: found.pop(name, None) for name in of} != of:
-        return None
-    whole = found.keys() == {"psnr", "ssim"} and all(isinstance(value, float) for value in found.values())
-    return found if whole else None
-
-
 def _groups(table: pa.Table) -> dict[str, dict[str, list[float]]]:
     """ "arch, test" -> manifest -> PSNR of each seed, in the table's order."""
     groups: dict[str, dict[str, list[float]]] = {}
@@ -269,17 +270,14 @@ def _markdown(table: pa.Table) -> str:
     """Means and standard deviations over the seeds: a row a manifest, a column an arch and test."""
     groups, sizes = _groups(table), _sizes(table)
     names = list(next(iter(sizes.values()), ()))
-    lines = [f"| trained on | {' | '.join([*names, *groups])} |", "|---|" + "---|" * (len(names) + len(groups))]
-    for manifest, counts in sizes.items():
-        cells = [f"{round(mean(counts[name])):,}" for name in names]
-        cells += [_figure(group.get(manifest, [])) for group in groups.values()]
-        lines.append(f"| {manifest} | {' | '.join(cells)} |")
+    rows = [
+        [
+            manifest,
+            *(f"{round(mean(counts[name])):,}" for name in names),
+            *(markdown.figure(group.get(manifest, [])) for group in groups.values()),
+        ]
+        for manifest, counts in sizes.items()
+    ]
     seeds, steps = (sorted(set(table[name].to_pylist())) for name in ("seed", "steps"))
     note = f"PSNR on Y, dB: mean and standard deviation over {len(seeds)} seeds; {listed(map(str, steps))} steps."
-    return "\n".join([*lines, "", note, ""])
-
-
-def _figure(decibels: list[float]) -> str:
-    if not decibels:
-        return "-"
-    return f"{mean(decibels):.2f}" + (f" ± {stdev(decibels):.2f}" if len(decibels) > 1 else "")
+    return "\n".join([*markdown.table(["trained on", *names, *groups], rows), "", note, ""])

@@ -28,129 +28,52 @@
     manifests = ["random-5", "dm-5"]          all of them, if left out
     seeds = [0, 1, 2]
     options = { steps = 6000, crop = 48 }     those of TrainConfig
+    [[nas]]                                   OUT/nas/search_random-5_0    a search on each manifest with each seed
+    name = "search"
+    manifests = ["refined-50", "random-5"]    the first is what the others are compared with
+    seeds = [0, 1, 2]
+    options = { steps = 3000, features = 8 }  those of NasConfig
+    [nas.retrain]                             OUT/nas/search_random-5_0/retrained    may be left out
+    manifest = "refined-50"                   what each network that was found is trained on
+    options = { steps = 2000, crop = 48 }     those of TrainConfig
 
 Every name and option, and every file that is named, is checked here, before there is a store.
 """
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pydantic
 
-from curate import distillation, files, plugins
-from curate.archs import Arch
-from curate.config import DistillConfig, TrainConfig
+from curate import degrade, distillation, files, plugins
+from curate.archs import Arch, check_side
+from curate.archs.dlsr import Dlsr
+from curate.blocks import SEED, Block, Clean, Distill, Ingest, Nas, Score, Select, Train
+from curate.config import DistillConfig, NasConfig, TrainConfig
 from curate.errors import UsageError, listed, meant, one_line
 from curate.schema import FORMAT, unread
 from curate.scorers import Scorer
 from curate.scoring import score_names
-from curate.selection import Unit, check_names
+from curate.selection import check_names
 from curate.strategies import Strategy
 from curate.training import check_crop
 
-__all__ = ["Clean", "Distill", "Ingest", "Made", "Pipeline", "Score", "Select", "Train", "Training"]
+__all__ = ["Made", "Pipeline", "Search", "Training"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BUDGETS = ("patches", "bytes")  # among the options of a distillation
-_SEED = "{seed}"  # stands for the seed of the training that is to use it
-_STRICT = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class Ingest(pydantic.BaseModel):
-    """`[ingest]`: the grid."""
-
-    model_config = _STRICT
-
-    patch: pydantic.PositiveInt  # px
-    step: pydantic.PositiveInt  # px
-
-
-class Clean(pydantic.BaseModel):
-    """`[clean]`: what is looked for before anything is chosen; no manifest has an image that was found."""
-
-    model_config = _STRICT
-
-    duplicates: bool = False
-    leaks: bool = False  # overlaps with the test folders
-
-
-class Score(pydantic.BaseModel):
-    """`[score]`."""
-
-    model_config = _STRICT
-
-    scorers: list[str]  # specs
-
-
-class Select(pydantic.BaseModel):
-    """One `[[select]]`: a manifest, and the options of `curate select`."""
-
-    model_config = _STRICT
-
-    name: str
-    strategy: str  # spec
-    by: str | None = None
-    keep: float = 0.5
-    unit: Unit = "patches"
-    where: str | None = None
-
-    def strategy_for(self, seed: int | None) -> str:
-        """The spec for a training's seed."""
-        return self.strategy.replace(_SEED, str(seed))
-
-
-class Distill(pydantic.BaseModel):
-    """One `[[distill]]`: a store with a manifest, made of a select's patches, and the options of `curate distill`.
-
-    One budget: `patches` or `bytes` among the options, `like` or `share`.
-    """
-
-    model_config = _STRICT
-
-    name: str
-    source: str = pydantic.Field(alias="from")  # a select's name
-    like: str | None = None  # a select's name: as many bytes as its patches take, encoded alike
-    share: float | None = None  # as many patches as a select would keep of what the source was chosen from
-    options: dict[str, Any] = {}  # of DistillConfig
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the selects that come first."""
-        return (self.source,) if self.like is None else (self.source, self.like)
-
-    def config(self, seed: int | None, **budget: int) -> DistillConfig:
-        """The options for a training's seed, and a budget that is not among them. UsageError for what does not fit."""
-        options = {name: _seeded(value, seed) for name, value in self.options.items()}
-        return DistillConfig.of({**options, **budget}, f"{self.name}: options")
-
-
-def _seeded(value: Any, seed: int | None) -> Any:
-    """An option for a training's seed: a number where it is nothing but the seed."""
-    if value == _SEED:
-        return seed
-    return value.replace(_SEED, str(seed)) if isinstance(value, str) else value
-
-
-class Train(pydantic.BaseModel):
-    """One `[[train]]`: every arch on every manifest with every seed, all with the same options."""
-
-    model_config = _STRICT
-
-    archs: list[str]  # specs
-    manifests: list[str] | None = None  # names; None for all
-    seeds: list[int] = [0]
-    options: dict[str, Any]  # of TrainConfig, but for the seed
 
 
 class Pipeline(pydantic.BaseModel):
     """A pipeline's file."""
 
-    model_config = _STRICT
+    model_config = Block.model_config
 
     format: Literal[1] = FORMAT
     ingest: Ingest
@@ -159,6 +82,7 @@ class Pipeline(pydantic.BaseModel):
     select: list[Select]
     distill: list[Distill] = []
     train: list[Train] = []
+    nas: list[Nas] = []
 
     @classmethod
     def load(cls, path: str | Path, modules: Sequence[str] = ()) -> "Pipeline":
@@ -197,16 +121,27 @@ class Pipeline(pydantic.BaseModel):
             for seed in part.seeds
         ]
 
+    def searches(self) -> "list[Search]":
+        """All searches, in their order."""
+        return [
+            Search(block, manifest, seed, block.config(seed), block.retraining(seed))
+            for block in self.nas
+            for manifest in block.manifests
+            for seed in block.seeds
+        ]
+
     def manifest(self, name: str, seed: int | None) -> "Made":
-        """The one of this name that a training with this seed uses."""
+        """The one of this name that a training or a search with this seed uses."""
         return Made(name, seed if self._is_seeded(name) else None)
 
     def manifests(self, name: str) -> "list[Made]":
-        """All of this name: one, or one for each seed of the trainings that use it, also by what is distilled of it."""
+        """All of this name: one, or one for each seed that uses it, also by what is distilled of it."""
         if not self._is_seeded(name):
             return [Made(name, None)]
-        users = {name, *(made.name for made in self.distill if name in made.needs)}
-        seeds = (seed for part in self.train if users & set(self._trained_on(part)) for seed in part.seeds)
+        wanted = {name, *(made.name for made in self.distill if name in made.needs)}
+        uses = [(self._trained_on(part), part.seeds) for part in self.train]
+        uses += [(list(block.needs), block.seeds) for block in self.nas]
+        seeds = (seed for used, own in uses if wanted & set(used) for seed in own)
         return [Made(name, seed) for seed in dict.fromkeys(seeds)]
 
     def _names(self) -> list[str]:
@@ -217,9 +152,9 @@ class Pipeline(pydantic.BaseModel):
 
     def _is_seeded(self, name: str) -> bool:
         """Whether it is another for another training's seed, by itself or by what it is made from."""
-        seeded = {chosen.name for chosen in self.select if _SEED in chosen.strategy}
+        seeded = {chosen.name for chosen in self.select if SEED in chosen.strategy}
         for made in self.distill:
-            own = any(isinstance(value, str) and _SEED in value for value in made.options.values())
+            own = any(isinstance(value, str) and SEED in value for value in made.options.values())
             if made.name == name and (own or seeded & set(made.needs)):
                 return True
         return name in seeded
@@ -243,25 +178,25 @@ class Pipeline(pydantic.BaseModel):
         for distilled in self.distill:
             self._check_distill(distilled)
         self._check_trainings()
+        self._check_searches()
 
     def _check_names(self) -> None:
         names = self._names()
         for name in names:
-            if not _NAME.fullmatch(name) or names.count(name) > 1:
-                found = f"found '{one_line(name)}'"
-                raise UsageError(f"a manifest's name should be letters, digits, '-', '_' and '.', and its own, {found}")
+            _check_name("a manifest", name, names)
         selects = [chosen.name for chosen in self.select]
         for distilled in self.distill:
             if unknown := set(distilled.needs) - set(selects):
                 there = f"there are: {listed(selects)}{meant(min(unknown), selects)}"
                 raise UsageError(f"{distilled.name}: no select '{one_line(listed(unknown))}'; {there}")
-        for part in self.train:
-            if unknown := set(part.manifests or []) - set(names):
+        uses = [("train", part.manifests or []) for part in self.train]
+        for user, used in [*uses, *((block.name, block.needs) for block in self.nas)]:
+            if unknown := set(used) - set(names):
                 there = f"there are: {listed(names)}{meant(min(unknown), names)}"
-                raise UsageError(f"train: no manifest '{one_line(listed(unknown))}'; {there}")
+                raise UsageError(f"{one_line(user)}: no manifest '{one_line(listed(unknown))}'; {there}")
         for name in names:
             if not self.manifests(name):
-                raise UsageError(f"{name}: {_SEED} stands for the seed of a training, and none trains on it")
+                raise UsageError(f"{name}: {SEED} stands for the seed of a training or a search, and none uses it")
         labels = [made.label for name in names for made in self.manifests(name)]
         if twice := {label for label in labels if labels.count(label) > 1}:
             raise UsageError(f"each manifest should have a name of its own, found twice: {listed(twice)}")
@@ -275,10 +210,8 @@ class Pipeline(pydantic.BaseModel):
         if distilled.share is not None and not 0 < distilled.share <= 1:
             raise UsageError(f"{distilled.name}: share should be above 0 and at most 1, found {distilled.share}")
         for config in {replace(_tried(distilled, made.seed), seed=0) for made in self.manifests(distilled.name)}:
-            try:
+            with _said_of(distilled.name):
                 distillation.check(config)
-            except UsageError as error:
-                raise UsageError(f"{distilled.name}: {error}") from None
             if config.size > self.ingest.patch:
                 fits = f"at most the patch's {self.ingest.patch} px"
                 raise UsageError(f"{distilled.name}: size should be {fits}, found {config.size}")
@@ -287,16 +220,56 @@ class Pipeline(pydantic.BaseModel):
         places = [training.folder for training in self.trainings()]
         if twice := {place for place in places if places.count(place) > 1}:
             raise UsageError(f"train: each run should be named once, found twice: {listed(twice)}")
-        distilled = {made.name: made for made in self.distill}
         for training in self.trainings():
             arch: Arch = plugins.parse("archs", training.arch)
-            crop, most, whose = training.config.crop, self.ingest.patch, "the patch's"
-            if made := distilled.get(training.manifest):
-                most, whose = _tried(made, training.seed).size, f"{made.name}'s"
-            if crop % arch.scale or crop > most:
-                fits = f"a multiple of {arch.scale}, and at most {whose} {most} px"
-                raise UsageError(f"{training.arch}: a crop should be {fits}, found {crop}")
-            check_crop(arch, training.config)
+            self._check_training(training.arch, arch, training.config, self.manifest(training.manifest, training.seed))
+
+    def _check_searches(self) -> None:
+        names = [block.name for block in self.nas]
+        for name in names:
+            _check_name("a search", name, names)
+        places = [search.folder for search in self.searches()]
+        if twice := {place for place in places if places.count(place) > 1}:
+            raise UsageError(f"nas: each search should be named once, found twice: {listed(twice)}")
+        for search in self.searches():
+            name, arch = search.block.name, Dlsr(search.config.scale, features=search.config.features)
+            self._check_crop(name, arch.scale, search.config.crop, self.manifest(search.manifest, search.seed))
+            with _said_of(name):
+                check_side(arch, search.config.crop, "a crop")
+            if search.block.retrain and search.retraining:
+                which = self.manifest(search.block.retrain.manifest, search.seed)
+                self._check_training(f"{name}: retrain", arch, search.retraining, which)
+
+    def _check_training(self, whose: str, arch: Arch, config: TrainConfig, which: "Made") -> None:
+        self._check_crop(whose, arch.scale, config.crop, which)
+        with _said_of(whose):
+            check_crop(arch, config)
+            degrade.parse(config.degrade, arch.scale)
+
+    def _check_crop(self, whose: str, scale: int, crop: int, which: "Made") -> None:
+        """UsageError for crops that are no multiple of the scale, or larger than the windows of a manifest."""
+        most, owner = self.ingest.patch, "the patch's"
+        for made in self.distill:
+            if made.name == which.name:
+                most, owner = _tried(made, which.seed).size, f"{made.name}'s"
+        if crop % scale or crop > most:
+            fits = f"a multiple of {scale}, and at most {owner} {most} px"
+            raise UsageError(f"{whose}: a crop should be {fits}, found {crop}")
+
+
+def _check_name(kind: str, name: str, names: Sequence[str]) -> None:
+    if not _NAME.fullmatch(name) or names.count(name) > 1:
+        found = f"found '{one_line(name)}'"
+        raise UsageError(f"{kind}'s name should be letters, digits, '-', '_' and '.', and its own, {found}")
+
+
+@contextmanager
+def _said_of(whose: str) -> Iterator[None]:
+    """A UsageError says whose mistake it is."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{whose}: {error}") from None
 
 
 def _check_select(chosen: Select, seed: int | None, scores: Mapping[str, pa.DataType]) -> None:
@@ -306,10 +279,8 @@ def _check_select(chosen: Select, seed: int | None, scores: Mapping[str, pa.Data
         raise UsageError(f"{chosen.name}: by should be one of {listed(labels)}, found {one_line(chosen.by)}")
     if not 0 < chosen.keep <= 1:
         raise UsageError(f"{chosen.name}: keep should be above 0 and at most 1, found {chosen.keep}")
-    try:
+    with _said_of(chosen.name):
         check_names(scores, strategy, chosen.where)
-    except UsageError as error:
-        raise UsageError(f"{chosen.name}: {error}") from None
 
 
 def _tried(distilled: Distill, seed: int | None) -> DistillConfig:
@@ -322,7 +293,7 @@ class Made(NamedTuple):
     """A manifest of a study."""
 
     name: str
-    seed: int | None  # of the trainings that it is for; None: it is the same for all of them
+    seed: int | None  # of the trainings and searches that it is for; None: it is the same for all of them
 
     @property
     def label(self) -> str:
@@ -343,3 +314,19 @@ class Training:
     def folder(self) -> str:
         """Its name below `runs`."""
         return f"{self.manifest}_{re.sub(r'[^A-Za-z0-9.=-]+', '-', self.arch)}_{self.seed}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search of a study, and the training of what it finds."""
+
+    block: Nas
+    manifest: str
+    seed: int
+    config: NasConfig
+    retraining: TrainConfig | None
+
+    @property
+    def folder(self) -> str:
+        """Its name below `nas`."""
+        return f"{self.block.name}_{self.manifest}_{self.seed}"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Protocol, TypeVar
 
-__all__ = ["Meter", "Progress", "silent"]
+__all__ = ["Meter", "Progress", "part", "silent"]
 
 _T = TypeVar("_T")
 
@@ -25,6 +25,15 @@ class Progress(Protocol):
 
 def silent(done: int, total: int, note: str = "") -> None:
     """The default of every library function: say nothing."""
+
+
+def part(progress: Progress, number: int, parts: int, name: str) -> Progress:
+    """The progress of part `number` of so many alike, as that of the whole."""
+
+    def within(done: int, total: int, note: str = "") -> None:
+        progress(number * total + done, parts * total, f"{name} {note}")
+
+    return within
 
 
 class Meter:

@@ -29,6 +29,7 @@ from curate.config import TrainConfig
 from curate.engine import Part
 from curate.errors import CurateError, UsageError
 from curate.exporting import export
+from curate.genotype import Genotype
 from curate.inspection import info, parse_size
 from curate.loader import batches
 from curate.manifest import Manifest
@@ -334,6 +335,18 @@ def _export_record(shop: Workshop) -> Target:
     return Target([file.read_bytes()], act, mutations.rejson)
 
 
+def _genotype(shop: Workshop) -> Target:
+    """Also as the option of a network."""
+    file = shop.folder / "genotype.json"
+    Genotype.parse("dlsr").save(file, {"manifest": "m-1", "steps": 200_000, "seed": 0})
+
+    def act(data: bytes) -> int:
+        file.write_bytes(data)
+        return answered(lambda: Genotype.load(file), partial(_parsed, "archs", f"dlsr:genotype={file}"))
+
+    return Target([file.read_bytes()], act, mutations.rejson)
+
+
 # Text
 
 
@@ -395,6 +408,7 @@ ensemble:by="srcnn:scale=3,kernel=9-1-5"+sobel,weights=1:2
 fsrcnn:scale=2,d=56,s=12,m=4
 swinir:scale=2,variant=light
 rdn:scale=4,blocks=16
+dlsr:scale=2,genotype=conv_1x1+sep_7x7+sep_5x5@12.23.24.45,features=18
 edsr:scale=2,features=64,blocks=16,res_scale=0.1
 blur:sigma=0.2:4+noise+jpeg
 second_order:first.sigma=0.1:2""".split(b"\n")
@@ -496,6 +510,7 @@ TARGETS: dict[str, Callable[[Workshop], Target]] = {
     "checkpoint_mat": _checkpoint(".mat", "srcnn:scale=2"),
     "training_state": _training_state,
     "export": _export_record,
+    "genotype": _genotype,
     "study": _toml(_STUDY, Pipeline.load),
     "recipe": _toml(_RECIPE, lambda file: config.plan(file, None, {})),
     "spec": _spec,

@@ -36,6 +36,7 @@ PUBLIC = (
     Public("fsrcnn_x2.pth", "fsrcnn:scale=2", "y", "37.00 (paper), 37.06 (file)"),
     Public("fsrcnn_x2.pth", "fsrcnn:scale=2", "luma", "37.00 (paper), 37.06 (file)"),
     Public("imdn_x2.pth", "imdn:scale=2", "y", "38.00 / .9605"),
+    Public("dlsr_x2.pt", "dlsr:scale=2", "y", "38.04 / .9606"),
 )
 
 
@@ -64,6 +65,11 @@ NETWORKS = (
     Network("swinir", "11.8M", "-"),
     Network("swinir:variant=light", "878K (910,152 in the public code)", "195.6"),
     Network("swinir:scale=4,variant=light", "897K (929,628 in the public code)", "-"),
+    Network("dlsr", "322K", "68.1"),
+    Network("dlsr:scale=3", "329K", "30.9"),
+    Network("dlsr:scale=4", "338K", "17.9"),
+    Network("dlsr:genotype=dlsr-div", "328K", "69.3"),
+    Network("dlsr:genotype=dlsr-s", "56K", "12.4"),
     Network("unet", "ours", "-"),
 )
 

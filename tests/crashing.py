@@ -39,7 +39,8 @@ from typing import Any
 __all__ = ["HOWS", "differences", "tree"]
 
 HOWS = ("kill", "cut", "names", "some")
-UNTRACKED = "events.out.tfevents"  # TensorBoard's files: they grow, and hold the time of day
+# TensorBoard's files, which grow and hold the time of day, and how long a search took
+UNTRACKED = ("events.out.tfevents", "seconds.json")
 
 
 def tree(folder: Path) -> dict[str, str]:

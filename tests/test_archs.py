@@ -16,6 +16,7 @@ from curate.resize import upscale
 
 # The large ones at a depth that takes a second; their published sizes are counted beside them.
 FEWER = {
+    "dlsr": "features=16",
     "drrn": "units=3",
     "rcan": "groups=2,blocks=2",
     "rdn": "blocks=2,layers=3",
@@ -29,8 +30,9 @@ SPECS = [
 
 
 def lr_image(arch: Arch, *, height: int = 9, width: int = 13) -> Tensor:
-    """A small image of odd size as `arch` takes it, of rough and smooth parts."""
+    """A small image as `arch` takes it, of rough and smooth parts; as much larger as `arch` asks for."""
     channels = 1 if arch.colour == "y" else 3
+    height, width = height + arch.least - 1, width + arch.least - 1
     image_BCHW = torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(5))
     image_BCHW[..., : width // 2] = image_BCHW[..., : width // 2].mean()
     low, high = (16 / 255, 235 / 255) if arch.colour == "y" else (0.0, 1.0)
@@ -45,10 +47,10 @@ def arch(request: pytest.FixtureRequest) -> Arch:
 
 def test_output_is_scale_times_the_input_at_odd_sizes(arch: Arch) -> None:
     network = arch.build().eval()
-    for height, width in ((9, 13), (16, 10), (7, 7)):
+    for height, width in ((9, 13), (16, 10), (7, 7), (1, 2), (2, 1)):
         lr_BCHW = lr_image(arch, height=height, width=width)
         sr_BCHW = network(lr_BCHW)
-        assert sr_BCHW.shape == (*lr_BCHW.shape[:2], height * arch.scale, width * arch.scale)
+        assert sr_BCHW.shape == (*lr_BCHW.shape[:2], *(side * arch.scale for side in lr_BCHW.shape[2:]))
         assert sr_BCHW.dtype == torch.float32
         assert sr_BCHW.isfinite().all()
 

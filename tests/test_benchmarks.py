@@ -53,7 +53,7 @@ def test_a_target_is_reached_from_its_good_side() -> None:
     assert faster.markdown() == "| a | 1 | b | 2 | 2.50 | ≥ 2.5 | yes |"
 
 
-SUBJECTS = ["ingest", "score", "load", "tables", "shrink"]
+SUBJECTS = ["ingest", "score", "load", "tables", "shrink", "search"]
 SUBJECTS += [pytest.param(subject, marks=pytest.mark.slow) for subject in ("memory", "select")]
 
 

@@ -196,6 +196,7 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         *("--width", 8, "--denoiser-width", 16, "--batch-size", 1, "--crop", 16, "--autoencoder-crop", 16),
         *("--autoencoder-steps", 1, "--denoiser-steps", 1),
     )
+    found = ("--features", 4, "--crop", 30, "--batch-size", 1, "--steps", 2, "--warmup", 1)
     commands: dict[str, tuple[tuple[object, ...], set[str]]] = {
         "ingest": ((photos, out / "new", "--patch", 48), {"added", "refused", "patches", "shards", "missing"}),
         "duplicates": ((out / "new",), set()),
@@ -212,6 +213,8 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         "eval": ((work / "luma", photos), {"average", "images"}),
         "pack": ((half, out / "core"), {"manifest", "patches", "bytes"}),
         "distill": ((half, *tiny, "-o", out / "few"), {"manifest", "patches", "bytes", "value", "moved"}),
+        "nas dlsr": ((half, *found, "-o", out / "search"), {"genotype", "parameters", "multiply_adds", "seconds"}),
+        "nas draw": (("dlsr", "-o", out / "a.svg"), {"picture", "genotype"}),
         "ldm train": ((store, *small, "-o", out / "ldm"), {"model", "recipe"}),
         "ldm sample": ((out / "ldm", "-o", out / "a.png", "--size", 16, "--steps", 2), {"picture", "samples"}),
         "export": ((half, out / "files", "--to", "folder"), {"windows", "stubs"}),
@@ -472,6 +475,34 @@ MISTAKES = {
         ["distill", "{work}/half.parquet", "-o", "{new}", "--patches", "3000", "--size", "12"],
         "3000 patches should be distilled from as many or more",
     ),
+    "a search whose LR is too small": (
+        ["nas", "dlsr", "{work}/half.parquet", "-o", "{new}", "--crop", "28"],
+        "crop should be a multiple of the scale 2 and 30 px or more (its LR 15 px), found 28",
+    ),
+    "a search that never ends its warm-up": (
+        ["nas", "dlsr", "{work}/half.parquet", "-o", "{new}", "--steps", "5", "--warmup", "5"],
+        "warmup should be less than the 5 steps, found 5",
+    ),
+    "snapshots that are no steps": (
+        ["nas", "dlsr", "{work}/half.parquet", "-o", "{new}", "--snapshots", "a,b"],
+        "--snapshots should be steps such as 250000,400000, found 'a,b'",
+    ),
+    "a genotype of an unknown operation": (
+        ["nas", "draw", "conv_9x9+sep_3x3+sep_3x3@12.12.12.12", "-o", "{new}.svg"],
+        "no operation 'conv_9x9'",
+    ),
+    "a genotype of wrong lengths": (
+        ["nas", "draw", "sep_3x3+sep_3x3@12.12.12.12", "-o", "{new}.svg"],
+        "a genotype should have 3 operations, found 2",
+    ),
+    "a training of a genotype that is not there": (
+        ["train", "{work}/half.parquet", "--arch", "dlsr:genotype={new}.json", "--steps", "1", "-o", "{new}"],
+        "there is no such file; 'curate nas dlsr' writes one",
+    ),
+    "a training of a network whose LR is too small": (
+        ["train", "{work}/half.parquet", "--arch", "dlsr", "--steps", "1", "--crop", "28", "-o", "{new}"],
+        "15",
+    ),
     "bytes that are none": (
         ["distill", "{work}/half.parquet", "-o", "{new}", "--bytes", "few"],
         "--bytes should be a number of bytes such as 256MB or 1GB, found 'few'",
@@ -527,6 +558,14 @@ def test_milestones_that_are_none(run: Run, work: Path, tmp_path: Path, mistake:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("options", [("--hfen", "-0.1"), ("--hfen", "nan"), ("--hfen", "inf")])
+def test_a_weight_of_hfen_that_is_none(run: Run, work: Path, tmp_path: Path, options: tuple[str, str]) -> None:
+    result = run("train", work / "half.parquet", "--arch", "fsrcnn", "--steps", 9, *options, "-o", tmp_path / "run")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"curate: options: hfen should be 0 or more, found {options[1]}\n"
+    assert not (tmp_path / "run").exists()
+
+
 def trained_with(folder: Path) -> dict[str, Any]:
     """The options with which a run was trained, and its arch."""
     record = json.loads((folder / "recipe.json").read_text("utf-8"))
@@ -558,6 +597,7 @@ def test_a_recipe_trains_and_what_is_given_wins(
         ("--rate", 2e-3, "rate 0.001, not 0.002"),
         ("--arch", "fsrcnn:d=8", "arch fsrcnn:scale=2,d=56,s=12,m=4, not fsrcnn:scale=2,d=8,s=12,m=4"),
         ("--crop", 24, "crop 12, not 24"),
+        ("--hfen", 0.2, "hfen 0.0, not 0.2"),
     ):
         other = run(*command, option, value)
         assert (other.code, other.out, len(other.err.splitlines())) == (2, "", 1)

@@ -28,6 +28,9 @@ SELECT = ["select", "store", "des", "--by", "sobel", "-o", "half.parquet"]
 PACK = ["pack", "half.parquet", "packed", "--shard-size", "1"]
 DISTILLED = ["write-distilled", "half.parquet", "made"]  # what `curate distill` ends with
 TRAIN = ["train", "half.parquet", "--arch", NET, "--batch-size", "2", "--crop", "12", "-o", "run"]
+WIDE = [*INGEST[:2], "wide", "--patch", "36", "--step", "36"]  # for crops whose LR is 15 px
+SEARCH = ["nas", "dlsr", "wide.parquet", "--features", "4", "--crop", "30", "--batch-size", "1", "--steps", "3"]
+SEARCH += ["--warmup", "1", "--save-every", "1", "-o", "search"]
 STEPS = ["--steps", "5", "--save-every", "2", "--validate", "bench", "--validate-every", "2"]
 STUDY = """
 [ingest]
@@ -83,6 +86,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory, write_photos: Callable[...,
     steps = {
         "store": [INGEST],
         "chosen": [SCORE, SELECT, [*SELECT[:-1], "tenth.parquet", "--keep", "0.1"]],
+        "wide": [WIDE, ["select", "wide", "random", "--keep", "1", "-o", "wide.parquet"]],
         "packed": [PACK, [*INGEST[:1], "more", *INGEST[2:]], SCORE],
     }
     for name, commands in steps.items():
@@ -122,10 +126,11 @@ SCENES = {
     "write distilled": ("chosen", [DISTILLED]),
     **{f"export to {to}": scene for to, scene in EXPORTS.items()},
     "train": ("chosen", [[*TRAIN, *STEPS]]),
+    "nas dlsr": ("wide", [SEARCH]),
     "run": ("photos", [["run", "study.toml", "out", "photos", "--test", "bench"]]),
 }
 
-LONG = ("report", "run", "train", "train, other options")  # which only the slow tests take
+LONG = ("nas dlsr", "report", "run", "train", "train, other options")  # which only the slow tests take
 
 
 def crash(ask: Ask, starts: dict[str, Path], scene: str, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from latents import write_ldm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curate import distillation, stopping
+from curate.archs.dlsr import Dlsr
 from curate.checkpoint import Checkpoint
 from curate.config import DistillConfig, TrainConfig
 from curate.distillation import RUN_FOLDER, DistillReport, distill
@@ -280,6 +281,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "more patches than the manifest has": ({"patches": 500}, "500 patches should be distilled from as many or more"),
     "more patches than the pool": ({"patches": 41}, "41 patches should be distilled from as many or more"),
     "patches larger than the windows": ({"size": 36}, "36 px do not fit into the manifest's windows of 24 px"),
+    "patches too small for the network": ({"arch": "dlsr"}, "a side: patches should be 30 px or more, found 24"),
     "no such network": ({"arch": "fsrcn"}, "no 'fsrcn' in curate.archs"),
     "no such model": ({"space": "vae", "model": "nowhere/at all"}, "no folder 'nowhere/at all'"),
     "bytes for no patch": ({"patches": None, "bytes": 10}, "10 bytes hold no patch of 24 px"),
@@ -307,6 +309,10 @@ def test_models_that_do_not_fit_are_one_line(manifest: Manifest, tmp_path: Path)
     assert isinstance(teacher, Checkpoint)
     with pytest.raises(UsageError, match="of one scale, found x3 and x2"):
         distill(manifest, config(teacher=str(tmp_path / "x3")), tmp_path / "made")
+    wide = Dlsr(features=4)
+    Checkpoint(wide, wide.build().state_dict(), {}).save(tmp_path / "wide")
+    with pytest.raises(UsageError, match="dlsr:features=4 takes LR of 15 px or more a side: patches should be 30 px"):
+        distill(manifest, config(teacher=str(tmp_path / "wide")), tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from curate import plugins
 from curate.archs import Arch
+from curate.archs.dlsr import Dlsr
 from curate.archs.edsr import Edsr
 from curate.archs.fsrcnn import Fsrcnn
 from curate.archs.idn import Idn
@@ -221,6 +222,14 @@ def test_patches_that_do_not_fit_are_one_line(bad: Tensor, reason: str) -> None:
         with pytest.raises(UsageError) as error:
             question(net.fresh(0), bad)
         assert reason in str(error.value) and str(error.value).isprintable()
+
+
+def test_patches_that_are_too_small_for_the_network_are_one_line() -> None:
+    net = MatchingNet(Dlsr(features=4))
+    for question in (net.loss, net.features, net.gradient):
+        with pytest.raises(UsageError, match=r"sides of patches should be 30 px or more, found 28, in LR 14$"):
+            question(net.fresh(0), patches(side=28))
+    assert net.loss(net.fresh(0), patches(side=30)).isfinite()
 
 
 def test_unknown_options_and_too_few_batches_are_one_line() -> None:

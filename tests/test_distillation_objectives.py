@@ -32,6 +32,7 @@ from curate.errors import CurateError, DataError, UsageError
 
 NETS = [Toy(), Srcnn(kernel="9-1-5")]
 SMALL = {
+    "dlsr": "features=8",
     "drrn": "units=2,features=8",
     "edsr": "features=8,blocks=1",
     "idn": "features=12,d=4,blocks=1",
@@ -558,7 +559,8 @@ def test_every_network_can_be_matched(name: str) -> None:
     """All objectives have a value and a gradient of every synthetic patch, 0 where patches are equal."""
     options = SMALL.get(name, "")
     net = MatchingNet(plugins.parse("archs", f"{name}:{options}" if options else name), dtype=torch.float64)
-    parameters, real, synthetic = net.fresh(0), doubles(3, 16, seed=1), doubles(2, 16)
+    side = max(16, 2 * net.arch.least)
+    parameters, real, synthetic = net.fresh(0), doubles(3, side, seed=1), doubles(2, side)
     objective: list[Callable[[Tensor], Tensor]] = [
         lambda hr: gradient_matching(net, parameters, hr, real),
         lambda hr: distribution_matching(net, parameters, hr, real, seed=0),

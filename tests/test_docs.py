@@ -21,6 +21,7 @@ import curate
 from curate import plugins
 from curate.cli import app
 from curate.engine import Engine, joined
+from curate.genotype import Genotype
 
 PAGES = sorted(
     str(path.relative_to(ROOT))
@@ -248,8 +249,12 @@ def test_what_does_not_exist_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_scorers_strategies_and_networks_have_the_options_that_are_named(page: str) -> None:
+def test_scorers_strategies_and_networks_have_the_options_that_are_named(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`srcnn:scale=3` anywhere on a page is one of some kind; a sum (`blur+noise`) is a degradation, not looked at."""
+    monkeypatch.chdir(tmp_path)
+    Genotype.parse("dlsr").save("genotype.json")  # which a page names
     kinds: tuple[plugins.Kind, ...] = ("scorers", "strategies", "archs")
     wrong = []
     for spec in re.findall(r"(?<![\w.])(\w+:\w+=[^\s`'\"|)]+)", (ROOT / page).read_text("utf-8")):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from curate.errors import counted, meant
+from curate.errors import counted, meant, short
 
 NAMES = ("sobel", "srcnn", "entropy")
 
@@ -37,3 +37,9 @@ def test_what_was_meant_is_one_line() -> None:
 )
 def test_one_is_not_many(number: int, noun: str, expected: str) -> None:
     assert counted(number, noun) == expected
+
+
+def test_long_names_lose_their_middle() -> None:
+    assert short("abcdefghij", 10) == "abcdefghij"
+    assert short("abcdefghijk", 5) == "ab…jk"
+    assert short("a\nb\x1b", 20) == "a\\nb\\x1b"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from curate import plugins
 from curate.archs import Arch
 from curate.archs._layers import Bicubic
+from curate.archs.dlsr import Dlsr
 from curate.checkpoint import Checkpoint
 from curate.errors import CurateError, DataError, UsageError
 from curate.evaluation import Protocol, averages, evaluate, summary
@@ -416,6 +417,21 @@ def test_an_image_that_is_too_small_is_named(height: int, width: int, tmp_path: 
     assert message.startswith("'small.png' is ") and message.endswith("measuring takes 15x15")
     save(tmp_path / "lr" / "small.png", height // 2, width // 2)
     assert "'small.png' is " in refusal(DataError, MODELS["rgb x2"], tmp_path / "hr", lr=tmp_path / "lr")
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_an_image_that_is_too_small_for_the_network_is_named(scale: int, tmp_path: Path) -> None:
+    model = untrained(Dlsr(scale=scale, features=4))
+    least = 15 * scale
+    for height, width in ((least - 1, 60), (60, least - 1)):
+        save(tmp_path / "hr" / "small.png", height, width)
+        save(tmp_path / "lr" / "small.png", height // scale, width // scale)
+        for lr in (None, tmp_path / "lr"):
+            message = refusal(DataError, model, tmp_path / "hr", lr=lr)
+            spec = plugins.spec_of(model.arch)
+            assert message.startswith("'small.png' is ") and message.endswith(f"{spec} takes {least}x{least}")
+    save(tmp_path / "hr" / "small.png", least, least)
+    assert evaluate(model, tmp_path / "hr").num_rows == 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(26, 40), (40, 26), (15, 15)])

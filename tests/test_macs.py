@@ -95,6 +95,22 @@ def unet() -> int:
     return 9 * (3 * 32 + 32 * 32) + 4 * 9 * (32 * 64 + 64 * 64) // 4 + 4 * (4 * 64 * 32 // 4 + 9 * 3 * 32 * 32) + 3 * 32
 
 
+def dlsr(scale: int, c: int, operations: int) -> int:
+    """`operations`: weights of a cell's three. All at each px, but for what the attention does from its stride 2 on."""
+    height, width = {2: (360, 640), 3: (240, 427), 4: (180, 320)}[scale]
+    halved = (height - 3) // 2 + 1, (width - 3) // 2 + 1
+    pooled = (halved[0] - 7) // 3 + 1, (halved[1] - 7) // 3 + 1
+    inner = c // 4
+    cell = 3 * c * c // 2 + 9 * c * c // 2 + 2 * c * c + 2 * c * inner + inner * inner + operations
+    near = 9 * 3 * c + 6 * cell + 4 * 2 * c * c + 6 * c * c + 9 * c * c + 9 * c * 3 * scale**2
+    far = halved[0] * halved[1] + 3 * pooled[0] * pooled[1]
+    return near * height * width + 6 * 9 * inner * inner * far
+
+
+def dlsr_operations(c: int) -> int:
+    return c * c + 2 * (7 * 7 * c + c * c) + 2 * (5 * 5 * c + c * c)  # conv_1x1, sep_7x7, sep_5x5
+
+
 CLOSED = {  # spec: parameters, multiply-adds for 1280x720
     "srcnn": (57_281, 57_184 * 921_600),
     "srcnn:scale=3": (57_281, srcnn(5) * 1281 * 720),
@@ -123,6 +139,11 @@ CLOSED = {  # spec: parameters, multiply-adds for 1280x720
     "rdn:scale=3": (22_308_035, rdn(3) * PX[3]),
     "rdn:scale=4": (22_271_107, rdn(4) * PX[4]),
     "unet": (7_760_163, unet() * PX[1]),
+    "dlsr": (322_620, dlsr(2, 48, dlsr_operations(48))),
+    "dlsr:scale=3": (329_115, dlsr(3, 48, dlsr_operations(48))),
+    "dlsr:scale=4": (338_208, dlsr(4, 48, dlsr_operations(48))),
+    "dlsr:genotype=dlsr-s": (56_268, dlsr(2, 18, dlsr_operations(18))),
+    "dlsr:genotype=dlsr-div": (327_804, dlsr(2, 48, 6 * 48 * 48 + 2 * (9 + 25 + 25) * 48)),
     # The border: 640x360, 427x240 and 320x180 px up to the next windows of 8x8 px, one more where they fit.
     "swinir:variant=light": (910_152, swinir_light(2) * 648 * 368),
     "swinir:variant=light,scale=3": (918_267, swinir_light(3) * 432 * 248),
@@ -186,6 +207,19 @@ def test_swinirs_table_is_for_another_size_and_leaves_out_parts_of_the_last_conv
     assert [giga(number) for number in printed] == [195.6, 87.2, 49.6]
     light = ("swinir:variant=light", "swinir:variant=light,scale=3", "swinir:variant=light,scale=4")
     assert [giga(CLOSED[spec][1]) for spec in light] == [249.3, 112.9, 64.3]
+
+
+def test_dlsrs_table_has_one_to_three_percent_more() -> None:
+    """68.1, 69.3 and 12.4 in the paper (Huang et al. 2021), by a counter that it does not name.
+
+    At x3 and x4 it has 30.9 and 17.9.
+    """
+    x2 = ("dlsr", "dlsr:genotype=dlsr-div", "dlsr:genotype=dlsr-s")
+    assert [round(CLOSED[spec][1] / 1e9, 2) for spec in x2] == [67.31, 68.50, 12.07]
+    printed = {"dlsr": 68.1, "dlsr:genotype=dlsr-div": 69.3, "dlsr:genotype=dlsr-s": 12.4}
+    printed |= {"dlsr:scale=3": 30.9, "dlsr:scale=4": 17.9}
+    for spec, number in printed.items():
+        assert 1.009 < number * 1e9 / CLOSED[spec][1] < 1.03
 
 
 def giga(number: float) -> float:
@@ -256,6 +290,13 @@ def test_a_size_below_one_lr_pixel_is_refused(size: tuple[int, int]) -> None:
     for function in (multiply_adds, convention):
         with pytest.raises(UsageError, match=f"at least 3x3 px, found {size[1]}x{size[0]}$"):
             function(plugins.parse("archs", "srcnn:scale=3"), *size)
+
+
+def test_a_size_that_the_network_does_not_take_is_refused() -> None:
+    arch: Arch = plugins.parse("archs", "dlsr:scale=3,features=4")
+    with pytest.raises(UsageError, match=r"at least 45x45 px, found 60x44$"):
+        multiply_adds(arch, 44, 60)
+    assert multiply_adds(arch, 45, 60) > 0
 
 
 def test_the_convention_says_what_is_counted_and_what_is_not() -> None:

@@ -114,7 +114,7 @@ def test_the_same_study_again_does_nothing_again(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("done already")
 
-    monkeypatch.setattr(module, "evaluate", never)
+    monkeypatch.setattr("curate.measurement.evaluate", never)
     monkeypatch.setattr("curate.training._fit", never)
     assert run(study, tmp_path / "out", [photo_folder], [bench]).equals(first)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
@@ -219,16 +219,6 @@ def test_folders_that_are_not_there_are_said_before_the_first_step(
     with pytest.raises(UsageError, match="no pipeline"):
         Pipeline.load(tmp_path / "none.toml")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "record",
-    [b"", b"\xff", b"[]", b"1", b"[" * 100_000, b'{"weights": "w"}', b'{"weights": "w", "psnr": "1", "ssim": 1.0}'],
-)
-def test_a_damaged_measurement_is_made_again(record: bytes) -> None:
-    assert module._kept(record, {"weights": "w"}) is None
-    assert module._kept(b'{"weights": "w", "psnr": 1.0, "ssim": 1.0}', {"weights": "w"}) == {"psnr": 1.0, "ssim": 1.0}
-    assert module._kept(b'{"weights": "v", "psnr": 1.0, "ssim": 1.0}', {"weights": "w"}) is None
 
 
 # --- distillations, and draws of each training's seed -----------------------------------------------------------------
@@ -353,7 +343,7 @@ def test_a_study_that_was_killed_while_it_distilled_goes_on(
 
     for name in ("curate.training._fit", "curate.distillation._fit", "curate.pipeline.packed_bytes"):
         monkeypatch.setattr(name, never)
-    monkeypatch.setattr(module, "evaluate", never)
+    monkeypatch.setattr("curate.measurement.evaluate", never)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert run(distilled, tmp_path / "out", [photo_folder], [bench]).equals(whole)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from curate.config import NasConfig, TrainConfig
 from curate.errors import CurateError, UsageError
 from curate.plan import Made, Pipeline
 
@@ -42,6 +43,16 @@ archs = ["fsrcnn:scale=3,d=6,s=3,m=1"]
 manifests = ["hard", "dc"]
 seeds = [7]
 options = { steps = 1, batch_size = 2, crop = 36 }
+"""
+NAS = """
+[[nas]]
+name = "search"
+manifests = ["hard", "few"]
+seeds = [3, 8]
+options = { steps = 4, features = 4, crop = 30 }
+[nas.retrain]
+manifest = "hard"
+options = { steps = 2, crop = 32 }
 """
 
 
@@ -86,6 +97,82 @@ def test_all_manifests_are_trained_on_unless_some_are_named(load: Callable[[str]
     assert [t.folder for t in trainings][2] == "few_fsrcnn-scale=2-d=6-s=3-m=1_3"
 
 
+def test_each_manifest_is_searched_with_each_seed(load: Callable[[str], Pipeline]) -> None:
+    plan = load(STUDY + NAS)
+    assert [search.folder for search in plan.searches()] == [
+        *("search_hard_3", "search_hard_8", "search_few_3", "search_few_8")
+    ]
+    for search in plan.searches():
+        assert search.config == NasConfig(steps=4, features=4, crop=30, seed=search.seed)
+        assert search.retraining == TrainConfig(steps=2, crop=32, seed=search.seed)
+    assert labels(plan, "few") == ["few-seed3", "few-seed1", "few-seed8"]  # for trainings and searches
+    alone = load(STUDY[: STUDY.index("[[distill]]")] + NAS.partition("[nas.retrain]")[0])
+    assert labels(alone, "few") == ["few-seed3", "few-seed8"] and not alone.trainings()
+    assert [search.retraining for search in alone.searches()] == [None] * 4
+    drawn = NAS.replace('manifests = ["hard", "few"]', 'manifests = ["hard"]').replace(
+        'manifest = "hard"', 'manifest = "few"'
+    )
+    assert labels(load(STUDY[: STUDY.index("[[distill]]")] + drawn), "few") == ["few-seed3", "few-seed8"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('name = "search"', 'name = "../search"', "a search's name should be letters, digits, '-', '_' and '.', and"),
+        ('name = "search"', "", "nas.0.name: Field required"),
+        ('name = "search"', 'name = "search"\nmethod = "milenas"', "nas.0.method: Extra inputs are not permitted"),
+        ('["hard", "few"]', '["hart", "few"]', "search: no manifest 'hart'; there are: dc, dm, few, hard; did you"),
+        ('["hard", "few"]', '["hard", "few", "hard"]', "found twice: search_hard_3, search_hard_8"),
+        ('["hard", "few"]', "[]", "nas.0.manifests: List should have at least 1 item"),
+        ('["hard", "few"]', '["dc", "few"]', None),
+        ("[3, 8]", "[]", "nas.0.seeds: List should have at least 1 item"),
+        ("[3, 8]", "[3, 3]", "nas: each search should be named once, found twice: search_few_3, search_hard_3"),
+        ("[3, 8]", "[-1]", "seed should be 0 or more, found -1"),
+        ("steps = 4,", "steps = 4, seed = 1,", "search: seeds are given by seeds = [0, 1, ...], found seed 1 in"),
+        ("steps = 4,", "step = 4,", "search: options: no option 'step'; there are: method, "),
+        ("steps = 4,", 'steps = 4, method = "bayes",', "search: options: method should be"),
+        ("steps = 4,", "steps = 4, scale = 5,", "search: options: scale should be 2, 3 or 4, found 5"),
+        ("steps = 4,", "steps = 4, scale = 4,", "search: a crop should be a multiple of 4, and at most the patch's 48"),
+        ("crop = 30", "crop = 60", "search: a crop should be a multiple of 2, and at most the patch's 48 px, found 60"),
+        ("crop = 30", "crop = 28", "px or more a side: a crop should be 30 px or more, found 28, in LR 14"),
+        ('["hard", "few"]', '["hard", "dm"]', "search: a crop should be a multiple of 2, and at most dm's 24 px"),
+        ('manifest = "hard"', 'manifest = "hart"', "search: no manifest 'hart'"),
+        ('manifest = "hard"', "", "nas.0.retrain.manifest: Field required"),
+        ('manifest = "hard"', 'manifest = "hard"\narch = "fsrcnn"', "nas.0.retrain.arch: Extra inputs are not"),
+        ('manifest = "hard"', 'manifest = "dm"', "search: retrain: a crop should be a multiple of 2, and at most dm's"),
+        ("crop = 32", "crop = 50", "search: retrain: a crop should be a multiple of 2, and at most the patch's 48 px"),
+        ("crop = 32", "crop = 28", "search: retrain: dlsr:features=4 takes LR of 15 px or more a side: a crop"),
+        ("crop = 32", "croq = 32", "search: retrain.options: no option 'croq'"),
+        ("crop = 32", "seed = 3", "search: retrain: seeds are given by seeds = [0, 1, ...], found seed 3 in options"),
+        ("crop = 32", 'crop = 32, degrade = "fog"', "search: retrain: no degradation 'fog'"),
+        ("steps = 2, crop", "crop", "search: retrain.options: one of steps and epochs should be given, found neither"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_search_is_said(
+    old: str, new: str, reason: str | None, load: Callable[[str], Pipeline]
+) -> None:
+    assert old in NAS
+    if reason is None:  # what is right beside it
+        assert load(STUDY + NAS.replace(old, new, 1)).searches()
+        return
+    with pytest.raises(UsageError) as error:
+        load(STUDY + NAS.replace(old, new, 1))
+    assert reason in str(error.value) and str(error.value).isprintable()
+
+
+def test_searches_of_two_blocks_are_told_apart(load: Callable[[str], Pipeline]) -> None:
+    with pytest.raises(UsageError, match=r"a search's name should be .* and its own, found 'search'"):
+        load(STUDY + NAS + NAS)
+    assert len(load(STUDY + NAS + NAS.replace('"search"', '"again"')).searches()) == 8
+    selects = "".join(f'[[select]]\nname = "{name}"\nstrategy = "random"\n' for name in ("b_c", "c"))
+    blocks = [
+        NAS.replace('["hard", "few"]', f'["{manifest}"]').replace('"search"', f'"{name}"')
+        for name, manifest in (("a", "b_c"), ("a_b", "c"))
+    ]
+    with pytest.raises(UsageError, match="found twice: a_b_c_3, a_b_c_8"):
+        load(STUDY.replace("[[train]]", f"{selects}[[train]]", 1) + "".join(blocks))
+
+
 def test_a_text_with_the_seed_in_it_stays_a_text(load: Callable[[str], Pipeline]) -> None:
     (block, _) = load(STUDY).distill
     changed = block.model_copy(update={"options": {**block.options, "teacher": "runs/{seed}", "objective": "dc"}})
@@ -121,6 +208,11 @@ def test_a_text_with_the_seed_in_it_stays_a_text(load: Callable[[str], Pipeline]
         ('"dm", arch = "fsrcnn:', '"dm", arch = "lab.net:', "'lab.net:scale=2,d=6,s=3,m=1' is code outside curate"),
         ("crop = 24 }", "crop = 36 }", "a crop should be a multiple of 2, and at most dm's 24 px, found 36"),
         ("crop = 36 }", "crop = 48 }", "a multiple of 3, and at most dc's 36 px, found 48"),
+        ('"fsrcnn:scale=3,d=6,s=3,m=1"]', '"dlsr:scale=3"]', "a crop should be 45 px or more, found 36, in LR 12"),
+        ('"dm", arch = "fsrcnn:scale=2,d=6,s=3,m=1"', '"dm", arch = "dlsr"', "dm: dlsr takes LR of 15 px"),
+        ("crop = 24 }", "crop = 4, hfen = 0.2 }", "a crop should be 6 px or more for HFEN, found 4"),
+        ("crop = 24 }", "crop = 4, hfen = -0.2 }", "hfen should be 0 or more, found -0.2"),
+        ("crop = 24 }", "crop = 24, hfen = 0.2 }", None),
         ("random:seed={seed}", "random:seed=x{seed}", "strategy 'random'"),
         ("random:seed={seed}", "random:seed={sed}", "strategy 'random'"),
         ("seeds = [3, 1]", 'manifests = ["hard"]\nseeds = [3, 1]', "few: {seed} stands for the seed of a"),
@@ -138,7 +230,9 @@ def test_what_is_wrong_is_said(old: str, new: str, reason: str | None, load: Cal
 
 
 def test_a_seed_that_no_training_gives_is_refused(load: Callable[[str], Pipeline]) -> None:
-    with pytest.raises(UsageError, match=r"study.toml': few: .seed. stands for the seed of a training, and none"):
+    with pytest.raises(
+        UsageError, match=r"study.toml': few: .seed. stands for the seed of a training or a search, and none"
+    ):
         load(STUDY[: STUDY.index("[[distill]]")])
 
 
@@ -148,7 +242,10 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
     networks = {
         study.stem: len({training.arch for training in Pipeline.load(study).trainings()}) for study in sorted(studies)
     }
-    assert networks == {"distill_study": 2, "distill_study_small": 1, "pruning_study": 2, "sobel_vs_loss": 1}
+    searching = {"nas_proxy": 0, "nas_proxy_small": 0}
+    assert networks == {
+        **searching, "distill_study": 2, "distill_study_small": 1, "pruning_study": 2, "sobel_vs_loss": 1
+    }  # fmt: skip
     for study in studies:
         plan = Pipeline.load(study)
         for arch in {training.arch for training in plan.trainings()}:
@@ -158,6 +255,10 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
         for block in plan.distill:
             assert len(plan.manifests(block.name)) == 3  # the spread is of the draw too
             assert block.like in {chosen.name for chosen in plan.select}  # equal bytes
+        assert bool(plan.nas) == (study.stem in searching)
+        for searched in plan.nas:
+            assert len(searched.seeds) == 3 and searched.manifests[0] == "full"  # the reference has other seeds
+            assert searched.retrain and searched.retrain.manifest == "full"
 
 
 @pytest.mark.usefixtures("untrained")
@@ -165,3 +266,4 @@ def test_the_file_in_the_formats_is_one(load: Callable[[str], Pipeline]) -> None
     page = (ROOT / "docs/formats.md").read_text("utf-8")
     plan = load(page.partition("```toml\n")[2].partition("```")[0])
     assert labels(plan, "dm-5") == ["dm-5-seed0", "dm-5-seed1", "dm-5-seed2"] and len(plan.trainings()) == 6
+    assert len(plan.searches()) == 4

@@ -90,3 +90,12 @@ def test_a_block_s_time_is_added() -> None:
     with meter.timed("decoding"):
         time.sleep(0.02)
     assert 0.02 <= meter._seconds["decoding"] < 2
+
+
+def test_parts_make_a_whole() -> None:
+    seen: list[tuple[int, int, str]] = []
+    for number in range(2):
+        own = progress.part(lambda done, total, note="": seen.append((done, total, note)), number, 2, f"part {number}")
+        own(0, 3)
+        own(3, 3, "done")
+    assert seen == [(0, 6, "part 0 "), (3, 6, "part 0 done"), (3, 6, "part 1 "), (6, 6, "part 1 done")]

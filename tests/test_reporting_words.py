@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curate.reporting.words import alike, decimal, number, percent, plural, power, scientific, short
+from curate.reporting.words import alike, decimal, number, percent, plural, power, scientific
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,3 @@ def test_shares_and_plurals() -> None:
         "2 patches",
         "0 pairs",
     )
-
-
-def test_long_names_lose_their_middle() -> None:
-    assert short("abcdefghij", 10) == "abcdefghij"
-    assert short("abcdefghijk", 5) == "ab…jk"
-    assert short("a\nb\x1b", 20) == "a\\nb\\x1b"

@@ -40,6 +40,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
             "schedule": "multistep",
             "milestones": (2, 5),
             "loss": "charbonnier",
+            "hfen": 0.2,
             "ema": 0.7,
             "clip": 0.5,
             "accumulate": 2,

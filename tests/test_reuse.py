@@ -19,7 +19,19 @@ from conftest import encoded_png, scene
 from PIL import Image
 
 import curate
-from curate import duplication, evaluation, exporting, ingestion, leakage, packing, pipeline, reuse, scoring, survey
+from curate import (
+    duplication,
+    evaluation,
+    exporting,
+    ingestion,
+    leakage,
+    measurement,
+    packing,
+    pipeline,
+    reuse,
+    scoring,
+    survey,
+)
 from curate import training as training_module
 from curate.archs.fsrcnn import Fsrcnn
 from curate.checkpoint import Checkpoint
@@ -466,8 +478,10 @@ def test_a_study_measures_again_what_is_not_the_same(
     study: Callable[[], Any], tmp_path: Path, monkeypatch: Patch, what: str
 ) -> None:
     calls: list[str] = []
-    evaluate = pipeline.evaluate
-    monkeypatch.setattr(pipeline, "evaluate", lambda *given, **options: calls.append("") or evaluate(*given, **options))
+    evaluate = measurement.evaluate
+    monkeypatch.setattr(
+        measurement, "evaluate", lambda *given, **options: calls.append("") or evaluate(*given, **options)
+    )
     study()
     assert calls == []
     (record,) = (tmp_path / "out" / "runs").rglob("Bench.json")

@@ -21,6 +21,7 @@ from curate.schema import (
     Distilling,
     Document,
     ExportRecord,
+    GenotypeRecord,
     ManifestRecipe,
     Part,
     ReportedManifest,
@@ -120,6 +121,9 @@ DOCUMENTS: dict[str, Document] = {
         whole=False,
         checked=[VerifiedPath(path="é", kind="store", files=3, bytes=2**40)],
         findings=[VerifyFinding(kind="damaged", path="é/a", problem="cut", images=["a.png"], manifests={"m": 3})],
+    ),
+    "genotype-record": GenotypeRecord(
+        operations=["conv_1x1", "é"], inputs=[[2, 1], []], search={"manifest": None, "options": {"rate": 3e-4}}
     ),
     "checkpoint-recipe": CheckpointRecipe(arch="fsrcnn:scale=2", weights="ff", training={"seed": 0, "losses": [0.5]}),
 }
@@ -274,6 +278,7 @@ def test_every_field_without_a_default_is_needed(name: str) -> None:
         "export-record": {"version", "lr"},
         "manifest-recipe": {"unit", "checks", "packed_from", "origin", "distilled_from"},
         "training-state": {"tensors"},
+        "genotype-record": {"search"},  # of one that is written by hand
     }
     optional = {"format", "checksum"} | added.get(name, set())
     assert needed == [key for key in type(document).model_fields if key not in optional]

@@ -202,6 +202,31 @@ def test_scores_hang_on_no_tile(
     torch.testing.assert_close(tiled_BKHW, whole_BKHW, rtol=1e-4, atol=1e-6 * float(whole_BKHW.abs().max()))
 
 
+@pytest.mark.parametrize("kind", [Loss, Embedding])
+def test_an_image_that_is_too_small_for_the_network_is_continued_by_its_last_px(
+    kind: type[Loss | Embedding], saved: Callable[..., Path], make_photo: MakePhoto
+) -> None:
+    """12 LR px, where the network takes 15: it sees 48, and its answer is cut."""
+    folder = saved("dlsr:features=4,genotype=conv_1x1+conv_1x1+conv_1x1@1.2.3.4")
+    scorer = kind(checkpoint=folder)
+    small_BCHW = to_float(to_tensor(make_photo(24, 36, 0)))[None]
+    arch, net, lr_BCHW, hr_BCHW = by_hand(folder, small_BCHW)
+    wide_BCHW = nn.functional.pad(lr_BCHW, (0, 48 - 18, 0, 48 - 12), mode="replicate")
+    found_BKHW = maps_of(scorer, small_BCHW)
+    if kind is Loss:
+        with torch.inference_mode():
+            sr_BCHW = net(wide_BCHW)[..., :24, :36]
+        expected_BKHW = ((sr_BCHW - hr_BCHW) / arch.peak).square().mean(1, keepdim=True)
+    else:
+        kept: list[Tensor] = []
+        net.get_submodule("upsampler.0").register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+        with torch.inference_mode():
+            net(wide_BCHW)
+        maps_BCHW = kept[0][..., :12, :18]
+        expected_BKHW = nn.functional.avg_pool2d(torch.cat([maps_BCHW, maps_BCHW.square()], dim=1), 6)
+    torch.testing.assert_close(found_BKHW, expected_BKHW, rtol=1e-4, atol=1e-6 * float(expected_BKHW.abs().max()))
+
+
 # The embedding
 
 

@@ -9,19 +9,23 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from test_training import BRIEF, NET, Probe, distance, fresh, refusal, scalars
+from test_training import BRIEF, NET, Probe, distance, fresh, refusal, scalars, weighted
 from torch import nn
 
 from curate import plugins
+from curate.archs.dlsr import Dlsr
 from curate.checkpoint import Checkpoint
 from curate.config import TrainConfig
 from curate.degrade import Degradation
 from curate.errors import UsageError
 from curate.evaluation import averages, evaluate
+from curate.genotype import Genotype
 from curate.ingestion import ingest
 from curate.loader import batches
+from curate.losses import hfen
 from curate.manifest import Manifest
 from curate.metrics import rgb_to_y
 from curate.selection import select
@@ -34,6 +38,14 @@ STEADY = replace(BRIEF, schedule="constant")
 def manifest(tmp_path_factory: pytest.TempPathFactory, write_photos: Callable[..., Path]) -> Manifest:
     folder = tmp_path_factory.mktemp("options")
     ingest([write_photos(folder / "photos", [(60, 72), (49, 50)])], folder / "store", patch=24, step=12)
+    return select(folder / "store", "random", keep=1).save(folder / "all.parquet")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, write_photos: Callable[..., Path]) -> Manifest:
+    """Of windows that hold DLSR's crops."""
+    folder = tmp_path_factory.mktemp("large")
+    ingest([write_photos(folder / "photos", [(60, 72), (60, 60)])], folder / "store", patch=60, step=12)
     return select(folder / "store", "random", keep=1).save(folder / "all.parquet")
 
 
@@ -93,6 +105,79 @@ def test_charbonnier_is_its_formula(manifest: Manifest) -> None:
     assert made.recipe["last"]["loss"] == pytest.approx(float((error**2 + 0.255**2).sqrt().mean()), rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["l1", "mse"])
+@pytest.mark.parametrize("arch", [plugins.parse("archs", NET), Probe()], ids=plugins.spec_of)
+def test_hfen_stands_beside_the_pixel_loss(arch: Any, loss: Any, manifest: Manifest) -> None:
+    """One step by hand: each sample's two losses times its weight, HFEN in the network's range, and Adam's step."""
+    weights = np.linspace(0.5, 1.5, len(manifest), dtype=np.float32)
+    config = replace(STEADY, steps=1, loss=loss, rate=1e-4, seed=3)
+    made = train(arch, weighted(manifest, weights), replace(config, hfen=20.0))
+
+    batch = next(batches(weighted(manifest, weights), scale=2, crop=12, batch_size=4, seed=3))
+    assert len(set(batch.weight_B.tolist())) > 1
+    luma = arch.colour == "y"
+    lr_BCHW, hr_BCHW = (arch.peak * (rgb_to_y(i) if luma else i) for i in (batch.lr_BCHW, batch.hr_BCHW))
+    net = fresh(arch, seed=3)
+    sr_BCHW = net(lr_BCHW)
+    error_BCHW = sr_BCHW - hr_BCHW
+    pixels_B = (error_BCHW.abs() if loss == "l1" else error_BCHW**2).mean(dim=(1, 2, 3))
+    value = ((pixels_B + 20 * arch.peak / 255 * hfen(sr_BCHW, hr_BCHW)) * batch.weight_B).mean()
+    assert made.recipe["last"]["loss"] == pytest.approx(value.item(), rel=1e-5)
+
+    value.backward()
+    for name, parameter in net.named_parameters():
+        clear = parameter.grad.abs() > 1e-4  # below that Adam's epsilon shortens the step
+        moved = (made.state[name] - parameter.detach())[clear]
+        torch.testing.assert_close(moved, -1e-4 * parameter.grad.sign()[clear], rtol=0.01, atol=1e-7)
+    if arch.colour == "y":  # a Probe has one weight, a shift, of which high frequencies know nothing but the border
+        assert distance(made.state, train(arch, weighted(manifest, weights), config).state) > 0
+
+
+def test_a_network_s_own_hfen_is_the_default(manifest: Manifest, large: Manifest) -> None:
+    """0.2 of DLSR, 0 of others; a checkpoint says which it was."""
+    small = Dlsr(features=4)
+    config = replace(STEADY, steps=1, batch_size=2)
+    own, same, none = (train(small, large, replace(config, crop=30, hfen=hfen)) for hfen in (None, 0.2, 0.0))
+    assert distance(own.state, same.state) == 0
+    assert own.recipe["last"]["loss"] == same.recipe["last"]["loss"] > none.recipe["last"]["loss"]
+    assert [made.recipe["config"]["hfen"] for made in (own, same, none)] == [0.2, 0.2, 0.0]
+    plain, zero = (train(NET, manifest, replace(config, hfen=hfen)) for hfen in (None, 0.0))
+    assert distance(plain.state, zero.state) == 0 and plain.recipe["config"] == zero.recipe["config"]
+
+
+def test_a_run_with_another_hfen_is_another_run(manifest: Manifest, tmp_path: Path) -> None:
+    made = train(NET, manifest, replace(BRIEF, hfen=0.2), tmp_path)
+    assert distance(train(NET, manifest, replace(BRIEF, hfen=0.2), tmp_path).state, made.state) == 0
+    assert "hfen 0.2, not 0.0;" in refusal(UsageError, lambda: train(NET, manifest, BRIEF, tmp_path))
+
+
+def test_hfen_is_of_full_precision(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of bf16 only the network's products are: losses get float32 images."""
+    seen: list[torch.dtype] = []
+    monkeypatch.setattr("curate.losses.hfen", lambda *images: seen.extend(i.dtype for i in images) or hfen(*images))
+    train(NET, manifest, replace(STEADY, steps=1, hfen=0.2, precision="bf16"))
+    assert seen == [torch.float32] * 2
+
+
+@pytest.mark.parametrize(
+    ("arch", "crop", "options", "reason"),
+    [
+        ("dlsr", 28, {}, "dlsr takes LR of 15 px or more a side: a crop should be 30 px or more, found 28, in LR 14"),
+        ("dlsr:scale=3", 42, {}, "a crop should be 45 px or more, found 42, in LR 14"),
+        (NET, 4, {"hfen": 0.2}, "a crop should be 6 px or more for HFEN, found 4; or train with --hfen 0"),
+        ("fsrcnn:scale=3,d=6,s=3,m=1", 3, {"hfen": 0.2}, "a crop should be 6 px or more for HFEN, found 3"),
+    ],
+)
+def test_crops_that_are_too_small_are_refused_before_anything_is_made(
+    arch: str, crop: int, options: dict[str, Any], reason: str, manifest: Manifest, tmp_path: Path
+) -> None:
+    config = replace(BRIEF, crop=crop, **options)
+    assert reason in refusal(UsageError, lambda: train(arch, manifest, config, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    if options:
+        train(arch, manifest, replace(config, hfen=0.0, steps=1))
+
+
 # The rate
 
 
@@ -127,6 +212,25 @@ def test_another_scale_starts_with_all_but_the_upsampler(manifest: Manifest) -> 
         assert own and all(name.startswith("upsample") for name in own)
         for name, tensor in made.state.items():
             torch.testing.assert_close(tensor, before.state[name] if name in taken else plain[name], atol=1e-7, rtol=0)
+
+
+def test_dlsr_starts_from_another_scale_s_weights_also_of_a_genotype_file(large: Manifest, tmp_path: Path) -> None:
+    Genotype.of(["conv_3x3", "dil_3x3", "conv_1x1"], [[1], [1, 3], [4], [2, 5]]).save(tmp_path / "genotype.json")
+    named = str(tmp_path / "genotype.json")
+    for genotype, scale in (("dlsr", 3), (named, 3), (named, 4)):
+        before = Dlsr(scale=2, genotype=genotype, features=4)
+        start = Checkpoint(before, fresh(before, seed=5).state_dict(), {})
+        after = f"dlsr:scale={scale},features=4,genotype={genotype}"
+        config = replace(BRIEF, steps=1, rate=1e-9, crop=15 * scale, batch_size=1)
+        made = train(after, large, config, init=start)
+        plain = fresh(after).state_dict()
+        own = {name for name in made.state if name.startswith("upsampler.")}
+        assert own and made.arch == replace(before, scale=scale)
+        for name, tensor in made.state.items():
+            expected = plain[name] if name in own else start.state[name]
+            torch.testing.assert_close(tensor, expected, atol=1e-7, rtol=0)
+    other = Checkpoint(Dlsr(features=4), fresh(Dlsr(features=4)).state_dict(), {})
+    assert "do not fit" in refusal(UsageError, lambda: train(after, large, config, init=other))
 
 
 def test_another_network_s_fitting_layers_are_not_taken(manifest: Manifest) -> None:

@@ -32,6 +32,7 @@ VERBS: dict[str, Callable[[Path, Path], Argv]] = {
     "export, tar": lambda work, out: ("export", work / "half.parquet", out / "a", "--to", "webdataset"),
     "export, parquet": lambda work, out: ("export", work / "half.parquet", out / "a", "--to", "hf"),
     "train": lambda work, out: ("train", work / "half.parquet", *TRAINING, "-o", out / "run"),
+    "nas dlsr": lambda work, out: ("nas", "dlsr", work / "half.parquet", *SEARCH, "-o", out / "run"),
     "report": lambda work, out: ("report", work / "few.parquet", "-o", out / "a.html", "--png", out / "png"),
     "run": lambda work, out: ("run", work / "study.toml", out / "study", work / "photos", "--test", work / "photos"),
 }
@@ -48,6 +49,7 @@ FAST = [
 ]  # one of each kind
 GRID = ("--patch", 48, "--step", 24, "--shard-size", "10KB")
 TRAINING = ("--arch", _FSRCNN, "--steps", 5, "--crop", 24, "--save-every", 2, "--log-every", 1)
+SEARCH = ("--features", 4, "--crop", 30, "--batch-size", 1, "--steps", 3, "--warmup", 1, "--save-every", 1)
 _ROWS = "select * from scores, range(30)"
 _STUDY = f"""
 [ingest]
@@ -99,12 +101,13 @@ class Work:
 
 def every(verb: str, calls: int) -> range:
     """The calls at which something is to happen: all, or of verbs that take seconds each time some."""
-    return range(0, calls, 7 if verb in ("report", "run") else 1)
+    return range(0, calls, 7 if verb in ("report", "run", "nas dlsr") else 1)
 
 
 def results(tree: dict[str, bytes]) -> dict[str, bytes]:
-    """All but TensorBoard's files, whose names and contents have the time in them."""
-    return {name: data for name, data in tree.items() if "events.out.tfevents" not in name}
+    """All but TensorBoard's files, whose names and contents have the time in them, and how long a search took."""
+    timed = ("events.out.tfevents", "seconds.json")
+    return {name: data for name, data in tree.items() if not any(part in name for part in timed)}
 
 
 def make(warm: Warm, folder: Path) -> Work:

@@ -53,7 +53,10 @@ class Arch(Protocol):
         return state
 
     def infer(self, state: "dict[str, Tensor]") -> dict[str, Any]:
-        """The options that the shapes of an adapted state tell, whatever our own are; {} if they fit no variant."""
+        """The options that the shapes of an adapted state tell, whatever our own are; {} if they fit no variant.
+
+        None for an option that no shape tells, and whose default would be a guess: whoever loads it is asked for it.
+        """
         return {}
 
 

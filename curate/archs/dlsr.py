@@ -23,7 +23,7 @@ from curate.archs import Arch
 from curate.archs._depthwise import Depthwise
 from curate.archs._layers import SCALES, check_scale
 from curate.errors import UsageError
-from curate.genotype import CELLS, CHOOSING, LAYERS, PUBLISHED, Genotype
+from curate.genotype import CELLS, CHOOSING, LAYERS, OPERATIONS, PUBLISHED, Genotype
 
 __all__ = ["LEAST", "SLOPE", "Attention", "Cell", "DiscreteCell", "Dlsr", "DlsrNet", "joint", "operation"]
 
@@ -56,22 +56,24 @@ class Dlsr(Arch):
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
-        if self.features is not None and (self.features < _ATTENTION or self.features % 2):
+        if self.features is not None and not _is_width(self.features):
             raise ValueError(f"features should be an even number of {_ATTENTION} or more, found {self.features}")
-        if self.genotype not in PUBLISHED:
-            object.__setattr__(self, "genotype", Genotype.parse(self.genotype).name)
+        # One network has one name: it may be given as a text, a file, or as dlsr-s, which is dlsr of fewer maps.
+        features = self.features or (_SMALL if self.genotype == "dlsr-s" else _FEATURES)
+        object.__setattr__(self, "features", None if features == _FEATURES else features)
+        object.__setattr__(self, "genotype", Genotype.parse(self.genotype.strip('"')).name)
 
     @property
     def width(self) -> int:
         """Maps throughout."""
-        return self.features or (_SMALL if self.genotype == "dlsr-s" else _FEATURES)
+        return self.features or _FEATURES
 
     def build(self) -> "DlsrNet":
         """A fresh network, of torch's own initial weights."""
         return DlsrNet(self.scale, Genotype.parse(self.genotype), self.width)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """Scale, features, and the genotype where its operations and numbers of inputs are those of a published one.
+        """Scale, features, and the genotype: a published one with these operations and as many inputs, or None.
 
         Weights do not show which cells are connected.
         """
@@ -79,17 +81,25 @@ class Dlsr(Arch):
         if first is None or last is None or first.ndim != 4 or last.ndim != 4:
             return {}
         scale = {3 * scale**2: scale for scale in SCALES}.get(last.shape[0])
-        operations = [_operation_in(state, f"B1.c{layer}_r.op.") for layer in range(1, LAYERS + 1)]
-        if scale is None or None in operations or not all(_NAMES.fullmatch(name) for name in state):
+        features = first.shape[0]
+        operations = tuple(_operation_in(state, f"B1.c{layer}_r.op.") for layer in range(1, LAYERS + 1))
+        ours = set(operations) <= set(OPERATIONS) and all(_NAMES.fullmatch(name) for name in state)
+        if scale is None or not ours or not _is_width(features):
             return {}
-        found: dict[str, Any] = {"scale": scale}
-        if first.shape[0] != _FEATURES:
-            found["features"] = first.shape[0]
-        pairs = all(f"c{cell}.0.weight" in state for cell in CHOOSING)
-        for name, known in PUBLISHED.items():
-            if pairs and known.operations == tuple(operations):
-                return {**found, "genotype": name}
-        return found
+        joined = (state.get(f"c{cell}.0.weight") for cell in CHOOSING)
+        inputs = [1 if weight is None or weight.ndim != 4 else weight.shape[1] / features for weight in joined]
+        fitting = (
+            name
+            for name, known in PUBLISHED.items()
+            if known.operations == operations and [len(chosen) for chosen in known.inputs] == inputs
+        )
+        more = {} if features == _FEATURES else {"features": features}
+        return {"scale": scale, "genotype": next(fitting, None), **more}
+
+
+def _is_width(features: int) -> bool:
+    """Whether a cell can have so many maps: half of them are set aside, a quarter are the attention's."""
+    return features >= _ATTENTION and features % 2 == 0
 
 
 def _operation_in(state: dict[str, Tensor], prefix: str) -> str | None:

@@ -334,7 +334,7 @@ def _end(run: _Run, live: _Live, folder: Place) -> SearchReport:
 def _sampled(run: _Run, folder: Place, device: torch.device, progress: Progress) -> SearchReport:
     """Random or evolutionary search, in the budget of a mixed-level one of as many steps."""
     config, started = run.config, monotonic()
-    costs, steps = Costs.of(config, device), budget(config)
+    costs, steps = _kept_costs(run, folder, device), budget(config)
 
     def charge(genotype: Genotype) -> float:
         return config.cost_weight * float(costs.term(one_hot(genotype)))
@@ -351,6 +351,16 @@ def _sampled(run: _Run, folder: Place, device: torch.device, progress: Progress)
         "tried": [{"genotype": str(one.genotype), "loss": one.loss, "charge": one.charge} for one in tried],
     }
     return _finish(run, folder, found, steps, seconds, more)
+
+
+def _kept_costs(run: _Run, folder: Place, device: torch.device) -> Costs:
+    """Those that the search began with. UsageError where what was begun in the folder is another one."""
+    snapshot = resume.Snapshot.load(folder, run.identity)
+    if snapshot is not None:
+        return Costs.restored(run.config, snapshot.tensors)
+    costs = Costs.of(run.config, device)
+    resume.Snapshot(1, None, costs.tensors()).save(folder, run.identity)
+    return costs
 
 
 def _seconds(folder: Place) -> float:

@@ -45,11 +45,12 @@ class Graphs:
         for place, tensor in zip(recorded.inputs, given, strict=True):
             place.copy_(tensor)
         recorded.graph.replay()
-        return Losses(*(None if loss is None else loss.clone() for loss in recorded.losses))
+        found = recorded.losses
+        return Losses(found.training.clone(), *(None if loss is None else loss.clone() for loss in found[1:]))
 
     def _apart(self, training: Batch, validation: Batch | None) -> Losses:
         """On a stream of its own, as what is to be recorded must have run."""
-        stream = torch.cuda.Stream()
+        stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             losses = self.levels.step(training, validation)
@@ -68,4 +69,5 @@ class Graphs:
 
 
 def _copied(batch: Batch) -> Batch:
-    return Batch(*(tensor.clone() for tensor in batch[:3]), batch.seed_B)
+    lr_BCHW, hr_BCHW, weight_B = (tensor.clone() for tensor in batch[:3])
+    return Batch(lr_BCHW, hr_BCHW, weight_B, batch.seed_B)

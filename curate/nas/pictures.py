@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from curate.errors import short
 from curate.genotype import CELLS, CHOOSING, LAYERS, OPERATIONS, Genotype
 from curate.plot import page
 from curate.reporting.figures import COLOURS
-from curate.reporting.words import short
 
 __all__ = ["agreement", "architecture", "genotype"]
 

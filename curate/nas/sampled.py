@@ -18,14 +18,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from curate import storage
+from curate import losses, plugins, storage
 from curate.archs.dlsr import Dlsr
 from curate.checkpoint import Checkpoint, weights_hash
 from curate.config import NasConfig, TrainConfig
 from curate.errors import DataError, UsageError
 from curate.genotype import CHOOSING, LAYERS, OPERATIONS, Genotype
 from curate.loader import batches
-from curate.losses import hfen
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
 from curate.storage import Place
@@ -81,7 +80,7 @@ def search(
         genotype = proposed(config, tried)
         loss = _trained(run, genotype, folder / "candidates" / f"{number:04}", device, _part(progress, run, number))
         tried.append(Tried(genotype, loss, run.charge(genotype)))
-    return min(tried, key=lambda one: one.value).genotype, tried
+    return _best(tried), tried
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Space:
         return [list(combinations(range(1, cell), 2)) for cell in CHOOSING]
 
     def __len__(self) -> int:
-        return len(OPERATIONS) ** LAYERS * prod(map(len, self.inputs))
+        return prod([len(OPERATIONS)] * LAYERS + [len(choices) for choices in self.inputs])
 
     def draw(self, rng: np.random.Generator) -> Genotype:
         """One of them, each as likely as any other."""
@@ -136,11 +135,16 @@ def proposed(config: NasConfig, tried: Sequence[Tried]) -> Genotype:
         return drawn
     youngest = tried[-config.population :]
     sample = rng.integers(len(youngest), size=max(1, config.population // 2))  # one may be drawn twice, as in the paper
-    child = min((youngest[number] for number in sorted(sample)), key=lambda one: one.value).genotype
+    child = _best([youngest[number] for number in sorted(sample)])
     while child in known:
         others = space.neighbours(child)
         child = others[rng.integers(len(others))]
     return child
+
+
+def _best(tried: Sequence[Tried]) -> Genotype:
+    """Of equal ones the first."""
+    return min(tried, key=lambda one: one.value).genotype
 
 
 def _part(progress: Progress, run: Sampling, number: int) -> Progress:
@@ -198,7 +202,7 @@ def _kept(record: bytes, of: Mapping[str, str]) -> float | None:
 
 @torch.inference_mode()
 def _compared(run: Sampling, made: Checkpoint, device: str) -> float:
-    """The mean loss on the first crops of the architecture's part, which is what a training minimises."""
+    """The mean over the first crops of the architecture's part of the loss that a training minimises."""
     config, on, peak = run.config, pick_device(device), made.arch.peak
     net = made.module().to(on, memory_format=torch.channels_last)  # type: ignore[call-overload]
     feed = batches(
@@ -210,15 +214,14 @@ def _compared(run: Sampling, made: Checkpoint, device: str) -> float:
         augment=False,
         store=run.store,
     )
-    losses = []
+    means = []
     for batch in islice(feed, _COMPARED):
         lr_BCHW, hr_BCHW, weight_B, _ = batch.to(on)
         with torch.autocast(on.type, torch.bfloat16, enabled=config.precision == "bf16"):
             sr_BCHW = net(lr_BCHW * peak)
-        sr_BCHW, hr_BCHW = sr_BCHW.float(), hr_BCHW * peak
-        loss_B = (sr_BCHW - hr_BCHW).abs().flatten(1).mean(1) + config.hfen * hfen(sr_BCHW, hr_BCHW)
-        losses.append((loss_B * weight_B).double().mean())
-    loss = float(torch.stack(losses).mean())
+        loss_B = losses.distance(sr_BCHW.float(), hr_BCHW * peak, "l1", peak=peak, high=config.hfen)
+        means.append((loss_B * weight_B).double().mean())
+    loss = float(torch.stack(means).mean())
     if not isfinite(loss):
-        raise DataError(f"the loss of {made.arch.genotype} is {loss}: search with a smaller --rate")
+        raise DataError(f"the loss of {plugins.spec_of(made.arch)} is {loss}: search with a smaller --rate")
     return loss

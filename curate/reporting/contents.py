@@ -11,6 +11,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from curate import plugins
+from curate.errors import short
 from curate.progress import Progress
 from curate.reporting import coverage, figures, lineage, maps, pictures, prints, ranks, sentences, sheets
 from curate.reporting.facts import Choice, Facts
@@ -18,7 +19,7 @@ from curate.reporting.figures import Figure
 from curate.reporting.page import render
 from curate.reporting.pictures import Pictures
 from curate.reporting.sheets import Sheet
-from curate.reporting.words import TIMES, alike, number, plural, short, slug
+from curate.reporting.words import TIMES, alike, number, plural, slug
 from curate.schema import ReportedManifest, ReportRecord
 
 __all__ = ["Contents"]

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from curate.bins import Spread
-from curate.errors import one_line
+from curate.errors import short
 from curate.reporting import ranks
-from curate.reporting.words import decimal, number, power, short, slug
+from curate.reporting.words import decimal, number, power, slug
 
 __all__ = [
     "COLOURS",
@@ -333,7 +333,7 @@ def _counts(axes: Axes, unit: str) -> None:
 
 
 def _label(text: str, limit: int = 28) -> str:
-    return short(one_line(text), limit)
+    return short(text, limit)
 
 
 def _legend(axes: Axes, **options: float) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from curate.errors import short
 from curate.reporting.figures import COLOURS
 from curate.reporting.pictures import PATCH_PX, png
-from curate.reporting.words import short
 
 __all__ = ["Bar", "Tile", "map_print", "sheet_print"]
 

@@ -7,9 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from curate.errors import one_line
-
-__all__ = ["NONE", "TIMES", "alike", "decimal", "number", "percent", "plural", "power", "scientific", "short", "slug"]
+__all__ = ["NONE", "TIMES", "alike", "decimal", "number", "percent", "plural", "power", "scientific", "slug"]
 
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -70,15 +68,6 @@ def percent(part: float, whole: float) -> str:
 def plural(count: int, one: str, more: str | None = None) -> str:
     """`1 patch`, `2 patches`."""
     return f"{number(count)} {one if count == 1 else more or one + 's'}"
-
-
-def short(text: object, limit: int) -> str:
-    """`text` as one line of at most `limit` characters, cut in its middle."""
-    line = one_line(text)
-    if len(line) <= limit:
-        return line
-    head = (limit - 1) // 2
-    return re.sub(r"\s+…", "…", f"{line[:head]}…") + line[len(line) - (limit - 1 - head) :]
 
 
 def slug(text: str) -> str:
