@@ -61,7 +61,7 @@ def apart(found: Tensor, right: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize(("scale", "connections"), [(2, True), (3, True), (4, True), (2, False), (3, False)])
+@pytest.mark.parametrize(("scale", "connections"), [(2, True), (3, False), (4, True)])
 def test_forms_are_the_same_function(scale: int, connections: bool, dtype: torch.dtype, error: float) -> None:
     made = net(scale, connections=connections).to(dtype)
     leaves = architecture(connections=connections, dtype=dtype)
@@ -165,8 +165,8 @@ TRIPLES = [list(OPERATIONS[first : first + 3]) for first in (0, 3, 6)]  # all ni
 @pytest.mark.parametrize("operations", TRIPLES)
 @pytest.mark.parametrize(
     "inputs",
-    [None, [[1, 2], [2, 3], [2, 4], [4, 5]], [[1, 2], [1, 3], [1, 4], [1, 5]], [[2], [1], [3], [2]]],
-    ids=["chain", "dlsr's", "first's", "one's"],
+    [None, [[1, 2], [2, 3], [2, 4], [4, 5]], [[2], [1], [3], [2]]],
+    ids=["chain", "dlsr's", "one's"],
 )
 def test_one_choice_a_place_is_the_discrete_network(
     operations: list[str], inputs: list[list[int]] | None, form: Form

@@ -18,7 +18,7 @@ from curate.config import NasConfig
 from curate.genotype import CELLS, CHOOSING, LAYERS, OPERATIONS, Genotype
 from curate.macs import multiply_adds, parameters
 
-__all__ = ["Costs", "budget", "operation_parameters"]
+__all__ = ["HD", "Costs", "budget", "one_hot", "operation_parameters"]
 
 HD = (720, 1280)  # height, width of the answer that multiply-adds and latency are for
 _RUNS = 5  # of a measurement, whose median counts

@@ -28,7 +28,7 @@ from curate.archs._depthwise import depthwise
 from curate.archs.dlsr import SLOPE, Cell, joint, operation
 from curate.genotype import CELLS, CHOOSING, LAYERS, OPERATIONS, Genotype
 
-__all__ = ["Architecture", "Form", "Shares", "SuperNet"]
+__all__ = ["Architecture", "Form", "MixedCell", "Shares", "SuperNet", "fused", "plain"]
 
 Form = Literal["plain", "fused"]
 
