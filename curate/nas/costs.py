@@ -18,7 +18,7 @@ from curate.config import NasConfig
 from curate.genotype import CELLS, CHOOSING, LAYERS, OPERATIONS, Genotype
 from curate.macs import multiply_adds, parameters
 
-__all__ = ["Costs", "budget", "operation_parameters"]
+__all__ = ["HD", "Costs", "budget", "one_hot", "operation_parameters"]
 
 HD = (720, 1280)  # height, width of the answer that multiply-adds and latency are for
 _RUNS = 5  # of a measurement, whose median counts
@@ -39,11 +39,11 @@ class Costs:
         arch = Dlsr(config.scale, str(_simplest(connections=config.connections)), config.features)
         made_O = CELLS * torch.tensor([operation_parameters(name, config.features) for name in OPERATIONS]).double()
         known = LAYERS * float(made_O[0])  # the operations of the simplest network
-        height, width = (side // config.scale for side in HD)
+        height, width = (round(side / config.scale) for side in HD)
         if config.cost == "parameters":
             return cls("parameters", parameters(arch) - known, made_O, config.target)
         if config.cost == "macs":
-            pixels = round(HD[0] / config.scale) * round(HD[1] / config.scale)
+            pixels = height * width
             return cls("macs", multiply_adds(arch, *HD) - known * pixels, made_O * pixels, config.target)
         lr_BCHW = torch.rand(1, config.features, height, width, device=device).to(memory_format=torch.channels_last)
         times = [_milliseconds(operation(name, config.features), lr_BCHW) for name in OPERATIONS]
@@ -113,7 +113,7 @@ def budget(config: NasConfig) -> int:
     more = sum(cell - 1 - 2 for cell in CHOOSING) if config.connections else 0  # inputs of the joints beyond two
     whole = fixed + more * config.features**2 * pixels + LAYERS * sum(of_O)
     one = fixed + LAYERS * sum(of_O) / len(of_O)
-    passes = config.steps + 2 * (config.steps - config.warming)
+    passes = config.steps + 2 * max(0, config.steps - config.warming)
     return max(1, int(passes * whole / (config.candidates * one)))
 
 

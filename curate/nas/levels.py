@@ -30,10 +30,10 @@ _DIFFERENCE = 0.01  # over the gradient's norm: the step of darts2's finite diff
 
 
 class Losses(NamedTuple):
-    """What a step found, before its updates; on the device."""
+    """What a step found, each before the update that it is for; on the device."""
 
     training: Tensor
-    validation: Tensor | None = None  # None in the warm-up
+    validation: Tensor | None = None  # None in the warm-up; of darts2 at the weights that a step would lead to
     charge: Tensor | None = None
 
 
@@ -126,8 +126,10 @@ class Levels:
         with torch.autocast(lr_BCHW.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             sr_BCHW = self.net(lr_BCHW, shares)
         found = []
-        for batch, answer_BCHW in zip(batches, sr_BCHW.float().split([len(b.weight_B) for b in batches]), strict=True):
-            loss_B = distance(answer_BCHW, PEAK * batch.hr_BCHW, "l1", peak=PEAK, high=self.config.hfen)
+        for batch, answer_BCHW in zip(batches, sr_BCHW.split([len(b.weight_B) for b in batches]), strict=True):
+            loss_B = distance(
+                answer_BCHW.to(batch.hr_BCHW.dtype), PEAK * batch.hr_BCHW, "l1", peak=PEAK, high=self.config.hfen
+            )
             found.append((loss_B * batch.weight_B).mean())
         return found
 

@@ -1,7 +1,7 @@
 """The super-net of DLSR: every mixed layer computes all nine operations, every cell takes all earlier cells' outputs.
 
 How much of each is the architecture: alpha of the operations (three layers, shared by the six cells), beta of the
-inputs of cells 3 to 6, both before softmax. Weights are no cell's but its own.
+inputs of cells 3 to 6, both before softmax. Each cell has weights of its own.
 
 A mixed layer is sum_o share_o * operation_o(x). Its `plain` form is that sum. The `fused` one computes the same with
 fewer products, in less memory, since nothing between an operation's last convolution and the sum is nonlinear:
@@ -28,7 +28,7 @@ from curate.archs._depthwise import depthwise
 from curate.archs.dlsr import SLOPE, Cell, joint, operation
 from curate.genotype import CELLS, CHOOSING, LAYERS, OPERATIONS, Genotype
 
-__all__ = ["Architecture", "Form", "Shares", "SuperNet"]
+__all__ = ["Architecture", "Form", "MixedCell", "Shares", "SuperNet", "fused", "plain"]
 
 Form = Literal["plain", "fused"]
 
@@ -125,6 +125,7 @@ class SuperNet(nn.Module):
             assert isinstance(mixed, MixedCell)
             mixed.mixing = _Mixing(shares.alpha_LO, self.form)
             maps_BCHW = mixed(maps_BCHW)
+            mixed.mixing = None
             outputs.append(maps_BCHW)
         fused_BCHW = first_BCHW + self.LR_conv(self.cout(torch.cat(outputs, dim=1)))
         sr_BCHW: Tensor = self.upsampler(fused_BCHW)
