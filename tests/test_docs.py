@@ -254,7 +254,9 @@ def test_scorers_strategies_and_networks_have_the_options_that_are_named(
 ) -> None:
     """`srcnn:scale=3` anywhere on a page is one of some kind; a sum (`blur+noise`) is a degradation, not looked at."""
     monkeypatch.chdir(tmp_path)
-    Genotype.parse("dlsr").save("genotype.json")  # which a page names
+    for folder in (".", "RUN", "search"):  # which pages name
+        Path(folder).mkdir(exist_ok=True)
+        Genotype.parse("dlsr").save(f"{folder}/genotype.json")
     kinds: tuple[plugins.Kind, ...] = ("scorers", "strategies", "archs")
     wrong = []
     for spec in re.findall(r"(?<![\w.])(\w+:\w+=[^\s`'\"|)]+)", (ROOT / page).read_text("utf-8")):

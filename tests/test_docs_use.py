@@ -198,6 +198,21 @@ def test_the_distil_page_runs(photographs: Path, run: Callable[..., list[str]]) 
     assert "16 samples: samples.png" in printed[1] and "6 patches, " in printed[1]
 
 
+def test_the_search_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
+    """With few steps of a small super-net on small windows; its study is run by a slow test."""
+    printed = run(
+        "docs/nas.md",
+        {
+            "ingest DIV2K/DIV2K_train_HR store": "ingest DIV2K/DIV2K_train_HR store --patch 48 --step 48",
+            "--steps 200000 --precision bf16": "--features 4 --crop 30 --batch-size 1 --warmup 1 --steps 2",
+            "--crop 128 --steps 100000": "--crop 48 --batch-size 2 --steps 1",
+            "curate run pipelines/nas_proxy_small.toml study DIV2K/DIV2K_train_HR --test Set5": "curate info store",
+        },
+    )
+    assert " parameters, " in printed[0] and ": search/genotype.json" in printed[0] and ": found.svg" in printed[0]
+    assert "conv_7x7" in printed[1]
+
+
 def test_the_questions_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
     page = "docs/faq.md"
     printed = run(page, {})
