@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from curate.archs import _depthwise
 from curate.archs._depthwise import Depthwise, depthwise
 
 SIDES, DILATIONS = (3, 5, 7), (1, 2)
@@ -12,6 +13,13 @@ WIDE = (2, 48, 32, 32)  # where torch 2.13's bfloat16 gradient of the weights is
 SIZES = ((16, 17), (9, 13), (3, 2), (1, 1))  # height, width: also below the kernel's side
 KERNELS = pytest.mark.parametrize("dilation", DILATIONS)
 TAPS = pytest.mark.parametrize("side", SIDES)
+
+
+@pytest.fixture(autouse=True, params=["few values", "many"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of the weights as it is taken of small maps, and of large ones."""
+    if request.param == "many":
+        monkeypatch.setattr(_depthwise, "_FEW", 0)
 
 
 def drawn(*size: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 __all__ = ["Depthwise", "depthwise"]
 
 _TILE = 3  # taps of the kernel whose gradient is fast
+_FEW = 2**17  # values of maps below which torch's own way is the faster one
 
 
 class Depthwise(nn.Conv2d):
@@ -70,12 +71,13 @@ def _convolved(maps_BCHW: Tensor, weight_C1KK: Tensor, dilation: int) -> Tensor:
 
 def _of_weight(maps_BCHW: Tensor, gradient_BCHW: Tensor, side: int, dilation: int) -> Tensor:
     """The sum over images and px of the gradient times what each tap saw: C1KK."""
+    if maps_BCHW.numel() < _FEW and not (dilation > 1 and maps_BCHW.dtype == torch.bfloat16):
+        return _of_kernel(maps_BCHW, gradient_BCHW, side, dilation * (side // 2), dilation)
     if dilation > 1:
         maps_BCHW, gradient_BCHW = _apart(maps_BCHW, dilation), _apart(gradient_BCHW, dilation)
-    (channels, height, width), tiles = maps_BCHW.shape[1:], -(-side // _TILE)
+    (height, width), tiles = maps_BCHW.shape[2:], -(-side // _TILE)
     before, beyond = side // 2, _TILE * tiles - side  # px of zeros; taps of the tiles that the kernel has not
     padded_BCHW = F.pad(maps_BCHW, (before, before + beyond) * 2)
-    shape_C1KK = maps_BCHW.new_empty(channels, 1, _TILE, _TILE)
     rows = []
     for y in range(0, side, _TILE):
         seen = [
@@ -84,22 +86,26 @@ def _of_weight(maps_BCHW: Tensor, gradient_BCHW: Tensor, side: int, dilation: in
             )
             for x in range(0, side, _TILE)
         ]
-        rows.append(torch.cat([_of_tile(tile_BCHW, gradient_BCHW, shape_C1KK) for tile_BCHW in seen], dim=3))
+        rows.append(torch.cat([_of_kernel(tile_BCHW, gradient_BCHW, _TILE) for tile_BCHW in seen], dim=3))
     return torch.cat(rows, dim=2)[:, :, :side, :side]
 
 
-def _of_tile(maps_BCHW: Tensor, gradient_BCHW: Tensor, shape_C1KK: Tensor) -> Tensor:
+def _of_kernel(maps_BCHW: Tensor, gradient_BCHW: Tensor, side: int, padding: int = 0, dilation: int = 1) -> Tensor:
+    """Torch's own: C1KK."""
+    channels = maps_BCHW.shape[1]
+    shape_C1KK = maps_BCHW.new_empty(channels, 1, side, side)  # its values do not count
+    around, apart = [padding, padding], [dilation, dilation]
     found: Tensor = torch.ops.aten.convolution_backward(
         gradient_BCHW,
         maps_BCHW,
-        shape_C1KK,  # of which the shape alone counts
+        shape_C1KK,
         None,
         [1, 1],
-        [0, 0],
-        [1, 1],
+        around,
+        apart,
         False,
         [0, 0],
-        maps_BCHW.shape[1],
+        channels,
         [False, True, False],
     )[1]
     return found
