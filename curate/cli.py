@@ -429,7 +429,7 @@ def report(
 
 @app.command()
 def info(
-    path: Annotated[str, typer.Argument(help="A store, a manifest or a checkpoint.")],
+    path: Annotated[str, typer.Argument(help="A store, a manifest, a checkpoint or a genotype.")],
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Count multiply-adds for an answer of 1280x720.")
     ] = None,

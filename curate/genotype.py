@@ -17,12 +17,14 @@ from curate.errors import DataError, UsageError, meant, one_line, short
 from curate.schema import GenotypeRecord
 from curate.storage import Place, RemotePath
 
-__all__ = ["CELLS", "LAYERS", "OPERATIONS", "PUBLISHED", "Genotype"]
+__all__ = ["CELLS", "CHOOSING", "GENOTYPE_FILE", "LAYERS", "OPERATIONS", "PUBLISHED", "Genotype"]
 
 OPERATIONS = ("conv_1x1", "conv_3x3", "conv_5x5", "conv_7x7", "sep_3x3", "sep_5x5", "sep_7x7", "dil_3x3", "dil_5x5")
 LAYERS = 3  # mixed layers of a cell
 CELLS = 6
 CHOOSING = range(3, CELLS + 1)  # the cells that choose their inputs; the first two have one predecessor each
+
+GENOTYPE_FILE = "genotype.json"  # in the folder of a search that has ended
 
 _TEXT = re.compile(r"([^@]*)@([0-9.]*)")
 _LARGEST = 1 << 20  # bytes of a file

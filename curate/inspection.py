@@ -1,4 +1,4 @@
-"""Info: what a path is (a store, a manifest or a checkpoint), its counts and its recipe.
+"""Info: what a path is (a store, a manifest, a checkpoint or a genotype), its counts and its recipe.
 
 Answers without torch wherever no network is built: for stores, manifests, and checkpoints of curate's own as they are.
 """
@@ -10,16 +10,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import distribution, storage
+from curate import distribution, plugins, storage
+from curate.archs import Arch
 from curate.errors import DataError, UsageError, listed, one_line
+from curate.genotype import GENOTYPE_FILE, Genotype
 from curate.manifest import Manifest, Scan
 from curate.packing import MANIFEST_FILE
-from curate.schema import METADATA_KEY, STATUS_OK
+from curate.schema import METADATA_KEY, STATUS_OK, GenotypeRecord
 from curate.storage import Place
 from curate.store import CheckSet, Store
 
 __all__ = ["info", "parse_size"]
 
+_VERBS = {"arch_rate": "nas dlsr", "autoencoder_steps": "ldm train"}  # by an option that no other's state has
 _CHECKPOINTS = (".safetensors", ".pth", ".pt", ".mat")
 
 
@@ -29,7 +32,8 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
     Of a checkpoint, size, the (width, height) of an answer in px, adds `multiply_adds` and the `convention` that they
     are counted by. arch is the spec of its network, for a public file whose weights do not tell it and for an arch
     outside curate, which is imported only if it is named here: without it, `parameters` is what the file says and so
-    has running statistics in it, and there is no size. A training run that has not ended is an `unfinished run`.
+    has running statistics in it, and there is no size. Of a genotype (a file, or a search's folder) size does the same.
+    A training run, or a search, that has not ended is an `unfinished run`.
     Raises UsageError for a path that is none of the three, for size or arch where there is no network, and for a
     network that is not known; DataError for a damaged file.
     """
@@ -40,6 +44,10 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
         _refuse(asked, where, "store")
         return _store(store)
     weights = {name for name in storage.entries(where) if name.endswith(".safetensors")}
+    genotype = where / GENOTYPE_FILE if where.is_dir() else where
+    if genotype.suffix == ".json" and genotype.is_file():
+        _refuse([name for name in asked if name == "--arch"], where, "genotype")
+        return _genotype(genotype, size)
     if weights == {"state.safetensors"}:
         _refuse(asked, where, "unfinished run")
         return _unfinished(where)
@@ -135,7 +143,8 @@ def _unfinished(folder: Place) -> dict[str, Any]:
     from curate.resume import begun
 
     state = begun(folder)
-    how = "give the same 'curate train' again"
+    verb = next((verb for option, verb in _VERBS.items() if option in state.identity), "train")
+    how = f"give the same 'curate {verb}' again"
     return {
         "kind": "unfinished run",
         "step": state.step,
@@ -143,6 +152,31 @@ def _unfinished(folder: Place) -> dict[str, Any]:
         "to_go_on": how,
         "options": state.identity,
     }
+
+
+def _genotype(file: Place, size: tuple[int, int] | None) -> dict[str, Any]:
+    """What a search found; with a size, what its network has and takes, at the search's scale and width (x2, 48)."""
+    found, record = Genotype.load(file), GenotypeRecord.model_validate_json(file.read_bytes())
+    search = record.search or {}
+    facts: dict[str, Any] = {
+        "kind": "genotype",
+        "genotype": found.name,
+        "operations": record.operations,
+        "inputs": record.inputs,
+    }
+    if size is not None:
+        from curate.macs import convention, multiply_adds, parameters
+
+        options = search.get("identity", {}) if isinstance(search.get("identity"), dict) else {}
+        asked = {"scale": options.get("scale", 2), "features": options.get("features")}
+        arch: Arch = plugins.parse("archs", "dlsr", genotype=str(found), **asked)
+        facts |= {
+            "arch": plugins.spec_of(arch),
+            "parameters": parameters(arch),
+            "multiply_adds": multiply_adds(arch, size[1], size[0]),
+            "convention": convention(arch, size[1], size[0]),
+        }
+    return {**facts, "search": record.search}
 
 
 def _checkpoint(path: Place, size: tuple[int, int] | None, arch: str | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from curate.archs.srcnn import Srcnn
 from curate.checkpoint import MODEL_FILE, Checkpoint, read_recipe, weights_hash
 from curate.distribution import of_manifest, of_store
 from curate.errors import CurateError, DataError, UsageError
+from curate.genotype import Genotype
 from curate.ingestion import ingest
 from curate.inspection import info, parse_size
 from curate.leakage import leaks
@@ -440,3 +441,27 @@ def test_a_run_that_was_stopped_says_how_far_it_is(photos: Callable[..., Path], 
     (tmp_path / "run" / "state.safetensors").write_bytes(state)
     with pytest.raises(DataError, match="its tensors have changed"):
         info(tmp_path / "run")
+
+
+def test_a_genotype_says_what_its_network_is_and_takes(tmp_path: Path) -> None:
+    """A published one by its name; a search's folder is its find, at the search's scale and width."""
+    Genotype.parse("dlsr-div").save(tmp_path / "a.json")
+    found = info(tmp_path / "a.json", size=(1280, 720))
+    assert (found["kind"], found["genotype"], found["search"]) == ("genotype", "dlsr-div", None)
+    assert found["operations"] == ["sep_3x3", "sep_5x5", "sep_5x5"] and found["inputs"][0] == [2, 1]
+    assert (found["parameters"], found["multiply_adds"]) == (327_804, 68_500_632_096)
+    (tmp_path / "search").mkdir()
+    search = {"identity": {"scale": 3, "features": 8}}
+    Genotype.parse("sep_3x3+sep_3x3+sep_3x3@1.2.3.4").save(tmp_path / "search" / "genotype.json", search)
+    (tmp_path / "search" / "architecture.safetensors").write_bytes(b"")
+    small = info(tmp_path / "search", size=(1280, 720))
+    assert small["arch"] == "dlsr:scale=3,genotype=sep_3x3+sep_3x3+sep_3x3@1.2.3.4,features=8"
+    assert "multiply_adds" not in info(tmp_path / "search")
+    with pytest.raises(UsageError, match="--arch should go with a checkpoint"):
+        info(tmp_path / "search", arch="dlsr")
+    Genotype.parse("dlsr").save(tmp_path / "c.json", {"identity": {"scale": "two", "features": [1]}})
+    with pytest.raises(UsageError, match="arch 'dlsr'"):
+        info(tmp_path / "c.json", size=(1280, 720))
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(DataError, match="is not a valid GenotypeRecord"):
+        info(tmp_path / "b.json")

@@ -25,7 +25,7 @@ class NasConfig(Config):
     connections: Annotated[bool, "Search the cells' inputs too; without it each takes the one before (DLSR-B)."] = True
     steps: Annotated[int, "Of the super-net."] = 200_000
     warmup: Annotated[int | None, "Of these, steps of the weights alone (a tenth)."] = None
-    share: Annotated[float, "Of the photographs, kept for the architecture's updates."] = 0.13
+    share: Annotated[float, "Of the patches, whose photographs are kept for the architecture's updates."] = 0.13
     batch_size: Annotated[int, "Crops a step, from either part of the photographs."] = 64
     crop: Annotated[int, "Side of a crop, HR px."] = 64
     rate: Annotated[float, "Step size of the weights (Adam)."] = 3e-4

@@ -38,7 +38,7 @@ from curate.archs.dlsr import LEAST, Dlsr
 from curate.config import NasConfig
 from curate.curves import Curves, Picture, draw
 from curate.errors import DataError, UsageError, one_line
-from curate.genotype import Genotype
+from curate.genotype import GENOTYPE_FILE, Genotype
 from curate.loader import Batch, batches
 from curate.macs import multiply_adds, parameters
 from curate.manifest import Manifest
@@ -58,7 +58,6 @@ from curate.tensors import pick_device
 
 __all__ = ["GENOTYPE_FILE", "SearchReport", "search"]
 
-GENOTYPE_FILE = "genotype.json"
 ARCHITECTURE_FILE = "architecture.safetensors"
 SECONDS_FILE = "seconds.json"
 _VERSION = 1  # raise it when the same options begin to give other steps
