@@ -133,6 +133,13 @@ def test_what_a_search_writes(manifest: Manifest, tmp_path: Path) -> None:
     assert events.Scalars("layer1/conv_7x7")[-1].value == pytest.approx(float(final["alpha"].softmax(1)[0, 3]))
 
 
+def test_a_search_may_be_at_a_url(manifest: Manifest, memory: str) -> None:
+    """All but TensorBoard's curves; one that has ended is found again."""
+    report = nas.search(manifest, config(steps=3, warmup=1), f"{memory}/run")
+    assert Genotype.load(f"{memory}/run/genotype.json") == report.genotype
+    assert nas.search(manifest, config(steps=3, warmup=1), f"{memory}/run") == report
+
+
 def test_without_connections(manifest: Manifest, tmp_path: Path) -> None:
     report = nas.search(manifest, config(connections=False), tmp_path / "run")
     assert report.genotype.inputs == ((2,), (3,), (4,), (5,))
