@@ -702,7 +702,7 @@ def ldm_sample(
 
 
 _nas = program.Verbs(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(_nas, name="nas", help="Search for light networks on a core-set, and draw what was found.")
+app.add_typer(_nas, name="nas", help="Search for light networks, and draw what was found.")
 
 
 @_nas.command("dlsr")

@@ -225,7 +225,8 @@ class Steps:
 
     def _concerns(self, path: str) -> bool:
         full = os.path.abspath(path)
-        return (full == str(self.root) or full.startswith(self._within)) and UNTRACKED not in full
+        ours = full == str(self.root) or full.startswith(self._within)
+        return ours and not any(name in full for name in UNTRACKED)
 
     def _added(self, path: Path, _: int | None) -> None:
         self.disk.change(path.parent, (path.name, self.disk.know(path)))

@@ -418,7 +418,7 @@ MISTAKES = {
     ),
     "an architecture that does not exist": (
         ["train", "{work}/half.parquet", "--arch", "fsrcn", "--steps", "1", "-o", "{new}"],
-        "there are: drrn, edsr, fsrcnn",
+        "there are: dlsr, drrn, edsr, fsrcnn",
     ),
     "no steps": (
         ["train", "{work}/half.parquet", "--arch", "fsrcnn", "--steps", "0", "-o", "{new}"],
@@ -497,7 +497,7 @@ MISTAKES = {
     ),
     "a training of a genotype that is not there": (
         ["train", "{work}/half.parquet", "--arch", "dlsr:genotype={new}.json", "--steps", "1", "-o", "{new}"],
-        "there is no such file; 'curate nas dlsr' writes one",
+        "there is no such file; 'curate nas dlsr' writes genotype.json",
     ),
     "a training of a network whose LR is too small": (
         ["train", "{work}/half.parquet", "--arch", "dlsr", "--steps", "1", "--crop", "28", "-o", "{new}"],
