@@ -551,6 +551,8 @@ def test_the_keys_on_the_page_are_those_of_the_documents(heading: str, document:
 def test_the_scorers_of_the_page_work_from_the_current_folder(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_lab"]:
+        monkeypatch.delitem(sys.modules, name)  # of another test in this process
     printed = run_page("docs/scorer.md", tmp_path, {"--patch 96 --step 48": "--patch 48 --step 48"}, monkeypatch)
     rows = eval(printed[-1])
     assert len(rows) == len(list(photo_folder.iterdir()))

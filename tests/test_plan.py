@@ -257,7 +257,7 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
             assert block.like in {chosen.name for chosen in plan.select}  # equal bytes
         assert bool(plan.nas) == (study.stem in searching)
         for searched in plan.nas:
-            assert len(searched.seeds) == 3 and searched.manifests[0] == "full"  # the reference has other seeds
+            assert len(searched.seeds) > 1 and searched.manifests[0] == "full"  # the reference has other seeds
             assert searched.retrain and searched.retrain.manifest == "full"
 
 
