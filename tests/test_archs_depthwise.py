@@ -15,10 +15,11 @@ KERNELS = pytest.mark.parametrize("dilation", DILATIONS)
 TAPS = pytest.mark.parametrize("side", SIDES)
 
 
-@pytest.fixture(autouse=True, params=["few values", "many"])
+@pytest.fixture(autouse=True, params=["as it is", "in tiles"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradient of the weights as it is taken of small maps, and of large ones."""
-    if request.param == "many":
+    """The gradient of the weights as it is taken, and of all types and sizes in tiles."""
+    if request.param == "in tiles":
+        monkeypatch.setattr(_depthwise, "_TILED", (torch.float64, torch.float32, torch.bfloat16))
         monkeypatch.setattr(_depthwise, "_FEW", 0)
 
 
