@@ -95,6 +95,7 @@ def test_what_is_found_trains(method: str, manifest: Manifest, tmp_path: Path) -
     assert made.arch == arch and made.recipe["config"]["hfen"] == 0.2  # the network's own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["darts", "evolution"])  # of milenas a search that was stopped shows it
 def test_the_same_search_twice_is_the_same(method: str, manifest: Manifest, tmp_path: Path) -> None:
     small = {"steps": 2, "warmup": 1, "snapshots": (), "candidates": 2}

@@ -336,6 +336,7 @@ def killing(at: int) -> Progress:
     return progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_search_that_is_killed_anywhere_comes_to_the_same(
     method: str, sampling: Callable[..., Sampling], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
