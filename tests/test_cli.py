@@ -477,7 +477,7 @@ MISTAKES = {
     ),
     "a search whose LR is too small": (
         ["nas", "dlsr", "{work}/half.parquet", "-o", "{new}", "--crop", "28"],
-        "crop should be a multiple of the scale 2 and 30 px or more (its LR 15 px), found 28",
+        "a crop should be 30 px or more, found 28, in LR 14",
     ),
     "a search that never ends its warm-up": (
         ["nas", "dlsr", "{work}/half.parquet", "-o", "{new}", "--steps", "5", "--warmup", "5"],
@@ -501,7 +501,7 @@ MISTAKES = {
     ),
     "a training of a network whose LR is too small": (
         ["train", "{work}/half.parquet", "--arch", "dlsr", "--steps", "1", "--crop", "28", "-o", "{new}"],
-        "15",
+        "a crop should be 30 px or more, found 28, in LR 14",
     ),
     "bytes that are none": (
         ["distill", "{work}/half.parquet", "-o", "{new}", "--bytes", "few"],

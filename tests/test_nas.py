@@ -238,10 +238,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_state(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"crop": 28}, "crop should be a multiple of the scale 2 and 30 px or more (its LR 15 px), found 28"),
-        ({"crop": 31}, "crop should be a multiple of the scale 2 and 30 px or more (its LR 15 px), found 31"),
+        ({"crop": 28}, "dlsr takes LR of 15 px or more a side: a crop should be 30 px or more, found 28, in LR 14"),
+        ({"crop": 31}, "a crop should be a multiple of the scale 2, found 31"),
         ({"crop": 38}, "a crop of 38 px on the x2 grid does not fit into windows of 36 px; take a smaller --crop"),
-        ({"scale": 3}, "crop should be a multiple of the scale 3 and 45 px or more (its LR 15 px), found 30"),
+        (
+            {"scale": 3},
+            "dlsr:scale=3 takes LR of 15 px or more a side: a crop should be 45 px or more, found 30, in LR 10",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_one_line(

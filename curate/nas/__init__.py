@@ -34,7 +34,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from curate import files, resume, schema, stopping, storage
-from curate.archs.dlsr import LEAST, Dlsr
+from curate.archs import check_side
+from curate.archs.dlsr import Dlsr
 from curate.config import NasConfig
 from curate.curves import Curves, Picture, draw
 from curate.errors import DataError, UsageError, one_line
@@ -122,10 +123,9 @@ def search(
 
 def _check(config: NasConfig) -> None:
     """UsageError for a crop that the network cannot take."""
-    least = LEAST * config.scale
-    if config.crop % config.scale or config.crop < least:
-        asked = f"crop should be a multiple of the scale {config.scale} and {least} px or more (its LR {LEAST} px)"
-        raise UsageError(f"{asked}, found {config.crop}")
+    check_side(Dlsr(config.scale), config.crop, "a crop")
+    if config.crop % config.scale:
+        raise UsageError(f"a crop should be a multiple of the scale {config.scale}, found {config.crop}")
 
 
 @dataclass(frozen=True)
