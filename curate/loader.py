@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from curate import pool
-from curate.errors import DataError, UsageError, one_line
+from curate.errors import DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.resize import downscale, margin
 from curate.store import Cell, Store
@@ -46,15 +46,22 @@ class Batch(NamedTuple):
     hr_BCHW: Tensor  # the same, H and W `scale` times larger
     weight_B: Tensor  # float32, mean 1 over the manifest
     seed_B: Tensor  # int64: a number of each sample's own, for `curate.degrade` and whatever else is drawn
+    between: tuple[Tensor, ...] = ()  # HR smaller by each of `between`'s factors, float32 sRGB in [0, 1]
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; the seeds, which are for the CPU's generators, stay."""
         lr_BCHW, hr_BCHW, weight_B = (tensor.to(device, non_blocking=True) for tensor in self[:3])
-        return Batch(lr_BCHW, hr_BCHW, weight_B, self.seed_B)
+        between = tuple(tensor.to(device, non_blocking=True) for tensor in self.between)
+        return Batch(lr_BCHW, hr_BCHW, weight_B, self.seed_B, between)
 
     def parts(self, number: int) -> "list[Batch]":
         """The batch cut into `number` batches, in its order; `number` should divide its length."""
-        return [Batch(*tensors) for tensors in zip(*(tensor.chunk(number) for tensor in self), strict=True)]
+        between = [tensor.chunk(number) for tensor in self.between]
+        own = zip(*(tensor.chunk(number) for tensor in self[:4]), strict=True)
+        return [
+            Batch(lr, hr, weight, seed, tuple(more[part] for more in between))
+            for part, (lr, hr, weight, seed) in enumerate(own)
+        ]
 
 
 def batches(
@@ -67,6 +74,7 @@ def batches(
     start: int = 0,
     augment: bool = True,
     share: tuple[int, int] = (0, 1),
+    between: tuple[int, ...] = (),
     store: Store | None = None,
     cache_bytes: int = 1 << 30,
 ) -> Iterator[Batch]:
@@ -76,7 +84,8 @@ def batches(
     batch, for resuming. `augment` flips and turns. `share` (i, n) gives the i-th of n equal parts of every batch: the n
     processes of a training see one batch together, whatever n is. The LR is the store's own where it was ingested with
     one for this scale, and otherwise MATLAB's bicubic of the whole photograph (cropped to a multiple of 12), so that it
-    equals the crop of the whole LR image. Up to twice `cache_bytes` of decoded photographs are held in memory.
+    equals the crop of the whole LR image. `between` are factors by which HR is shrunk besides, in the same way, for
+    networks that answer at several sizes. Up to twice `cache_bytes` of decoded photographs are held in memory.
     A packed store gives the batches of the store that it was packed from.
 
     Raises UsageError if the crop does not fit the windows or the scale, or the store was packed for lower scales;
@@ -91,8 +100,11 @@ def batches(
         raise UsageError(f"a crop should be a multiple of the scale {scale} and a batch 1 or more, {found}")
     if batch_size % share[1]:
         raise UsageError(f"a batch of {batch_size} cannot be shared among {share[1]} processes; take a multiple")
+    if any(factor < 1 or scale % factor for factor in between):
+        raise UsageError(f"factors between should divide the scale {scale}, found {listed(map(str, between))}")
     plan = _Plan.of(manifest, source, scale, crop, cache_bytes)
-    return _batches(plan, _Cache(source, scale, crop), batch_size, seed, start, augment, share)
+    cache = _Cache(source, scale, crop, max(map(margin, between), default=0))
+    return _batches(plan, cache, batch_size, seed, start, augment, share, between)
 
 
 def _check_packed(manifest: Manifest, store: Store, scale: int) -> None:
@@ -190,10 +202,11 @@ class _Piece(NamedTuple):
 class _Cache:
     """Cells of photographs, decoded by threads ahead of their use and dropped after it."""
 
-    def __init__(self, store: Store, scale: int, crop: int) -> None:
+    def __init__(self, store: Store, scale: int, crop: int, least: int = 0) -> None:
         self.store = store
         self.scale = scale
         self.crop = crop
+        self.least = least  # px of HR around a crop, where its LR needs none
         self.pool = ThreadPoolExecutor(pool.workers())
         self.pending: dict[_Piece, Future[_Pixels]] = {}
         self.known: dict[str, tuple[_Layer, ...]] = {}
@@ -203,7 +216,7 @@ class _Cache:
         if image_id not in self.known:
             height, width = map(cropped, self.store.shape(image_id))
             lr = self.store.cells(image_id, f"lr{self.scale}")
-            around = 0 if lr else margin(self.scale)
+            around = self.least if lr else max(self.least, margin(self.scale))
             hr = self.store.cells(image_id)
             layers = [_Layer("hr", self.scale, around, self.crop + 2 * around, height, width, hr)]
             if lr:
@@ -266,7 +279,14 @@ class _Sample(NamedTuple):
 
 
 def _batches(
-    plan: _Plan, cache: _Cache, batch_size: int, seed: int, start: int, augment: bool, share: tuple[int, int]
+    plan: _Plan,
+    cache: _Cache,
+    batch_size: int,
+    seed: int,
+    start: int,
+    augment: bool,
+    share: tuple[int, int],
+    between: tuple[int, ...],
 ) -> Iterator[Batch]:
     size = batch_size // share[1]
     mine = range(share[0] * size, (share[0] + 1) * size)  # places in a batch
@@ -280,10 +300,10 @@ def _batches(
     try:
         maker.submit(int).result()
         torch.set_num_threads(threads)  # threads that this process starts later take the last number that was set
-        ahead = deque(maker.submit(_batch, plan, samples, size) for _ in range(_AHEAD))
+        ahead = deque(maker.submit(_batch, plan, samples, size, between) for _ in range(_AHEAD))
         while True:
             yield ahead.popleft().result()
-            ahead.append(maker.submit(_batch, plan, samples, size))
+            ahead.append(maker.submit(_batch, plan, samples, size, between))
     finally:
         cache.close()
         maker.shutdown(cancel_futures=True)
@@ -295,21 +315,28 @@ def _without_helpers() -> None:
     torch.set_num_threads(1)
 
 
-def _batch(plan: _Plan, source: Iterator[Callable[[], _Sample]], size: int) -> Batch:
+def _batch(plan: _Plan, source: Iterator[Callable[[], _Sample]], size: int, between: tuple[int, ...]) -> Batch:
     samples = [cut() for cut in islice(source, size)]
-    made = iter(_shrunk([sample.hr for sample in samples if sample.lr is None], plan.scale))
+    made = iter(_shrunk([sample.hr for sample in samples if sample.lr is None], plan.scale, plan.crop))
     lrs = [_turned(next(made) if sample.lr is None else sample.lr, sample.turn) for sample in samples]
     hrs = [_turned(_middle(sample.hr, plan.crop), sample.turn) for sample in samples]
+    smaller = tuple(_stack(_smaller(samples, factor, plan.crop)) for factor in between)
     weight_B = torch.tensor([sample.weight for sample in samples], dtype=torch.float32)
     seed_B = torch.tensor([sample.seed for sample in samples], dtype=torch.int64)
-    return Batch(_stack(lrs), _stack(hrs), weight_B, seed_B)
+    return Batch(_stack(lrs), _stack(hrs), weight_B, seed_B, smaller)
 
 
-def _shrunk(crops: list[_Pixels], scale: int) -> _Pixels:
-    """The LR, BHWC, of crops with margins."""
+def _smaller(samples: list[_Sample], factor: int, crop: int) -> list[_Pixels]:
+    made = _shrunk([sample.hr for sample in samples], factor, crop)
+    return [_turned(pixels, sample.turn) for pixels, sample in zip(made, samples, strict=True)]
+
+
+def _shrunk(crops: list[_Pixels], scale: int, crop: int) -> _Pixels:
+    """The LR, BHWC, of crops with margins, each `margin(scale)` or more."""
     if not crops:
         return np.empty((0, 0, 0, 3), np.uint8)
-    lr_BCHW = downscale(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2), scale)
+    needed = np.stack([_middle(pixels, crop + 2 * margin(scale)) for pixels in crops])
+    lr_BCHW = downscale(torch.from_numpy(needed).permute(0, 3, 1, 2), scale)
     beyond = margin(scale) // scale
     return lr_BCHW[..., beyond:-beyond, beyond:-beyond].permute(0, 2, 3, 1).numpy()
 

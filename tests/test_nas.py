@@ -64,7 +64,7 @@ def test_a_search_by_candidates_goes_on_with_what_it_began_with(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The latencies that candidates are charged with, and the options."""
-    monkeypatch.setattr(nas.costs, "_milliseconds", lambda net, image_BCHW: 1.0)
+    monkeypatch.setattr(nas.costs, "milliseconds", lambda net, image_BCHW: 1.0)
     few: dict[str, Any] = {"method": "random", "steps": 1, "warmup": 0, "snapshots": (), "cost": "latency"}
 
     def killed(*_: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_search_by_candidates_goes_on_with_what_it_began_with(
 
     with pytest.raises(KeyboardInterrupt):
         nas.search(manifest, config(**few), tmp_path / "run", progress=killed)
-    monkeypatch.setattr(nas.costs, "_milliseconds", lambda net, image_BCHW: pytest.fail("measured again"))
+    monkeypatch.setattr(nas.costs, "milliseconds", lambda net, image_BCHW: pytest.fail("measured again"))
     with pytest.raises(UsageError, match=r"holds a run that began with cost_weight 0\.2, not 5"):
         nas.search(manifest, config(**few, cost_weight=5.0), tmp_path / "run")
     tried = json.loads(nas.search(manifest, config(**few), tmp_path / "run").path.read_bytes())["search"]["tried"]
@@ -187,7 +187,7 @@ def test_a_measured_latency_is_measured_once(
         measured.append(type(net).__name__)
         return float(len(measured))
 
-    monkeypatch.setattr(nas.costs, "_milliseconds", fake)
+    monkeypatch.setattr(nas.costs, "milliseconds", fake)
     latency = config(cost="latency", target=5.0)
     with monkeypatch.context() as patched:
         patched.setattr(stopping, "caught", lambda: True)

@@ -125,7 +125,7 @@ def test_latency_is_of_the_image_that_multiply_adds_are_of(scale: int, monkeypat
         seen.append(tuple(image_BCHW.shape))
         return 1.0
 
-    monkeypatch.setattr("curate.nas.costs._milliseconds", looked)
+    monkeypatch.setattr("curate.nas.costs.milliseconds", looked)
     costs = Costs.of(config(cost="latency", scale=scale), CPU)
     height, width = 720 // scale, {2: 640, 3: 427, 4: 320}[scale]
     assert set(seen) == {(1, 8, height, width), (1, 3, height, width)}

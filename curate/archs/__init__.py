@@ -15,6 +15,8 @@ from curate.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from curate.units import PrunableUnit
+
 __all__ = ["Arch", "check_side"]
 
 
@@ -25,6 +27,21 @@ class Arch(Protocol):
 
     least: ClassVar[int] = 1  # px, the shortest side of an input that the network can take
     hfen: ClassVar[float] = 0.0  # weight of HFEN (`curate.losses`) in the loss that its authors trained it by
+
+    tail: ClassVar[str | None] = None  # the last layer that sees feature maps: where a teacher's are compared
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Scales of the images that the network makes, the last one `scale`.
+
+        Where these are several, `build().scales(lr_BCHW)` gives them all, and calling the network the last one.
+        """
+        return (self.scale,)
+
+    @property
+    def dual_features(self) -> int:
+        """Maps within the dual networks that its authors train it with (`curate.dual`)."""
+        return 16
 
     @property  # as a ClassVar, or as an option where public networks of one name differ in it
     def colour(self) -> Literal["y", "rgb"]:
@@ -58,6 +75,13 @@ class Arch(Protocol):
         None for an option that no shape tells, and whose default would be a guess: whoever loads it is asked for it.
         """
         return {}
+
+    def prunable(self) -> "tuple[PrunableUnit, ...]":
+        """The units of the network that can be pruned, in the order of a config; their widths before any is.
+
+        An arch that has some has an option `config` too, and builds the network that it says.
+        """
+        return ()
 
 
 def check_side(arch: Arch, side: int, what: str) -> None:

@@ -4,9 +4,21 @@ Each field's help is part of its type (`Annotated`), so that the command line an
 """
 
 from curate.config.distillation import DistillConfig
+from curate.config.drc import DrcConfig
 from curate.config.ldm import LdmConfig
 from curate.config.nas import NasConfig
 from curate.config.options import Config, Option, options_of, settle
 from curate.config.training import TrainConfig, plan
 
-__all__ = ["Config", "DistillConfig", "LdmConfig", "NasConfig", "Option", "TrainConfig", "options_of", "plan", "settle"]
+__all__ = [
+    "Config",
+    "DistillConfig",
+    "DrcConfig",
+    "LdmConfig",
+    "NasConfig",
+    "Option",
+    "TrainConfig",
+    "options_of",
+    "plan",
+    "settle",
+]

@@ -48,8 +48,8 @@ from curate.nas.costs import HD, Costs, budget, one_hot
 from curate.nas.graphs import Graphs
 from curate.nas.history import History
 from curate.nas.levels import Levels, Losses
-from curate.nas.parts import Parts, parts
 from curate.nas.supernet import Architecture, SuperNet
+from curate.parts import Parts, parts
 from curate.progress import Meter, Progress, silent
 from curate.reuse import differences
 from curate.schema import GenotypeRecord

@@ -7,7 +7,6 @@ network, whose attention works on a smaller grid. Latency is measured on the dev
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from time import perf_counter
 from typing import Literal
 
 import torch
@@ -16,12 +15,12 @@ from torch import Tensor, nn
 from curate.archs.dlsr import Dlsr, operation
 from curate.config import NasConfig
 from curate.genotype import CELLS, CHOOSING, LAYERS, OPERATIONS, Genotype
+from curate.latency import milliseconds
 from curate.macs import multiply_adds, parameters
 
 __all__ = ["HD", "Costs", "budget", "one_hot", "operation_parameters"]
 
 HD = (720, 1280)  # height, width of the answer that multiply-adds and latency are for
-_RUNS = 5  # of a measurement, whose median counts
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ class Costs:
             pixels = height * width
             return cls("macs", multiply_adds(arch, *HD) - known * pixels, made_O * pixels, config.target)
         lr_BCHW = torch.rand(1, config.features, height, width, device=device).to(memory_format=torch.channels_last)
-        times = [_milliseconds(operation(name, config.features), lr_BCHW) for name in OPERATIONS]
+        times = [milliseconds(operation(name, config.features), lr_BCHW) for name in OPERATIONS]
         made_O = CELLS * torch.tensor(times).double()
-        whole = _milliseconds(arch.build(), 255 * lr_BCHW[:, :3])
+        whole = milliseconds(arch.build(), 255 * lr_BCHW[:, :3])
         return cls("latency", max(0.0, whole - LAYERS * float(made_O[0])), made_O, config.target)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -120,22 +119,3 @@ def budget(config: NasConfig) -> int:
 def _simplest(*, connections: bool) -> Genotype:
     inputs = [[1, 2]] * len(CHOOSING) if connections else [[cell - 1] for cell in CHOOSING]
     return Genotype.of([OPERATIONS[0]] * LAYERS, inputs)
-
-
-@torch.inference_mode()
-def _milliseconds(net: nn.Module, image_BCHW: Tensor) -> float:
-    """Of one pass; the median of several after one that is not counted."""
-    net = net.to(image_BCHW.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    times = []
-    for _ in range(_RUNS + 1):
-        _wait(image_BCHW.device)
-        start = perf_counter()
-        net(image_BCHW)
-        _wait(image_BCHW.device)
-        times.append(1000 * (perf_counter() - start))
-    return sorted(times[1:])[_RUNS // 2]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -216,7 +216,7 @@ def _compared(run: Sampling, made: Checkpoint, device: str) -> float:
     )
     means = []
     for batch in islice(feed, _COMPARED):
-        lr_BCHW, hr_BCHW, weight_B, _ = batch.to(on)
+        lr_BCHW, hr_BCHW, weight_B = batch.to(on)[:3]
         with torch.autocast(on.type, torch.bfloat16, enabled=config.precision == "bf16"):
             sr_BCHW = net(lr_BCHW * peak)
         loss_B = losses.distance(sr_BCHW.float(), hr_BCHW * peak, "l1", peak=peak, high=config.hfen)

@@ -10,7 +10,7 @@ import pytest
 
 from curate.errors import UsageError
 from curate.manifest import Manifest
-from curate.nas.parts import parts
+from curate.parts import parts
 from curate.selection import select
 from curate.store import Store
 

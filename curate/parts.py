@@ -1,4 +1,4 @@
-"""A manifest in two parts: one trains the super-net's weights, the other tells its architecture what they are worth.
+"""A manifest in two parts: one trains a search's weights, the other tells its architecture what they are worth.
 
 They share no photograph, or the architecture would be praised for what the weights have learnt by heart.
 """
