@@ -267,9 +267,12 @@ def _against_store(manifest: Manifest, look: Look, path: str) -> Iterator[Fault]
 
 def _check_others(checked: _Checked, deep: bool) -> None:
     if checked.kind == "checkpoint":
-        from curate import checkpoint  # only here torch is imported
+        from curate import checkpoint, dual  # only here torch is imported
 
-        found, problems = checkpoint.check(checked.path)
+        found, problems = dual.check(checked.path)
+        if checked.path.name != dual.DUAL_FILE:
+            more, others = checkpoint.check(checked.path)
+            found, problems = more + found, others + problems
     else:
         found, problems = exports.check(checked.path, deep)
     checked.files, checked.bytes = len(found), sum(map(_size, found))

@@ -51,6 +51,7 @@ class Idn(Arch):
     config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "deconv"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

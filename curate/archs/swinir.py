@@ -82,6 +82,10 @@ class Swinir(Arch):
             raise ValueError(f"drop_path should be at least 0 and below 1, found {self.drop_path}")
         object.__setattr__(self, "config", settled(self.config, self.prunable()))
 
+    @property
+    def tail(self) -> str:  # type: ignore[override]
+        return "upsample.0" if self.variant == "light" else "conv_last"
+
     def build(self) -> "SwinirNet":
         """A fresh network: linear layers of small random weights, convolutions of torch's own."""
         embed, groups = self._sizes()
