@@ -40,7 +40,7 @@ from curate.progress import Progress
 from curate.storage import Place
 from curate.units import PrunableUnit
 
-__all__ = ["greedy", "scores"]
+__all__ = ["Chosen", "greedy", "scores"]
 
 _VERSION = 1  # raise it when the same options begin to choose other maps
 _OPTIONS = (
@@ -75,7 +75,8 @@ def greedy(work: Work, widths: Sequence[int], folder: Place, progress: Progress)
                 if selection.choose(number, progress):
                     selection.snapshot().save(folder, identity)
         except stopping.Stopped:
-            selection.snapshot().save(folder, identity)
+            if selection.done:
+                selection.snapshot().save(folder, identity)
             stopping.keep(f"{selection.done} of {selection.total} maps are chosen")
             raise
     return selection.chosen()
