@@ -27,12 +27,13 @@ from curate.archs._narrow import narrow
 from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.compressions import CHANNELS, CHANNELS_FILE, KEPT_FILE, LIST_FILE, PRUNED, SECONDS_FILE, STAGES
 from curate.config import DrcConfig, TrainConfig
-from curate.drc.criteria import by_criterion
-from curate.drc.gates import importance
-from curate.drc.greedy import Chosen, greedy
-from curate.drc.search import candidates, search
+from curate.drc.chosen import Chosen, removed
+from curate.drc.criteria import by_criterion, largest
+from curate.drc.crops import check_patches
+from curate.drc.greedy import greedy
+from curate.drc.search import ALPHA_FILE, candidates, search
 from curate.drc.work import Work
-from curate.errors import DataError, UsageError, counted, one_line
+from curate.errors import DataError, UsageError, one_line
 from curate.loader import batches
 from curate.macs import multiply_adds, parameters
 from curate.manifest import Manifest
@@ -146,6 +147,7 @@ def compress(
     for name in STAGES:
         if name in asked or name in known:
             acts[name]()
+    storage.remove_leftovers(folder)
     return _report(run, asked[-1])
 
 
@@ -173,7 +175,8 @@ class _Run:
         """What the first stage depends on, JSON-able and flat."""
         config = self.work.config
         if self.known is not None:
-            return {**self.made_of, "code": _VERSION, "channels": units.text(self.known, self.work.units)}
+            channels = units.text(self.known, self.work.units)
+            return {**self.made_of, "code": _VERSION, "numbers": "given", "channels": channels}
         return {**self.made_of, "code": _VERSION, **_options(config, "numbers", *_OF_NUMBERS[config.numbers])}
 
     def of_pruning(self, widths: Sequence[int]) -> dict[str, Any]:
@@ -230,29 +233,15 @@ def _check(work: Work, asked: Sequence[str]) -> None:
         raise UsageError(f"{full_spec(arch)} has no units that could be pruned; 'curate archs' lists other networks")
     if config.channels is not None:
         units.fitted(config.channels, work.units)
-    if work.dual is not None:
-        _check_duals(arch, work.dual)
+    if work.dual is not None and not dual_networks.fits(work.dual, arch):
+        raise UsageError(f"the dual networks are not those of {full_spec(arch)}")
     searched = "channels" in asked and config.channels is None and config.numbers != "uniform"
     looking = "prune" in asked and config.criterion in ("greedy", "thinet")
     if searched or looking:
         check_side(arch, config.crop, "a crop")
         work.batches(work.manifest, config.seed)
-    if looking and len(work.manifest) < config.patches:
-        found = f"the manifest has {counted(len(work.manifest), 'patch')}"
-        raise UsageError(f"a selection looks at {config.patches} patches, and {found}; take fewer with --patches")
-
-
-def _check_duals(arch: Arch, given: Mapping[str, Tensor]) -> None:
-    with torch.random.fork_rng(devices=[]):
-        fresh = dual_networks.dual_networks(arch).state_dict()
-    found, asked = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (given, fresh))
-    if found != asked:
-        raise UsageError(f"the dual networks are not those of {full_spec(arch)}: {_first(found, asked)}")
-
-
-def _first(found: Mapping[str, object], asked: Mapping[str, object]) -> str:
-    name = next(name for name in (*asked, *found) if found.get(name) != asked.get(name))
-    return f"{name} should be {asked.get(name, 'absent')}, found {found.get(name, 'none')}"
+    if looking:
+        check_patches(work)
 
 
 def _check_folder(folder: Place) -> None:
@@ -286,16 +275,21 @@ def _channels(run: _Run) -> None:
     if record is not None:
         _tidy(folder)
         return
-    with _stage(run, "channels", folder):
-        widths = run.known
-        if widths is None and work.config.numbers == "uniform":
+    searching = run.known is None and work.config.numbers != "uniform"
+    if not searching:
+        _require_none(folder, ALPHA_FILE, resume.STATE_FILE)
+    with _timed(run.folder, "channels"):
+        if run.known is not None:
+            widths = run.known
+        elif searching:
+            widths = search(work, folder, run.progress("channels")).widths  # which locks the folder
+        else:
             widths = [candidates(unit.width, work.config.ratio, unit.count)[-1] for unit in work.units]
-        elif widths is None:
-            widths = search(work, folder, run.progress("channels")).widths
         made = ChannelsRecord(units=run.shapes(widths), identity=run.of_channels, versions=_versions())
-        storage.publish_bytes(folder / LIST_FILE, compressions.listed(made.units))
-        storage.publish_bytes(folder / CHANNELS_FILE, schema.dump(made, indent=2))
-        _tidy(folder)
+        with _locked(folder):
+            storage.publish_bytes(folder / LIST_FILE, compressions.listed(made.units))
+            storage.publish_bytes(folder / CHANNELS_FILE, schema.dump(made, indent=2))
+            _tidy(folder)
 
 
 def _widths(run: _Run) -> list[int]:
@@ -315,12 +309,15 @@ def _prune(run: _Run) -> None:
     if _finished(folder / KEPT_FILE, KeptRecord, identity) is not None:
         _tidy(folder)
         return
-    with _stage(run, "prune", folder):
-        if work.config.criterion == "greedy":
+    greedily = work.config.criterion == "greedy"
+    if not greedily:
+        _require_none(folder, resume.STATE_FILE)
+    with _locked(folder), _timed(run.folder, "prune"):
+        if greedily:
             chosen = greedy(work, widths, folder, run.progress("prune"))
         else:
             chosen = by_criterion(work, widths)
-        made = _removed(run, chosen, identity)
+        made = _smaller(run, chosen, identity)
         if work.dual is not None:
             dual_networks.save(folder, work.dual, made)
         made.save(folder)
@@ -330,13 +327,10 @@ def _prune(run: _Run) -> None:
         _tidy(folder)
 
 
-def _removed(run: _Run, chosen: Chosen, identity: Mapping[str, Any]) -> Checkpoint:
+def _smaller(run: _Run, chosen: Chosen, identity: Mapping[str, Any]) -> Checkpoint:
     """The smaller network, and all that made it."""
-    work = run.work
-    net = work.checkpoint.module()
-    net.load_state_dict(chosen.state)
-    state = narrow(net, work.units, chosen.kept).state_dict()
-    if not all(tensor.isfinite().all() for tensor in state.values()):
+    work, made = run.work, removed(run.work, chosen)
+    if not all(tensor.isfinite().all() for tensor in made.state.values()):
         raise DataError("the weights are not finite after the selection: take a smaller --layer-rate")
     patches = {"patches": len(work.manifest), "digest": work.manifest.digest()}
     channels = compressions.read(run.folder).channels
@@ -348,7 +342,7 @@ def _removed(run: _Run, chosen: Chosen, identity: Mapping[str, Any]) -> Checkpoi
         "device": work.device.type,
         "versions": _versions(),
     }
-    return Checkpoint(run.arch([len(maps) for maps in chosen.kept]), state, recipe)
+    return replace(made, recipe=recipe)
 
 
 def _pruned(run: _Run) -> Checkpoint:
@@ -433,7 +427,10 @@ def _finished(file: Place, kind: type[Sealed], identity: Mapping[str, Any]) -> S
         record = schema.parse(kind, file.read_bytes(), f"'{one_line(file)}'")
     except DataError as error:
         raise UsageError(f"{error}; {_ELSEWHERE}") from None
-    if problem := differences(record.identity, identity):  # type: ignore[attr-defined]
+    found: Mapping[str, Any] = record.identity  # type: ignore[attr-defined]
+    both = [{name: one[name] for name in found.keys() & identity.keys()} for one in (found, identity)]
+    # Options that only one of them has follow from one that both have.
+    if problem := differences(*both) or differences(found, identity):
         raise UsageError(f"'{one_line(file)}' was made with {problem}; {_ELSEWHERE}")
     return record
 
@@ -445,12 +442,18 @@ def _require_same(run: _Run, identity: Mapping[str, Any], what: str) -> None:
         raise UsageError(f"'{one_line(run.folder)}' holds {what} of {problem}; {_ELSEWHERE}")
 
 
+def _require_none(folder: Place, *names: str) -> None:
+    """UsageError where a stage's folder has any of these files, which are of another way to do it, and precious."""
+    if found := [name for name in names if (folder / name).is_file()]:
+        raise UsageError(f"'{one_line(folder)}' holds {found[0]} of what was begun with other options; {_ELSEWHERE}")
+
+
 @contextmanager
-def _stage(run: _Run, name: str, folder: Place) -> Iterator[None]:
-    """A stage's folder, made and locked, and the time that it takes."""
+def _locked(folder: Place) -> Iterator[None]:
+    """A stage's folder, made and locked, without what killed runs have left half written."""
     if isinstance(folder, Path):
         files.make_folder(folder)
-    with storage.lock(folder), _timed(run.folder, name):
+    with storage.lock(folder):
         storage.remove_leftovers(folder)
         yield
 
@@ -462,7 +465,7 @@ def _timed(folder: Place, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if folder.is_dir() or not isinstance(folder, Path):
+        if folder.is_dir() or not isinstance(folder, Path):  # not where nothing was begun
             known = compressions.seconds(folder)
             known[name] = round(known.get(name, 0.0) + monotonic() - started, 3)
             storage.publish_bytes(folder / SECONDS_FILE, compressions.dumped(known))
@@ -526,10 +529,7 @@ def slim(checkpoint: Checkpoint | str | Path, config: str | Path, arch: str | No
     widths = units.fitted(storage.place(config, "a config") if isinstance(config, Path) else config, own)
     net = before.module()
     named = dict(net.named_parameters())
-    kept = [
-        sorted(importance(named, unit).argsort(descending=True, stable=True)[:width].tolist())
-        for unit, width in zip(own, widths, strict=True)
-    ]
+    kept = [largest(named, unit, width) for unit, width in zip(own, widths, strict=True)]
     smaller: Arch = replace(before.arch, config=units.text(widths, own))  # type: ignore[type-var]
     made_of = {"arch": full_spec(before.arch), "weights": weights_hash(before.state), "criterion": "l1"}
     recipe = {"compressed": made_of, "versions": _versions()}

@@ -75,8 +75,9 @@ def greedy(work: Work, widths: Sequence[int], folder: Place, progress: Progress)
                 if selection.choose(number, progress):
                     selection.snapshot().save(folder, identity)
         except stopping.Stopped:
-            selection.snapshot().save(folder, identity)
-            stopping.keep(f"{selection.done} of {selection.total} maps are chosen")
+            if selection.done:
+                selection.snapshot().save(folder, identity)
+                stopping.keep(f"{selection.done} of {selection.total} maps are chosen")
             raise
     return selection.chosen()
 
