@@ -428,7 +428,7 @@ def _finished(file: Place, kind: type[Sealed], identity: Mapping[str, Any]) -> S
     except DataError as error:
         raise UsageError(f"{error}; {_ELSEWHERE}") from None
     found: Mapping[str, Any] = record.identity  # type: ignore[attr-defined]
-    both = [{name: one[name] for name in found.keys() & identity.keys()} for one in (found, identity)]
+    both = [{name: one[name] for name in identity if name in found} for one in (found, identity)]
     # Options that only one of them has follow from one that both have.
     if problem := differences(*both) or differences(found, identity):
         raise UsageError(f"'{one_line(file)}' was made with {problem}; {_ELSEWHERE}")
