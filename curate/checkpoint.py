@@ -23,7 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curate import matlab, plugins, schema, storage
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
@@ -40,7 +40,9 @@ __all__ = [
     "MODEL_FILE",
     "RECIPE_FILE",
     "Checkpoint",
+    "Contents",
     "check",
+    "contents",
     "full_spec",
     "mend",
     "read_recipe",
@@ -179,6 +181,19 @@ def _problems(file: Place, beside: Place) -> list[tuple[Place, str]]:
     if beside.read_bytes() != schema.dump(record, indent=2):
         return [(beside, f"it should repeat the recipe in {MODEL_FILE}, and says something else")]
     return []
+
+
+class Contents(NamedTuple):
+    """What a safetensors file of curate's holds."""
+
+    text: str | None  # its record, as JSON; None in a file of others
+    tensors: "dict[str, Tensor]"
+    compact: bool  # whether its header is as curate writes it
+
+
+def contents(file: Place) -> Contents:
+    """Raises DataError for a file that is no safetensors file, or is damaged."""
+    return Contents(_text(file), _read_safetensors(file), _is_compact(file))
 
 
 def _is_compact(file: Place) -> bool:

@@ -49,7 +49,7 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
     if genotype.suffix == ".json" and genotype.is_file():
         _refuse([name for name in asked if name == "--arch"], where, "genotype")
         return _genotype(genotype, size)
-    if weights == {"state.safetensors"}:
+    if weights - {"dual.safetensors"} == {"state.safetensors"}:
         _refuse(asked, where, "unfinished run")
         return _unfinished(where)
     if where.suffix.lower() in _CHECKPOINTS or weights:

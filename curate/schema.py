@@ -7,6 +7,7 @@
     manifest.parquet      ManifestRecipe    in the file's metadata under `curate`: all that made the manifest
     export.json           ExportRecord      what a folder of exported windows is
     model.safetensors     CheckpointRecipe  in the file's metadata under `curate`: all that made the checkpoint
+    dual.safetensors      DualRecord        the same, of the dual networks that it was trained with
     state.safetensors     TrainingState     the same, of a training run that has not ended
     genotype.json         GenotypeRecord    a network that a search found
     channels.json         ChannelsRecord    how many maps of each unit a compression keeps
@@ -42,6 +43,7 @@ __all__ = [
     "DistilledFrom",
     "Distilling",
     "Document",
+    "DualRecord",
     "ExportRecord",
     "GenotypeRecord",
     "KeptRecord",
@@ -253,6 +255,14 @@ class CheckpointRecipe(Sealed):
     arch: str  # spec with every option, defaults too: `fsrcnn:scale=2,d=56,s=12,m=4`
     weights: str  # SHA-256 of names, types, shapes and values, checked when they are loaded
     training: dict[str, Any]  # manifest, options, start, last loss, device, versions
+
+
+class DualRecord(Sealed):
+    """Whose dual networks are in a file."""
+
+    arch: str  # spec of the network with every option
+    network: str  # SHA-256 of the network's weights, as the checkpoint beside it says
+    weights: str  # the same of the dual networks' own, checked when they are loaded
 
 
 class TrainingState(Sealed):
@@ -479,7 +489,7 @@ def json_schemas() -> dict[str, str]:
     """File name -> content of everything under `schemas/`."""
     made_by_store: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord, CheckRecord]
     documents: list[type[Document]] = [*made_by_store, ManifestRecipe, ExportRecord, CheckpointRecipe, TrainingState]
-    documents += [ReportRecord, VerifyRecord, GenotypeRecord, ChannelsRecord, KeptRecord]
+    documents += [DualRecord, ReportRecord, VerifyRecord, GenotypeRecord, ChannelsRecord, KeptRecord]
     from curate import layout
 
     tables = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES, "manifest": layout.MANIFEST}

@@ -271,10 +271,12 @@ def _against_store(manifest: Manifest, look: Look, path: str) -> Iterator[Fault]
 
 def _check_others(checked: _Checked, deep: bool) -> None:
     if checked.kind == "checkpoint":
-        from curate import checkpoint  # only here torch is imported
+        from curate import checkpoint, dual  # only here torch is imported
 
-        looks = [checkpoint.check(place) for place in compressions.checkpoints(checked.path)]
-        looks.append(compressions.check(checked.path))
+        places = compressions.checkpoints(checked.path)
+        looks = [dual.check(place) for place in places]
+        if checked.path.name != dual.DUAL_FILE:
+            looks = [*map(checkpoint.check, places), *looks, compressions.check(checked.path)]
         found, problems = (list(chain.from_iterable(parts)) for parts in zip(*looks, strict=True))
     else:
         found, problems = exports.check(checked.path, deep)

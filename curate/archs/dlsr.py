@@ -51,6 +51,7 @@ class Dlsr(Arch):
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 255.0
+    tail: ClassVar[str | None] = "upsampler.0"
     least: ClassVar[int] = LEAST
     hfen: ClassVar[float] = 0.2
 

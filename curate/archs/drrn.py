@@ -43,6 +43,7 @@ class Drrn(Arch):
 
     colour: ClassVar[Literal["y", "rgb"]] = "y"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "output"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

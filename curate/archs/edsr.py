@@ -54,6 +54,7 @@ class Edsr(Arch):
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = _PEAK
+    tail: ClassVar[str | None] = "conv_last"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

@@ -31,6 +31,7 @@ class Fsrcnn(Arch):
 
     colour: ClassVar[Literal["y", "rgb"]] = "y"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "last_part"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

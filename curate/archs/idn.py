@@ -47,6 +47,7 @@ class Idn(Arch):
     colour: Literal["y", "rgb"] = "y"
 
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "deconv"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

@@ -38,6 +38,7 @@ class Imdn(Arch):
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "upsampler.0"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

@@ -46,6 +46,7 @@ class Rcan(Arch):
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 255.0
+    tail: ClassVar[str | None] = "conv_last"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

@@ -51,6 +51,7 @@ class Rdn(Arch):
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "output"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

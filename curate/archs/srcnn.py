@@ -34,6 +34,7 @@ class Srcnn(Arch):
 
     colour: ClassVar[Literal["y", "rgb"]] = "y"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "conv3"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

@@ -80,6 +80,10 @@ class Swinir(Arch):
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path should be at least 0 and below 1, found {self.drop_path}")
 
+    @property
+    def tail(self) -> str:  # type: ignore[override]
+        return "upsample.0" if self.variant == "light" else "conv_last"
+
     def build(self) -> "SwinirNet":
         """A fresh network: linear layers of small random weights, convolutions of torch's own."""
         embed, groups = self._sizes()

@@ -44,6 +44,7 @@ class Unet(Arch):
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "last"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
