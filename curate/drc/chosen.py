@@ -1,29 +1,24 @@
 """What a selection leaves: which maps of each unit stay, and the network's weights with the others closed.
 
 A closed map has no effect: the columns that read it are 0, and of attention the rows that make its queries too. So the
-network with closed maps gives what the smaller one without them gives (`removed`).
+network with closed maps gives what the smaller one without them gives (`curate.archs._narrow`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from curate import units
-from curate.archs._narrow import narrow
-from curate.checkpoint import Checkpoint
-from curate.drc.work import Work
 from curate.units import PrunableUnit
 
-__all__ = ["Chosen", "close", "removed", "reopen"]
+__all__ = ["Chosen", "close", "reopen"]
 
 
 class Chosen(NamedTuple):
     """A selection's result."""
 
-    kept: list[list[int]]  # the maps of each unit of `Work.units` that stay, ascending
+    kept: list[list[int]]  # the maps of each of `Work.units` that stay, ascending
     state: dict[str, Tensor]  # of the network before removal, on the CPU: closed columns are 0
 
 
@@ -45,13 +40,3 @@ def reopen(
         weight = parameters[span.parameter]
         places = torch.tensor(span.places(unit.width, maps), dtype=torch.int64, device=weight.device)
         weight.index_copy_(span.axis, places, original[span.parameter].index_select(span.axis, places))
-
-
-def removed(work: Work, chosen: Chosen) -> Checkpoint:
-    """The smaller network that is left, with the checkpoint's recipe."""
-    net = work.checkpoint.module()
-    net.load_state_dict(chosen.state)
-    narrow(net, work.units, chosen.kept)
-    config = units.text([len(kept) for kept in chosen.kept], work.units)
-    arch = replace(work.arch, config=config)  # type: ignore[type-var]
-    return Checkpoint(arch, net.state_dict(), work.checkpoint.recipe)

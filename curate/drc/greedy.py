@@ -40,7 +40,7 @@ from curate.progress import Progress
 from curate.storage import Place
 from curate.units import PrunableUnit
 
-__all__ = ["greedy", "scores"]
+__all__ = ["Chosen", "greedy", "scores"]
 
 _VERSION = 1  # raise it when the same options begin to choose other maps
 _OPTIONS = (
@@ -77,7 +77,7 @@ def greedy(work: Work, widths: Sequence[int], folder: Place, progress: Progress)
         except stopping.Stopped:
             if selection.done:
                 selection.snapshot().save(folder, identity)
-                stopping.keep(f"{selection.done} of {selection.total} maps are chosen")
+            stopping.keep(f"{selection.done} of {selection.total} maps are chosen")
             raise
     return selection.chosen()
 
