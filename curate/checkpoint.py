@@ -218,7 +218,7 @@ def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
         inner = next(one for one in specs if "." in one.partition(":")[0])
         raise UsageError(f"{_quoted(file)} is for an arch outside curate; to import it, give --arch {one_line(inner)}")
     try:
-        values = (value.strip('"') for one in specs for value in plugins.given_in(one).values())
+        values = (value.strip('"') for one in reversed(specs) for value in plugins.given_in(one).values())
         if named := [value for value in values if value.endswith(_FILES)]:
             # Nor open a file, or a URL, of its choice. What curate writes says what was in it.
             raise UsageError(f"it names another file, '{one_line(named[0])}'")
