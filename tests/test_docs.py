@@ -231,6 +231,8 @@ def mistakes(command: str) -> list[str]:
         return [] if verb == "COMMAND" else [f"no verb {verb}: {command}"]
     if given and given[0] in getattr(asked, "commands", {}):  # a verb of a group
         asked, given = asked.commands[given[0]], given[1:]
+    elif default := getattr(asked, "default", None):  # its own command, whose name may be left out
+        asked = asked.commands[default]
     known = {name for p in asked.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
     given = [word.partition("=")[0] for word in given if re.match(r"--?[a-z]", word)]
     return [f"no option {option}: {command}" for option in given if option not in known]

@@ -213,6 +213,28 @@ def test_the_search_page_runs(photographs: Path, run: Callable[..., list[str]]) 
     assert "conv_7x7" in printed[1]
 
 
+def test_the_compression_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
+    """With few steps of small networks on small windows."""
+    quick = (
+        "--search-steps 1 --batch-size 2 --crop 24 --patches 4 --per-pass 16 --finetune-steps 1 "
+        "--finetune-batch-size 2 --finetune-crop 24 --device cpu"
+    )
+    printed = run(
+        "docs/drc.md",
+        {
+            "ingest DIV2K/DIV2K_train_HR store": "ingest DIV2K/DIV2K_train_HR store --patch 48 --step 48",
+            "drn:scale=4 --dual 0.1 --crop 384 --batch-size 32 --steps 1000000": (
+                "drn:scale=4,features=4,blocks=1 --dual 0.1 --crop 24 --batch-size 2 --steps 1"
+            ),
+            "--ratio 0.3": f"--ratio 0.3 {quick}",
+            "edsr:scale=4 --dual 0.1 --steps 300000": "edsr:scale=4,features=8,blocks=1 --dual 0.1 --crop 24 --steps 1",
+            "--config DRNS_x4_30.txt": "--config 1.4.8.8.8.8",
+        },
+    )
+    assert "31,527 -> " in printed[0] and " ms for 320x180 on cpu: small" in printed[0]
+    assert "down.0.dual_module: " in printed[2] and " with dual networks, " in printed[4]
+
+
 def test_the_questions_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
     page = "docs/faq.md"
     printed = run(page, {})

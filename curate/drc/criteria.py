@@ -29,7 +29,7 @@ from curate.drc.readers import Call
 from curate.drc.work import Work
 from curate.units import PrunableUnit
 
-__all__ = ["by_criterion", "rebuilding"]
+__all__ = ["by_criterion", "largest", "rebuilding"]
 
 _VALUES = 64  # drawn of what a reader makes of a crop
 _RIDGE = 1e-6  # of the mean power of the kept maps: factors stay near 1 where the values do not tell
@@ -48,7 +48,7 @@ def by_criterion(work: Work, widths: Sequence[int]) -> Chosen:
     kept = []
     for number, (unit, width) in enumerate(zip(work.units, widths, strict=True)):
         if criterion == "l1":
-            best = importance(state, unit).argsort(descending=True, stable=True)[:width].tolist()
+            best = largest(state, unit, width)
         else:
             assert criterion == "random", criterion
             best = np.random.default_rng([work.config.seed, number]).permutation(unit.width)[:width].tolist()
@@ -56,6 +56,11 @@ def by_criterion(work: Work, widths: Sequence[int]) -> Chosen:
     for unit, maps in zip(work.units, kept, strict=True):
         close(state, unit, _others(unit, maps))
     return Chosen(kept, state)
+
+
+def largest(parameters: Mapping[str, Tensor], unit: PrunableUnit, width: int) -> list[int]:
+    """The maps of a unit whose readers have the largest weights (L1), ascending; of equal ones the first."""
+    return sorted(importance(parameters, unit).argsort(descending=True, stable=True)[:width].tolist())
 
 
 def rebuilding(gram_WW: Tensor, width: int) -> tuple[list[int], Tensor]:

@@ -6,7 +6,16 @@ from curate.drc.work import Work
 from curate.errors import UsageError, counted
 from curate.objective import Images
 
-__all__ = ["selection_set"]
+__all__ = ["check_patches", "selection_set"]
+
+
+def check_patches(work: Work) -> None:
+    """UsageError where the manifest is smaller than the selection set."""
+    if len(work.manifest) < work.config.patches:
+        asked = f"it should have {work.config.patches} (--patches) or more"
+        raise UsageError(
+            f"too few patches for the selection set: {asked}, found {counted(len(work.manifest), 'patch')}"
+        )
 
 
 def selection_set(work: Work) -> list[Images]:
@@ -14,12 +23,8 @@ def selection_set(work: Work) -> list[Images]:
 
     UsageError where the manifest has fewer patches than that: some would be seen twice.
     """
+    check_patches(work)
     config = work.config
-    if len(work.manifest) < config.patches:
-        asked = f"it should have {config.patches} (--patches) or more"
-        raise UsageError(
-            f"too few patches for the selection set: {asked}, found {counted(len(work.manifest), 'patch')}"
-        )
     made = []
     feed = work.batches(work.manifest, config.seed)
     for _ in range(config.patches // config.batch_size):
