@@ -4,13 +4,12 @@
     OUT/drc/NAME/METHOD_MANIFEST_SEED        compressed by a method (`drc`): before its finetuning in `pruned`; what was
                                              measured of both: BENCHMARK.json
     OUT/drc/NAME/unpruned_MANIFEST_SEED      the same with all maps left: the trained network, finetuned alike
-    OUT/drc/latency.json                     what networks take on this machine, all measured in one go
+    OUT/drc/latency.json                     what all of these networks take here, measured in one go
 
 Two compressions with the same manifest do not keep the same maps either, so each is compared with the reference's of
 the same method and seed, and with those of its other seeds, beside what chance would give.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import comb
@@ -21,11 +20,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from curate import drc, markdown, plot, plugins, units
+from curate import compressions, drc, markdown, plot, plugins, units
 from curate.agreement import OTHERS, beside, overlap
 from curate.blocks import Drc
 from curate.checkpoint import Checkpoint
-from curate.errors import DataError, counted, one_line
+from curate.errors import counted, one_line
 from curate.manifest import Manifest
 from curate.markdown import Column
 from curate.measurement import measured, timed
@@ -49,7 +48,7 @@ _COLUMNS = [
     ("numbers", pa.string()),  # maps of each unit that stay
     ("parameters", pa.int64()),
     ("multiply_adds", pa.int64()),  # for 1280x720
-    ("milliseconds", pa.float64()),  # for 1280x720
+    ("milliseconds", pa.float64()),  # for 1280x720 on a GPU, for 320x180 on a CPU
     ("seconds", pa.float64()),  # of search and selection
     *((name, pa.float64()) for name in _AGREEMENT),
     *((name + OTHERS, pa.float64()) for name in _AGREEMENT),
@@ -121,7 +120,7 @@ def compressed(
         own = part(progress, number, len(todo), f"{one.block.name} {one.folder}")
         trained = out / one.block.name / "trained"
         report = drc.compress(trained, chosen, one.config, where, device=device, progress=own)
-        mine = _kept(where / "pruned" / "kept.json", widths[one.block.name])
+        mine = _kept(where, widths[one.block.name])
         kept.setdefault((one.block.name, one.method), {})[one.manifest, one.seed] = mine
         archs.append(report.arch)
         row = {"name": one.block.name, "method": one.method, "manifest": one.manifest, "patches": len(chosen)}
@@ -154,15 +153,11 @@ def _measured(one: Compression, run: Path, tests: Mapping[str, str | Path], devi
     return row
 
 
-def _kept(file: Path, widths: Sequence[int]) -> Kept:
-    """What a compression has left of units of these widths. DataError for a damaged record."""
-    try:
-        maps = tuple(tuple(chosen) for chosen in json.loads(file.read_bytes())["kept"])
-    except (ValueError, KeyError, TypeError):
-        maps = ()
-    if len(maps) != len(widths) or not all(maps):
-        raise DataError(f"'{one_line(file)}' is not a compression's, or is damaged")
-    return Kept(tuple(widths), maps)
+def _kept(run: Path, widths: Sequence[int]) -> Kept:
+    """What a compression has left of units of these widths."""
+    record = compressions.read(run).kept
+    assert record is not None, "a compression has ended without a record"
+    return Kept(tuple(widths), tuple(map(tuple, record.kept)))
 
 
 def picture(table: pa.Table) -> str:
@@ -258,8 +253,8 @@ def _note(block: Drc) -> list[str]:
         f"{one_line(block.arch)}, trained once on {block.base} for {length}; then each method, fed with each manifest, "
         f"and {after}; means and standard deviations over {counted(len(block.seeds), 'seed')}. {UNPRUNED}: all maps "
         "left, finetuned alike, so that nobody has trained for longer. Seconds are those of search and selection. "
-        "Multiply-adds and latency are for one answer of 1280x720 px, the same image for all. PSNR on Y, dB, before "
-        "the finetuning and after it."
+        "Multiply-adds are for an answer of 1280x720 px; latency is for one on a GPU, and for one of 320x180 px on a CPU. "
+        "PSNR on Y, dB, before the finetuning and after it."
     )
     return wrap(said, _WIDTH)
 
