@@ -5,9 +5,9 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -53,6 +53,22 @@ def made(spec: str, seed: int = 3) -> Checkpoint:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Checkpoint(arch, arch.build().state_dict(), {})
+
+
+@dataclass(frozen=True)
+class Single(Arch):
+    """A network of one layer: no maps within it."""
+
+    scale: int = 1
+    colour: ClassVar[Literal["y", "rgb"]] = "rgb"
+    peak: ClassVar[float] = 1.0
+
+    def build(self) -> torch.nn.Module:
+        return torch.nn.Conv2d(3, 3, 3, padding=1)
+
+
+def single() -> Checkpoint:
+    return Checkpoint(Single(), Single().build().state_dict(), {})
 
 
 def config(**options: Any) -> DrcConfig:
@@ -213,20 +229,29 @@ def test_other_methods(numbers: str, criterion: str, manifest: Manifest, tmp_pat
 
 # Of DLSR what a search finds, as text.
 NETWORKS = {
-    "dlsr": "dlsr:genotype=conv_3x3+sep_3x3+dil_3x3@12.13.24.35,scale=2,features=4",
-    "swinir": "swinir:scale=2,embed=8,groups=1,blocks=2,heads=2",
-    "edsr": "edsr:scale=2,features=8,blocks=1",
-    "imdn": "imdn:scale=2,features=16,modules=1",
+    "dlsr": ("dlsr:genotype=conv_3x3+sep_3x3+dil_3x3@12.13.24.35,scale=2,features=8", "l1"),
+    "swinir": ("swinir:scale=2,embed=12,groups=1,blocks=1,heads=2", "greedy"),
+    "edsr": ("edsr:scale=2,features=16,blocks=1", "greedy"),
+    "imdn": ("imdn:scale=2,features=16,modules=1", "l1"),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_other_networks(name: str, manifest: Manifest, tmp_path: Path) -> None:
-    few = config(numbers="uniform", search_steps=1, per_pass=32, patches=2, crop=32, finetune_steps=1, finetune_crop=32)
-    report = drc.compress(made(NETWORKS[name]), manifest, few, tmp_path / "run")
+    spec, criterion = NETWORKS[name]
+    few = config(numbers="uniform", criterion=criterion, per_pass=32, patches=2, crop=32, finetune_steps=0)
+    report = drc.compress(made(spec), manifest, few, tmp_path / "run")
     assert report.parameters[1] < report.parameters[0] and report.multiply_adds[1] < report.multiply_adds[0]
-    again = drc.compress(tmp_path / "run", manifest, replace(few, criterion="l1"), tmp_path / "again")
-    assert again.before == report.arch and again.parameters[1] < report.parameters[1]
+    assert Checkpoint.load(tmp_path / "run").arch == report.arch
+
+
+def test_what_was_made_smaller_can_be_made_smaller_again(manifest: Manifest, tmp_path: Path) -> None:
+    few = config(numbers="uniform", criterion="l1", finetune_steps=0)
+    first = drc.compress(made("edsr:scale=2,features=16,blocks=1"), manifest, few, tmp_path / "run")
+    second = drc.compress(tmp_path / "run", manifest, few, tmp_path / "again")
+    assert second.before == first.arch and second.parameters[1] < first.parameters[1]
+    assert Checkpoint.load(tmp_path / "again").arch.config == "8.8"
+    assert (tmp_path / "again" / "channels" / "channels.txt").read_text() == "8\n8\n"
 
 
 def test_known_numbers_need_no_search_and_may_lie_in_a_file(manifest: Manifest, tmp_path: Path) -> None:
@@ -255,8 +280,8 @@ def test_slim_keeps_the_largest(tmp_path: Path) -> None:
         drc.slimmed(full, "2.8.16.16.16.16", tmp_path / "out")
     with pytest.raises(UsageError, match=r"config should have a number for each of the 6 units, found 2"):
         drc.slim(full, "1.8")
-    with pytest.raises(UsageError, match=r"srcnn.* has no units that could be pruned"):
-        drc.slim(made("srcnn:scale=2"), "1")
+    with pytest.raises(UsageError, match=r"has no prunable units"):
+        drc.slim(single(), "1")
 
 
 def test_it_may_be_at_a_url(whole: tuple[Path, drc.DrcReport], manifest: Manifest, memory: str) -> None:
@@ -287,7 +312,6 @@ def test_damage_is_found_and_the_list_is_made_again(whole: tuple[Path, drc.DrcRe
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
-    "no units": ("srcnn:scale=2", {}, r"srcnn:.* has no units that could be pruned"),
     "a small manifest": (TINY, {"patches": 4000, "batch_size": 8}, r"too few patches for the selection set: .* 4000 "),
     "a small crop": ("swinir:scale=2,embed=8,groups=1,blocks=2,heads=2", {"crop": 1}, r"a crop should be "),
     "a crop that does not divide": (TINY, {"crop": 22}, r"a crop should be a multiple of the scale 4"),
@@ -304,6 +328,12 @@ def test_what_does_not_fit_is_said_before_anything_is_written(name: str, manifes
     with pytest.raises(UsageError, match=problem) as error:
         drc.compress(made(spec), manifest, config(**options), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_network_without_units(manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no prunable units"):
+        drc.compress(single(), manifest, config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_teacher_and_dual_networks_of_another_kind(manifest: Manifest, tmp_path: Path) -> None:

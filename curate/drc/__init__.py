@@ -27,9 +27,10 @@ from curate.archs._narrow import narrow
 from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.compressions import CHANNELS, CHANNELS_FILE, KEPT_FILE, LIST_FILE, PRUNED, SECONDS_FILE, STAGES
 from curate.config import DrcConfig, TrainConfig
-from curate.drc.chosen import Chosen, removed
+from curate.drc.chosen import Chosen
 from curate.drc.criteria import by_criterion, largest
 from curate.drc.crops import check_patches
+from curate.drc.foreign import prepared
 from curate.drc.greedy import greedy
 from curate.drc.search import ALPHA_FILE, candidates, search
 from curate.drc.work import Work
@@ -124,28 +125,29 @@ def compress(
     """
     folder = storage.place(out, "a compression")
     asked: Sequence[str] = STAGES if stage is None else (stage,)
-    before = Checkpoint.load(checkpoint, arch) if isinstance(checkpoint, str | Path) else checkpoint
+    loaded = Checkpoint.load(checkpoint, arch) if isinstance(checkpoint, str | Path) else checkpoint
+    before = prepared(loaded)
     chosen = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     source = store if isinstance(store, Store) else chosen.store(store)
-    duals = _beside(checkpoint, before) if dual is None else dict(dual)
+    duals = _beside(checkpoint, loaded) if dual is None else dict(dual)
     work = Work(before, chosen, config, source, pick_device(device), duals)
     run = _Run(work, folder, _named(progress))
     _check(work, asked)
     _check_folder(folder)
     if "finetune" in asked and config.finetune_steps:
-        loaded = Checkpoint.load(teacher) if isinstance(teacher, str | Path) else teacher
-        _check_finetuning(work, loaded, validate)
-        finetune = partial(_finetune, run, loaded, validate, device)
+        known = Checkpoint.load(teacher) if isinstance(teacher, str | Path) else teacher
+        _check_finetuning(work, known, validate)
+        finetune = partial(_finetune, run, known, validate, device)
     else:
         finetune = partial(_copy, run)
-    known = [] if config.channels is None or "prune" not in asked else ["channels"]  # takes no time
+    given = config.channels is not None and "prune" in asked  # so that the first stage takes no time
     acts: Mapping[str, Callable[[], None]] = {
         "channels": partial(_channels, run),
         "prune": partial(_prune, run),
         "finetune": finetune,
     }
     for name in STAGES:
-        if name in asked or name in known:
+        if name in asked or (given and name == "channels"):
             acts[name]()
     storage.remove_leftovers(folder)
     return _report(run, asked[-1])
@@ -229,8 +231,6 @@ def _beside(checkpoint: Checkpoint | str | Path, loaded: Checkpoint) -> dict[str
 def _check(work: Work, asked: Sequence[str]) -> None:
     """UsageError for a network or options that cannot be compressed with, before anything is written."""
     arch, config = work.arch, work.config
-    if not work.units:
-        raise UsageError(f"{full_spec(arch)} has no units that could be pruned; 'curate archs' lists other networks")
     if config.channels is not None:
         units.fitted(config.channels, work.units)
     if work.dual is not None and not dual_networks.fits(work.dual, arch):
@@ -313,10 +313,7 @@ def _prune(run: _Run) -> None:
     if not greedily:
         _require_none(folder, resume.STATE_FILE)
     with _locked(folder), _timed(run.folder, "prune"):
-        if greedily:
-            chosen = greedy(work, widths, folder, run.progress("prune"))
-        else:
-            chosen = by_criterion(work, widths)
+        chosen = greedy(work, widths, folder, run.progress("prune")) if greedily else by_criterion(work, widths)
         made = _smaller(run, chosen, identity)
         if work.dual is not None:
             dual_networks.save(folder, work.dual, made)
@@ -329,8 +326,11 @@ def _prune(run: _Run) -> None:
 
 def _smaller(run: _Run, chosen: Chosen, identity: Mapping[str, Any]) -> Checkpoint:
     """The smaller network, and all that made it."""
-    work, made = run.work, removed(run.work, chosen)
-    if not all(tensor.isfinite().all() for tensor in made.state.values()):
+    work = run.work
+    net = work.checkpoint.module()
+    net.load_state_dict(chosen.state)
+    state = narrow(net, work.units, chosen.kept).state_dict()
+    if not all(tensor.isfinite().all() for tensor in state.values()):
         raise DataError("the weights are not finite after the selection: take a smaller --layer-rate")
     patches = {"patches": len(work.manifest), "digest": work.manifest.digest()}
     channels = compressions.read(run.folder).channels
@@ -342,7 +342,7 @@ def _smaller(run: _Run, chosen: Chosen, identity: Mapping[str, Any]) -> Checkpoi
         "device": work.device.type,
         "versions": _versions(),
     }
-    return replace(made, recipe=recipe)
+    return Checkpoint(run.arch([len(maps) for maps in chosen.kept]), state, recipe)
 
 
 def _pruned(run: _Run) -> Checkpoint:
@@ -398,6 +398,8 @@ def _copy(run: _Run) -> None:
     if resume.is_begun(run.folder):
         raise UsageError(f"'{one_line(run.folder)}' holds a training that has not ended; {_ELSEWHERE}")
     with storage.lock(run.folder):
+        if run.work.dual is not None:
+            dual_networks.save(run.folder, run.work.dual, pruned)
         _save(pruned, run.folder)
 
 
@@ -522,10 +524,8 @@ def slim(checkpoint: Checkpoint | str | Path, config: str | Path, arch: str | No
     Largest by the L1 norm of the weights that read them. Raises UsageError for a network without units and a config
     that does not fit it, DataError for a file that is damaged.
     """
-    before = Checkpoint.load(checkpoint, arch) if isinstance(checkpoint, str | Path) else checkpoint
+    before = prepared(Checkpoint.load(checkpoint, arch) if isinstance(checkpoint, str | Path) else checkpoint)
     own = units.left(before.arch)
-    if not own:
-        raise UsageError(f"{full_spec(before.arch)} has no units that could be pruned")
     widths = units.fitted(storage.place(config, "a config") if isinstance(config, Path) else config, own)
     net = before.module()
     named = dict(net.named_parameters())
