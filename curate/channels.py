@@ -253,7 +253,7 @@ def _note(block: Drc) -> list[str]:
         f"{one_line(block.arch)}, trained once on {block.base} for {length}; then each method, fed with each manifest, "
         f"and {after}; means and standard deviations over {counted(len(block.seeds), 'seed')}. {UNPRUNED}: all maps "
         "left, finetuned alike, so that nobody has trained for longer. Seconds are those of search and selection. "
-        "Multiply-adds are for an answer of 1280x720 px; latency is for one on a GPU, and for one of 320x180 px on a CPU. "
+        "Multiply-adds are for an answer of 1280x720 px; so is latency on a GPU, on a CPU it is for 320x180 px. "
         "PSNR on Y, dB, before the finetuning and after it."
     )
     return wrap(said, _WIDTH)
