@@ -178,12 +178,12 @@ def picture(table: pa.Table) -> str:
         title: {method: ", ".join(_size(column, rows) for column in _SIZES) for method, rows in group.items()}
         for title, group in sizes.items()
     }
-    return plot.rows(groups, "PSNR, dB", notes)
+    head = ", ".join(column.title.rpartition(", ")[0] for column in _SIZES)
+    return plot.rows(groups, "PSNR, dB", notes, head)
 
 
 def _size(column: Column, rows: Sequence[Mapping[str, Any]]) -> str:
-    *_, unit = column.title.split(", ")
-    return f"{column.cell([row[column.name] for row in rows], spread=False)} {unit}"
+    return f"{column.cell([row[column.name] for row in rows], spread=False)} {column.title.rpartition(', ')[2]}"
 
 
 def page(table: pa.Table, plan: Pipeline) -> str:
@@ -260,11 +260,12 @@ def _note(block: Drc) -> list[str]:
 
 
 def _note_of_agreement(block: Drc) -> list[str]:
+    reference = block.manifests[0]
     said = (
-        f"Which maps stay, beside those that the same method kept of the same network, fed with {block.manifests[0]}, "
-        "with the same seed or, in the mean, with others: the mean overlap (Jaccard) of the maps of each unit, and the "
-        "share of the units with the same number of maps. By chance: of random maps, as many of each unit; of the same "
-        "numbers, shuffled among units of the same width. Pruning the data changes which channels go where the overlap "
-        "with the same seed is below that of other seeds."
+        f"Which maps stay, beside those that the same method kept of the same network, fed with {reference}, with the "
+        "same seed or, in the mean, with others: the mean overlap (Jaccard) of the maps of each unit, and the share of "
+        "the units with the same number of maps. By chance: of random maps, as many of each unit; of the same numbers, "
+        "shuffled among units of the same width. Other data changes which channels go where its maps overlap less with "
+        f"those of {reference} than these do with those of other seeds."
     )
     return wrap(said, _WIDTH)
