@@ -178,12 +178,12 @@ def picture(table: pa.Table) -> str:
         title: {method: ", ".join(_size(column, rows) for column in _SIZES) for method, rows in group.items()}
         for title, group in sizes.items()
     }
-    return plot.rows(groups, "PSNR, dB", notes)
+    head = ", ".join(column.title.rpartition(", ")[0] for column in _SIZES)
+    return plot.rows(groups, "PSNR, dB", notes, head)
 
 
 def _size(column: Column, rows: Sequence[Mapping[str, Any]]) -> str:
-    *_, unit = column.title.split(", ")
-    return f"{column.cell([row[column.name] for row in rows], spread=False)} {unit}"
+    return f"{column.cell([row[column.name] for row in rows], spread=False)} {column.title.rpartition(', ')[2]}"
 
 
 def page(table: pa.Table, plan: Pipeline) -> str:
@@ -253,18 +253,19 @@ def _note(block: Drc) -> list[str]:
         f"{one_line(block.arch)}, trained once on {block.base} for {length}; then each method, fed with each manifest, "
         f"and {after}; means and standard deviations over {counted(len(block.seeds), 'seed')}. {UNPRUNED}: all maps "
         "left, finetuned alike, so that nobody has trained for longer. Seconds are those of search and selection. "
-        "Multiply-adds are for an answer of 1280x720 px; latency is for one on a GPU, and for one of 320x180 px on a CPU. "
+        "Multiply-adds are for an answer of 1280x720 px; so is latency on a GPU, on a CPU it is for 320x180 px. "
         "PSNR on Y, dB, before the finetuning and after it."
     )
     return wrap(said, _WIDTH)
 
 
 def _note_of_agreement(block: Drc) -> list[str]:
+    reference = block.manifests[0]
     said = (
-        f"Which maps stay, beside those that the same method kept of the same network, fed with {block.manifests[0]}, "
-        "with the same seed or, in the mean, with others: the mean overlap (Jaccard) of the maps of each unit, and the "
-        "share of the units with the same number of maps. By chance: of random maps, as many of each unit; of the same "
-        "numbers, shuffled among units of the same width. Pruning the data changes which channels go where the overlap "
-        "with the same seed is below that of other seeds."
+        f"Which maps stay, beside those that the same method kept of the same network, fed with {reference}, with the "
+        "same seed or, in the mean, with others: the mean overlap (Jaccard) of the maps of each unit, and the share of "
+        "the units with the same number of maps. By chance: of random maps, as many of each unit; of the same numbers, "
+        "shuffled among units of the same width. Other data changes which channels go where its maps overlap less with "
+        f"those of {reference} than these do with those of other seeds."
     )
     return wrap(said, _WIDTH)

@@ -6,7 +6,7 @@ from html import escape
 __all__ = ["dots", "page", "rows"]
 
 _WIDTH, _ROW, _LEFT, _TOP = 640, 22, 150, 34  # px
-_NOTE = 190  # px, right of a panel whose rows have notes
+_NOTE = 210  # px, right of a panel whose rows have notes
 _STEP = 8  # px between the dots of two series in a row
 _COLOURS = ("#1b6ca8", "#c8553d", "#4c956c", "#7a5195", "#b08900")
 
@@ -23,11 +23,14 @@ def dots(groups: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> str:
 
 
 def rows(
-    groups: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], unit: str, notes: Mapping[str, Mapping[str, str]]
+    groups: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    unit: str,
+    notes: Mapping[str, Mapping[str, str]],
+    head: str,
 ) -> str:
-    """As `dots`, where each row has several series, a colour each, and a note of that group beside it.
+    """As `dots`, where each row has several series, a colour each, and a note beside it.
 
-    `groups` are title -> row -> series -> values, `notes` title -> row -> words.
+    `groups` are title -> row -> series -> values, `notes` title -> row -> words, and `head` says what these are.
     """
     parts = []
     top = 10
@@ -36,6 +39,7 @@ def rows(
         colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
         height = max(_ROW, _STEP * len(names) + 8)
         parts += _panel(title, group, unit, top, colours, height)
+        parts.append(f'<text x="{_WIDTH}" y="{top + 14}" fill="#555">{escape(head)}</text>')
         for number, name in enumerate(group):
             y = top + _TOP + height * number + 4
             parts.append(f'<text x="{_WIDTH}" y="{y}" fill="#555">{escape(notes[title].get(name, ""))}</text>')
@@ -82,13 +86,13 @@ def _panel(
     for number, (name, row) in enumerate(group.items()):
         middle = top + _TOP + height * number
         lines.append(f'<text x="{_LEFT - 10}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>')
-        half = 8 if len(colours) == 1 else _STEP // 2
+        half, pen = (8, 1) if len(colours) == 1 else (_STEP // 2, 2)
         for place, (series, colour) in enumerate(colours.items()):
             found = row.get(series, ())
             y = middle + _STEP * place - _STEP * (len(colours) - 1) // 2
             if found:
                 centre = x(sum(found) / len(found))
-                ends = f'y1="{y - half}" y2="{y + half}"'
-                lines.append(f'<line x1="{centre:.1f}" x2="{centre:.1f}" {ends} stroke="{colour}"/>')
+                ends = f'x1="{centre:.1f}" x2="{centre:.1f}" y1="{y - half}" y2="{y + half}"'
+                lines.append(f'<line {ends} stroke="{colour}" stroke-width="{pen}"/>')
             lines += [f'<circle cx="{x(one):.1f}" cy="{y}" r="4" fill="{colour}" fill-opacity="0.6"/>' for one in found]
     return lines

@@ -312,9 +312,10 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
     networks = {
         study.stem: len({training.arch for training in Pipeline.load(study).trainings()}) for study in sorted(studies)
     }
-    searching = {"nas_proxy": 0, "nas_proxy_small": 0}
+    searching, compressing = ("nas_proxy", "nas_proxy_small"), ("drc_study", "drc_study_small")
     assert networks == {
-        **searching, "distill_study": 2, "distill_study_small": 1, "pruning_study": 2, "sobel_vs_loss": 1
+        **dict.fromkeys((*searching, *compressing), 0),
+        "distill_study": 2, "distill_study_small": 1, "pruning_study": 2, "sobel_vs_loss": 1,
     }  # fmt: skip
     for study in studies:
         plan = Pipeline.load(study)
@@ -326,6 +327,10 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
             assert len(plan.manifests(block.name)) == 3  # the spread is of the draw too
             assert block.like in {chosen.name for chosen in plan.select}  # equal bytes
         assert bool(plan.nas) == (study.stem in searching)
+        assert bool(plan.drc) == (study.stem in compressing)
+        for block in plan.drc:
+            assert len(block.seeds) > 1 and block.manifests[0] == block.base == "full"
+            assert {"drc", "uniform-l1"} <= block.methods.keys() and block.training().dual == block.config(None, 0).dual
         for searched in plan.nas:
             assert len(searched.seeds) > 1 and searched.manifests[0] == "full"  # the reference has other seeds
             assert searched.retrain and searched.retrain.manifest == "full"
@@ -336,4 +341,4 @@ def test_the_file_in_the_formats_is_one(load: Callable[[str], Pipeline]) -> None
     page = (ROOT / "docs/formats.md").read_text("utf-8")
     plan = load(page.partition("```toml\n")[2].partition("```")[0])
     assert labels(plan, "dm-5") == ["dm-5-seed0", "dm-5-seed1", "dm-5-seed2"] and len(plan.trainings()) == 6
-    assert len(plan.searches()) == 4
+    assert len(plan.searches()) == 4 and len(plan.compressions()) == 4 * 4
