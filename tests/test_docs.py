@@ -6,6 +6,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -217,9 +218,15 @@ def shown_commands(page: str) -> list[str]:
     return [match[0].lstrip(" /$'") for match in found if match]
 
 
+@cache
+def program() -> Any:
+    """All verbs, as Click has them: made once, for many commands."""
+    return typer.main.get_command(app)
+
+
 def mistakes(command: str) -> list[str]:
     """The verbs and options of a command that there are not."""
-    group: Any = typer.main.get_command(app)
+    group = program()
     try:
         words = shlex.split(re.sub(r"'$", "", command) if command.count("'") % 2 else command)
     except ValueError:
