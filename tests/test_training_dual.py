@@ -85,7 +85,7 @@ def test_the_dual_loss_falls_whatever_lr_was_made_by(manifest: Manifest, tmp_pat
         curve = [value for _, value in scalars(folder)["train/dual"]]
         assert curve[-1] < 0.6 * curve[0]
         found.append(duals(folder, made))
-    assert distance(*found) > 1e-2
+    assert distance(*found) > 1e-3
 
 
 def test_of_no_weight_is_without(manifest: Manifest, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_the_running_mean_is_of_the_dual_networks_too(manifest: Manifest, tmp_pa
 
 def test_a_folder_with_dual_networks_alone_takes_no_other_run(manifest: Manifest, tmp_path: Path) -> None:
     made = train(NET, manifest, BRIEF, tmp_path)
-    assert "dual 0.1, not 0.0" in refusal(UsageError, lambda: train(NET, manifest, replace(BRIEF, dual=0), tmp_path))
+    assert "dual 0.1, not 0.0" in refusal(UsageError, lambda: train(NET, manifest, replace(BRIEF, dual=0.0), tmp_path))
     (tmp_path / "model.safetensors").unlink()
     plain = replace(BRIEF, dual=0.0)
     assert "holds another model" in refusal(UsageError, lambda: train(NET, manifest, plain, tmp_path))
