@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curate import matlab, plugins, schema, storage
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
+from curate.plugins import full_spec
 from curate.schema import CheckpointRecipe
 from curate.storage import Place, RemotePath
 
@@ -53,6 +54,7 @@ MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
 BEST = "best"  # folder in a run's folder: the checkpoint of the best validation
 
+_FILES = (".json", ".txt")  # what options that name a file end in: a genotype, a config
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")  # the best first
 _MAX_WRAPPERS = 8  # one inside the other; a pickle may hold itself
@@ -212,12 +214,6 @@ def weights_hash(state: "Mapping[str, Tensor]") -> str:
 # Of curate's own making
 
 
-def full_spec(arch: "Arch") -> str:
-    """All options, also those at their defaults: a default may change, what a file was made with may not."""
-    name = plugins.spec_of(arch).partition(":")[0]
-    return f"{name}:" + ",".join(f"{k}={v}" for k, v in plugins.options_of(arch).items() if v is not None)
-
-
 def _own(file: Place, record: CheckpointRecipe, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
     """Checkpoint of a file with a record; `spec` is only needed for an arch outside curate."""
     arch = _recorded_arch(file, record.arch, spec)
@@ -227,27 +223,38 @@ def _own(file: Place, record: CheckpointRecipe, tensors: "dict[str, Tensor]", sp
 
 
 def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
-    name = recorded.partition(":")[0]
-    if "." in name and (spec is None or spec.partition(":")[0] != name):
-        # A file must not make curate import a module of its choice.
-        raise UsageError(
-            f"{_quoted(file)} is for an arch outside curate; to import it, give --arch {one_line(recorded)}"
-        )
+    unbuildable = f"{_quoted(file)} is for an arch that this curate cannot build"
     try:
-        if named := [value for value in plugins.given_in(recorded).values() if value.strip('"').endswith(".json")]:
+        specs, outside = plugins.within(recorded), plugins.outside(recorded)
+    except UsageError as error:
+        raise DataError(f"{unbuildable}: {error}") from None
+    if not set(outside) <= set(plugins.outside(spec or "")):
+        # A file must not make curate import a module of its choice.
+        inner = next(one for one in specs if "." in one.partition(":")[0])
+        raise UsageError(f"{_quoted(file)} is for an arch outside curate; to import it, give --arch {one_line(inner)}")
+    try:
+        values = (value.strip('"') for one in reversed(specs) for value in plugins.given_in(one).values())
+        if named := [value for value in values if value.endswith(_FILES)]:
             # Nor open a file, or a URL, of its choice. What curate writes says what was in it.
             raise UsageError(f"it names another file, '{one_line(named[0])}'")
         arch: Arch = plugins.parse("archs", recorded)
     except UsageError as error:
-        raise DataError(f"{_quoted(file)} is for an arch that this curate cannot build: {error}") from None
-    if spec is not None and _with_rest(spec, plugins.options_of(arch)) != arch:
+        raise DataError(f"{unbuildable}: {error}") from None
+    if spec is not None and not _is_meant(spec, arch):
         raise UsageError(f"{_quoted(file)} is for {one_line(recorded)}, not for {one_line(spec)}")
     return arch
 
 
+def _is_meant(spec: str, arch: "Arch") -> bool:
+    """Whether `spec` says the arch, or the one that it is a part of, with options left open."""
+    named = type(plugins.parse("archs", spec.partition(":")[0]))
+    found = next((one for one in (arch, getattr(arch, "inner", None)) if type(one) is named), None)
+    return found is not None and _with_rest(spec, plugins.options_of(found)) == found
+
+
 def _with_rest(spec: str, options: Mapping[str, Any]) -> "Arch":
     """The arch that `spec` names, with `options` for those that it leaves open, where the arch has them."""
-    known = plugins.options_of(plugins.parse("archs", spec))
+    known = plugins.options_of(plugins.parse("archs", spec.partition(":")[0]))
     left_open = {key: options[key] for key in known.keys() & options.keys() if key not in plugins.given_in(spec)}
     arch: Arch = plugins.parse("archs", spec, **left_open)
     return arch

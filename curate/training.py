@@ -23,7 +23,7 @@ from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
-from math import ceil, cos, isfinite, pi
+from math import ceil, isfinite
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -433,7 +433,7 @@ def _factor(config: TrainConfig, step: int, steps: int) -> float:
     """What the rate is multiplied by at a step, counted from 0."""
     rising = min(1.0, (step + 1) / (config.warmup + 1))
     if config.schedule == "cosine":
-        return rising * (0.01 + 0.99 * (1 + cos(pi * step / steps)) / 2)
+        return rising * optim.cosine(step, steps)
     if config.schedule == "multistep":
         return rising * config.gamma ** sum(step >= milestone for milestone in config.milestones)
     return rising

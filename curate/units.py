@@ -24,6 +24,7 @@ __all__ = [
     "left",
     "read_config",
     "removed",
+    "rows",
     "settled",
     "shrunk",
     "text",
@@ -79,6 +80,12 @@ class PrunableUnit:
     def spans(self) -> tuple[Span, ...]:
         """All that goes with a map. Gates lie within makers."""
         return self.makers + self.readers
+
+
+def rows(layer: str, *, bias: bool = True, start: int = 0, outer: int = 1, inner: int = 1) -> tuple[Span, ...]:
+    """What makes maps in a convolution or a linear layer, by its name; of a transposed convolution rows are axis 1."""
+    parameters = ("weight", "bias") if bias else ("weight",)
+    return tuple(Span(f"{layer}.{parameter}", 0, start, outer, inner) for parameter in parameters)
 
 
 def text(widths: Sequence[int], units: Sequence[PrunableUnit]) -> str:

@@ -19,12 +19,14 @@ MAX_BYTES = 2 * 2**20  # of one file in the repository, but for the bundled diff
 
 # Every other module, and so `curate --help` and every SQL question, answers without the seconds that torch takes.
 WITH_TORCH = {
+    "channels",
     "checkpoint",
     "curves",
     "cuts",
     "degrade",
     "demo",
     "distillation",
+    "dual",
     "evaluation",
     "exporting",
     "jpeg",
@@ -37,6 +39,7 @@ WITH_TORCH = {
     "measurement",
     "metrics",
     "nas",
+    "objective",
     "optics",
     "optim",
     "pipeline",
@@ -48,6 +51,7 @@ WITH_TORCH = {
     "resume",
     "sampling",
     "scoring",
+    "teacher",
     "tensors",
     "training",
     "writers",

@@ -42,8 +42,8 @@ def narrow(net: _Net, of: Sequence[PrunableUnit], kept: Sequence[Sequence[int]])
 def _follow(module: nn.Module) -> None:
     """Set what a layer says of its weights."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        if module.groups > 1:
-            module.groups = module.weight.shape[0]  # depthwise: the only kind whose maps are a unit's
+        if module.groups == module.in_channels == module.out_channels:
+            module.groups = module.weight.shape[0]  # depthwise; of others each group becomes narrower
         first, second = module.weight.shape[0], module.weight.shape[1] * module.groups
         turned = isinstance(module, nn.ConvTranspose2d)
         module.in_channels, module.out_channels = (first, second) if turned else (second, first)

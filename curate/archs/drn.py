@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from curate.archs import Arch
 from curate.archs._layers import DIV2K_MEAN
 from curate.archs._narrow import built
-from curate.units import PrunableUnit, Span, settled
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["DownBlock", "Drn", "DrnNet"]
 
@@ -119,17 +119,15 @@ class Drn(Arch):
         features, blocks = self._sizes()
         for phase in range(self._phases):
             name = f"down.{phase}.dual_module"
-            yield PrunableUnit(
-                name, features * 2**phase, (Span(f"{name}.0.0.weight", 0),), (Span(f"{name}.1.weight", 1),)
-            )
+            makers = rows(f"{name}.0.0", bias=False)
+            yield PrunableUnit(name, features * 2**phase, makers, (Span(f"{name}.1.weight", 1),))
         for phase, width in enumerate(_widths(features, self._phases)):
             for block in range(blocks):
                 name = f"up_blocks.{phase}.{block}.body"
-                makers = (Span(f"{name}.0.weight", 0), Span(f"{name}.0.bias", 0))
-                yield PrunableUnit(name, width, makers, (Span(f"{name}.2.weight", 1),))
+                yield PrunableUnit(name, width, rows(f"{name}.0"), (Span(f"{name}.2.weight", 1),))
             name = f"up_blocks.{phase}.{blocks}"
-            shuffled = (Span(f"{name}.0.weight", 0, inner=4), Span(f"{name}.0.bias", 0, inner=4))
-            yield PrunableUnit(name, width, shuffled, (Span(f"up_blocks.{phase}.{blocks + 1}.weight", 1),))
+            reader = Span(f"up_blocks.{phase}.{blocks + 1}.weight", 1)
+            yield PrunableUnit(name, width, rows(f"{name}.0", inner=4), (reader,))
 
     def _sizes(self) -> tuple[int, int]:
         """features and blocks."""
