@@ -106,7 +106,7 @@ def test_a_watched_network_tells_of_the_maps_before_its_last_layer() -> None:
 
 def test_the_way_back_learns_how_lr_was_made(make_photo: Callable[..., npt.NDArray[np.uint8]]) -> None:
     """One that learned from bicubic LR makes that better, one of LR blurred by wide slanted kernels that."""
-    photos = torch.stack([to_float(to_tensor(make_photo(48, 48, seed))) for seed in range(4)])
+    photos = torch.stack([to_float(to_tensor(make_photo(32, 32, seed))) for seed in range(4)])
     arch, hr_BCHW = Srcnn(scale=2), rgb_to_y(photos)
     kinds = [degrade.parse(name, 2)(photos, [1, 2, 3, 4]) for name in ("bicubic", "blur:kinds=0:1,sigma=2:4")]
     ways = []

@@ -30,6 +30,7 @@ TINY = {
     "imdn": "scale=2,features=16",
     "rcan": "scale=2,features=8,groups=1,blocks=1,reduction=2",
     "rdn": "scale=2,features=4,growth=4,blocks=1,layers=1",
+    "slim": "scale=2,arch=srcnn:kernel=9-1-5",
     "srcnn": "scale=2,kernel=9-1-5",
     "swinir": "scale=2,embed=12,groups=1,blocks=2,heads=2",
     "unet": "scale=2,features=4,levels=2",
@@ -74,7 +75,7 @@ def test_answers_are_compared_in_the_students_range() -> None:
     teacher = Teacher(imdn, EDSR, "answer", CPU)
     lr_BCHW = torch.rand(2, 3, 8, 8)
     wanted = teacher(255 * lr_BCHW)
-    torch.testing.assert_close(wanted, 255 * imdn.module()(lr_BCHW))
+    torch.testing.assert_close(wanted, 255 * imdn.module()(lr_BCHW), rtol=0, atol=1e-3)
     answer = Regression(EDSR, fresh(EDSR))(255 * lr_BCHW)
     torch.testing.assert_close(teacher.distance(answer, wanted), (answer.srs[0] - wanted).abs().mean((1, 2, 3)))
 
@@ -98,9 +99,10 @@ def test_every_network_says_which_layer_is_its_last(name: str) -> None:
     for side in (16, 20):
         teacher.check(student, side)
         assert student.training and student.net.training
-    channels = 1 if arch.colour == "y" else 3
-    maps_BHW = student(torch.zeros(1, channels, 16, 16)).maps_BHW
+    lr_BCHW = torch.zeros(1, 1 if arch.colour == "y" else 3, 16, 16)
+    maps_BHW = student(lr_BCHW).maps_BHW
     assert maps_BHW is not None and maps_BHW.shape[-1] in (16, 16 * arch.scale)
+    assert teacher(lr_BCHW).shape == maps_BHW.shape  # of windows filled up as the student fills them
 
 
 def test_looking_at_sizes_draws_no_random_numbers_of_the_callers() -> None:
@@ -144,3 +146,12 @@ def test_maps_of_another_size_are_one_line() -> None:
     message = refusal(UsageError, lambda: teacher.check(student, 6))
     assert "have different sizes, 6x6 and 24x24; train with --teacher-by answer" in message
     Teacher(made(EDSR), light, "answer", CPU).check(student, 6)
+
+
+def test_the_light_swinir_ends_in_another_layer_than_the_classical_one() -> None:
+    classical = plugins.parse("archs", f"swinir:{TINY['swinir']}")
+    light = replace(classical, variant="light")  # type: ignore[type-var]
+    assert (classical.tail, light.tail) == ("conv_last", "upsample.0")
+    student = Regression(light, fresh(light), watched=True)
+    message = refusal(UsageError, lambda: Teacher(made(classical), light, "features", CPU).check(student, 8))
+    assert "have different sizes, 8x8 and 16x16" in message

@@ -39,7 +39,7 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, write_photos: Callable[..., Path]) -> Manifest:
     folder = tmp_path_factory.mktemp("dual")
-    ingest([write_photos(folder / "photos", [(60, 72), (60, 60)])], folder / "store", patch=48, step=12)
+    ingest([write_photos(folder / "photos", [(72, 84), (72, 72)])], folder / "store", patch=72, step=12)
     return select(folder / "store", "random", keep=1).save(folder / "all.parquet")
 
 
@@ -85,7 +85,7 @@ def test_the_dual_loss_falls_whatever_lr_was_made_by(manifest: Manifest, tmp_pat
         curve = [value for _, value in scalars(folder)["train/dual"]]
         assert curve[-1] < 0.6 * curve[0]
         found.append(duals(folder, made))
-    assert distance(*found) > 1e-2
+    assert distance(*found) > 1e-3
 
 
 def test_of_no_weight_is_without(manifest: Manifest, tmp_path: Path) -> None:
@@ -97,18 +97,20 @@ def test_of_no_weight_is_without(manifest: Manifest, tmp_path: Path) -> None:
     assert "dual" not in none.recipe["last"] and none.recipe["config"]["dual"] == 0
 
 
-def test_clipping_is_of_network_and_dual_networks_apart(manifest: Manifest, tmp_path: Path) -> None:
-    """Scaling the dual loss up scales the dual networks' own gradient: clipped, Adam's first step hardly knows."""
-    config = replace(BRIEF, steps=1, schedule="constant", loss="l1")
-    start = fresh(NET).state_dict()
-    moved = [distance(train(NET, manifest, replace(config, clip=clip)).state, start) for clip in (1e-12, 1e9)]
-    assert moved[0] < 1e-3 * moved[1]
-    made = train(NET, manifest, replace(config, clip=1e-12), tmp_path)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        plugins.parse("archs", NET).build()
-        before = dual_networks(plugins.parse("archs", NET)).state_dict()
-    assert distance(duals(tmp_path, made), before) < 1e-3 * moved[1]
+def test_clipping_is_of_network_and_dual_networks_apart(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = torch.nn.utils.clip_grad_norm_, []
+
+    def watched(parameters: Any, most: float) -> torch.Tensor:
+        chosen = list(parameters)
+        seen.append(sum(parameter.numel() for parameter in chosen))
+        norm = real(chosen, most)
+        assert sum(float(parameter.grad.square().sum()) for parameter in chosen) ** 0.5 <= 1.001 * most
+        return norm
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
+    train(DRN, manifest, replace(BRIEF, steps=1, clip=0.1))
+    counts = [sum(p.numel() for p in module.parameters()) for module in (fresh(DRN), dual_networks(DRN))]
+    assert seen == counts
 
 
 # What it keeps
@@ -175,7 +177,7 @@ def test_the_running_mean_is_of_the_dual_networks_too(manifest: Manifest, tmp_pa
 
 def test_a_folder_with_dual_networks_alone_takes_no_other_run(manifest: Manifest, tmp_path: Path) -> None:
     made = train(NET, manifest, BRIEF, tmp_path)
-    assert "dual 0.1, not 0.0" in refusal(UsageError, lambda: train(NET, manifest, replace(BRIEF, dual=0), tmp_path))
+    assert "dual 0.1, not 0.0" in refusal(UsageError, lambda: train(NET, manifest, replace(BRIEF, dual=0.0), tmp_path))
     (tmp_path / "model.safetensors").unlink()
     plain = replace(BRIEF, dual=0.0)
     assert "holds another model" in refusal(UsageError, lambda: train(NET, manifest, plain, tmp_path))
@@ -269,16 +271,13 @@ def test_hfen_wants_crops_whose_smallest_answer_it_fits_into(manifest: Manifest)
 def test_every_network_is_trained_with_its_way_back(name: str, manifest: Manifest, tmp_path: Path) -> None:
     """Slow: at each scale that it has, blurred, in half precision, after itself as a teacher."""
     for scale in (2, 3, 4, 8):
-        spec = f"{name}:" + ",".join([f"scale={scale}", *TINY[name].split(",")[1:]])
-        try:
-            arch = plugins.parse("archs", spec)
-        except UsageError:
-            assert scale == 8 or name == "drn"
+        spec = f"{name}:" + TINY[name].replace("scale=2", f"scale={scale}").replace("scale=4", f"scale={scale}")
+        if (scale == 8 or name == "drn") and not (scale in (4, 8) and name == "drn"):
+            assert "scale should be" in refusal(UsageError, lambda spec=spec: plugins.parse("archs", spec))
             continue
-        config = replace(BRIEF, batch_size=2, crop=max(24, 15 * scale) // scale * scale, precision="bf16")
-        config = replace(config, degrade="blur:kinds=0:1,sigma=0.5:2", crop=min(config.crop, 48 // scale * scale))
-        if config.crop < arch.least * scale:
-            continue
+        arch = plugins.parse("archs", spec)
+        crop = max(24, arch.least * scale)
+        config = replace(BRIEF, crop=crop, precision="bf16", degrade="blur:kinds=0:1,sigma=0.5:2")
         teacher = Checkpoint(arch, fresh(arch, seed=4).state_dict(), {})
         made = train(arch, manifest, config, tmp_path / str(scale), teacher=teacher)
         assert made.recipe["last"].keys() == {"loss", "psnr", "dual", "teacher"}
@@ -286,14 +285,22 @@ def test_every_network_is_trained_with_its_way_back(name: str, manifest: Manifes
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler uses what torch deprecates
 @pytest.mark.parametrize("arch", [DRN, plugins.parse("archs", NET)], ids=["several", "one"])
-def test_compiled_training_with_all_of_it_is_training(arch: Any, manifest: Manifest, tmp_path: Path) -> None:
-    """Slow: a compiler runs for half a minute."""
+def test_all_of_it_can_be_compiled(
+    arch: Any, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced, as a compiler does first; it is left out, since it runs for minutes."""
+    real, seen = torch.nn.Module.compile, []
+
+    def traced(module: torch.nn.Module) -> None:
+        seen.append(module)
+        real(module, backend="eager", fullgraph=True)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
     teacher = Checkpoint(arch, fresh(arch, seed=4).state_dict(), {})
     plain, compiled = (
         train(arch, manifest, replace(BRIEF, compile=on), tmp_path / str(on), teacher=teacher) for on in (False, True)
     )
-    assert distance(plain.state, compiled.state) < 1e-4
+    assert len(seen) == 1 and distance(plain.state, compiled.state) < 1e-5
     ways = [duals(tmp_path / str(on), made) for on, made in ((False, plain), (True, compiled))]
-    assert distance(*ways) < 1e-4
+    assert distance(*ways) < 1e-5
