@@ -22,10 +22,10 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from curate import matlab, plugins, schema, storage
+from curate import matlab, plugins, schema, storage, units
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.schema import CheckpointRecipe
 from curate.storage import Place, RemotePath
@@ -58,6 +58,8 @@ _PREFIXES = ("module.", "netG.")  # before every name: DataParallel's, and GAN t
 _MAX_NAMED = 3  # weights named in a message
 _MAX_RATIO = 4  # of what a zip file unpacks to, to its own size; of float weights 1.1 at most
 _MAX_TIMES, _MAX_MORE = 4, 1000  # how many more weights a network may have than its file, to be built for a comparison
+_MAX_NUMBERS = 3 * 10**8  # in the weights of a network of which the file holds fewer, as one made narrower does
+_FILES = (".json", ".txt")  # ends of options that would be read from a file: a genotype, a config
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,13 +207,13 @@ def full_spec(arch: "Arch") -> str:
 
 def _own(file: Place, record: CheckpointRecipe, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
     """Checkpoint of a file with a record; `spec` is only needed for an arch outside curate."""
-    arch = _recorded_arch(file, record.arch, spec)
+    arch = _recorded_arch(file, record.arch, tensors, spec)
     if weights_hash(tensors) != record.weights:
         raise DataError(f"{_quoted(file)} is damaged: its weights are not those that were saved")
     return Checkpoint(arch, _fitting(file, tensors, arch), record.training)
 
 
-def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
+def _recorded_arch(file: Place, recorded: str, tensors: "dict[str, Tensor]", spec: str | None) -> "Arch":
     name = recorded.partition(":")[0]
     if "." in name and (spec is None or spec.partition(":")[0] != name):
         # A file must not make curate import a module of its choice.
@@ -219,9 +221,13 @@ def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
             f"{_quoted(file)} is for an arch outside curate; to import it, give --arch {one_line(recorded)}"
         )
     try:
-        if named := [value for value in plugins.given_in(recorded).values() if value.strip('"').endswith(".json")]:
+        given = plugins.given_in(recorded)
+        if named := [value for value in given.values() if value.strip('"').endswith(_FILES)]:
             # Nor open a file, or a URL, of its choice. What curate writes says what was in it.
             raise UsageError(f"it names another file, '{one_line(named[0])}'")
+        if given.pop("config", None) is not None:
+            # Nor take memory for a network of any size, of which a config leaves a little.
+            _expected(file, tensors, plugins.parse("archs", name, **given))
         arch: Arch = plugins.parse("archs", recorded)
     except UsageError as error:
         raise DataError(f"{_quoted(file)} is for an arch that this curate cannot build: {error}") from None
@@ -291,7 +297,19 @@ def _completed(file: Place, spec: str, tensors: "dict[str, Tensor]") -> "Arch":
     for key in (key for key, value in inferred.items() if value is None and key not in given):
         found = f"{_quoted(file)} fits {name} of some {key}, which weights do not show"
         raise UsageError(f"{found}: say which with --arch {name}:{key}=...")
-    return _with_rest(spec, inferred)
+    arch = _with_rest(spec, inferred)
+    return arch if "config" in given else _narrowed(file, arch, tensors)
+
+
+def _narrowed(file: Place, arch: "Arch", tensors: "dict[str, Tensor]") -> "Arch":
+    """The arch with the config that leaves the weights' shapes, where there is one."""
+    full, state = arch.prunable(), arch.adapt(tensors)
+    if not full:
+        return arch
+    expected = {name: tensor.shape for name, tensor in _expected(file, state, arch).items()}
+    shapes = {name: state[name].shape for name in expected if name in state and state[name].ndim == len(expected[name])}
+    widths = units.narrowed(full, expected, shapes)
+    return arch if widths is None else replace(arch, config=units.text(widths, full))  # type: ignore[type-var]
 
 
 def _inferred_arch(file: Place, tensors: "dict[str, Tensor]") -> "Arch":
@@ -467,13 +485,19 @@ def _expected(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[st
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    most, registered = _MAX_TIMES * len(state) + _MAX_MORE, 0
+    most, registered, numbers = _MAX_TIMES * len(state) + _MAX_MORE, 0, 0
+    largest = max(_MAX_NUMBERS, sum(tensor.numel() for tensor in state.values()))
 
-    def count(*_: object) -> None:
-        nonlocal registered
+    def count(_: object, __: object, parameter: "Tensor | None") -> None:
+        nonlocal registered, numbers
         registered += 1
+        numbers += 0 if parameter is None else parameter.numel()
+        found = ""
         if registered > most:
             found = f"{len(state)} weights, the network has more than {most}"
+        elif numbers > largest:
+            found = f"{sum(tensor.numel() for tensor in state.values())} numbers, the network more than {largest}"
+        if found:
             raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}: it has {found}")
 
     hook = register_module_parameter_registration_hook(count)

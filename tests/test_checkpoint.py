@@ -258,7 +258,7 @@ def test_the_scale_has_to_be_said(tmp_path: Path) -> None:
     message = one_line_error(UsageError, tmp_path / "net.pth")
     assert message.endswith("fits srcnn of some scale: say which with --arch srcnn:scale=2,kernel=9-1-5")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    assert "one of dlsr, drrn, edsr" in one_line_error(UsageError, tmp_path / "other.pth")
+    assert "one of dlsr, drn, drrn, edsr" in one_line_error(UsageError, tmp_path / "other.pth")
 
 
 def to_matlab(state: dict[str, Tensor]) -> dict[str, Any]:
