@@ -31,7 +31,8 @@ __all__ = [
     "text",
 ]
 
-_TEXT = re.compile(r"\d{1,6}(\.\d{1,6})*")
+_NUMBER = "[0-9]{1,6}"
+_TEXT = re.compile(rf"{_NUMBER}(\.{_NUMBER})*")
 _ENDING = ".txt"
 _LARGEST = 1 << 20  # bytes of a file
 _SHOWN = 200  # characters of what is wrong, in a message
@@ -146,8 +147,8 @@ def read_config(config: str | Place) -> tuple[list[int], str]:
         raise UsageError(f"no config {shown}: {one_line(error.strerror or error)}") from None
     except UnicodeDecodeError:
         raise DataError(f"{shown} is not a config: it should have one number a line") from None
-    if not lines or not all(re.fullmatch(r"\d{1,6}", line) for line in lines):
-        wrong = next((line for line in lines if not re.fullmatch(r"\d{1,6}", line)), "nothing")
+    if not lines or not all(re.fullmatch(_NUMBER, line) for line in lines):
+        wrong = next((line for line in lines if not re.fullmatch(_NUMBER, line)), "nothing")
         raise DataError(f"{shown} is not a config: it should have one number a line, found {short(wrong, _SHOWN)}")
     return [int(line) for line in lines], shown
 
