@@ -232,7 +232,7 @@ def _recorded_arch(file: Place, recorded: str, tensors: "dict[str, Tensor]", spe
     except UsageError as error:
         raise DataError(f"{_quoted(file)} is for an arch that this curate cannot build: {error}") from None
     if spec is not None and _with_rest(spec, plugins.options_of(arch)) != arch:
-        raise UsageError(f"{_quoted(file)} is for {one_line(recorded)}, not for {one_line(spec)}")
+        raise UsageError(f"{_quoted(file)} is for {plugins.shown(recorded)}, not for {plugins.shown(spec)}")
     return arch
 
 
@@ -469,7 +469,7 @@ def _fitting(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[str
     }
     found = [f"{what}: {_some(keys)}" for what, keys in problems.items() if keys]
     if found:
-        raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}; {'; '.join(found)}")
+        raise DataError(f"{_quoted(file)} does not fit {plugins.shown(arch)}; {'; '.join(found)}")
     state = {key: state[key].to(expected[key].dtype) for key in shared}
     if bad := [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise DataError(f"{_quoted(file)} has weights that are not finite: {_some(bad)}")
@@ -498,7 +498,7 @@ def _expected(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[st
         elif numbers > largest:
             found = f"{sum(tensor.numel() for tensor in state.values())} numbers, the network more than {largest}"
         if found:
-            raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}: it has {found}")
+            raise DataError(f"{_quoted(file)} does not fit {plugins.shown(arch)}: it has {found}")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -506,7 +506,7 @@ def _expected(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[st
             warnings.simplefilter("ignore")  # of filling tensors without values
             return _fresh(arch).state_dict()
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor has
-        raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}: {one_line(error)}") from None
+        raise DataError(f"{_quoted(file)} does not fit {plugins.shown(arch)}: {one_line(error)}") from None
     finally:
         hook.remove()
 

@@ -25,15 +25,17 @@ from typing import Any, Literal
 
 import pydantic
 
-from curate.errors import UsageError, listed, meant, one_line
+from curate.errors import UsageError, listed, meant, one_line, short
 
-__all__ = ["Kind", "describe", "given_in", "names", "options_of", "parse", "require_named", "spec_of"]
+__all__ = ["Kind", "describe", "given_in", "names", "options_of", "parse", "require_named", "shown", "spec_of"]
 
 Kind = Literal["scorers", "strategies", "archs"]
 
 _ONE = {"scorers": "scorer", "strategies": "strategy", "archs": "arch"}
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ITEM = re.compile(r'(?:"[^"]*"|[^,])+')  # up to a comma that is not between double quotes
+_VALUE = re.compile(r'=((?:"[^"]*"|[^,])+)')
+_SHOWN = 40  # characters of a value in a message
 
 
 def names(kind: Kind) -> list[str]:
@@ -126,6 +128,12 @@ def spec_of(plugin: Any) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(plugin)}
     changed = [f"{key}={value}" for key, value in options_of(plugin).items() if value != defaults[key]]
     return f"{name}:{','.join(changed)}" if changed else name
+
+
+def shown(plugin: Any) -> str:
+    """A plugin's spec, or a text that should be one, as one line for a message: values of any length are cut."""
+    spec = plugin if isinstance(plugin, str) else spec_of(plugin)
+    return one_line(_VALUE.sub(lambda match: f"={short(match[1], _SHOWN)}", spec))
 
 
 def _in_words(problem: Mapping[str, Any]) -> str:
