@@ -25,6 +25,7 @@ WITH_TORCH = {
     "degrade",
     "demo",
     "distillation",
+    "drc",
     "evaluation",
     "exporting",
     "jpeg",
