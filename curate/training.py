@@ -259,7 +259,10 @@ def _models(folder: Place) -> dict[str, storage.Entry]:
 def _finished(folder: Place, run: _Run) -> Checkpoint | None:
     """The checkpoint of this very run, if it has ended. UsageError where the folder holds another one, or is a file."""
     there = _models(folder)
-    if folder.is_file() or there.keys() - {MODEL_FILE, resume.STATE_FILE, *([DUAL_FILE] if run.config.dual else [])}:
+    ours = {MODEL_FILE, resume.STATE_FILE}
+    if run.config.dual or there.keys() & ours:
+        ours.add(DUAL_FILE)
+    if folder.is_file() or there.keys() - ours:
         raise UsageError(f"'{one_line(folder)}' is a file or holds another model; name another folder with -o")
     if MODEL_FILE not in there:
         return None

@@ -15,7 +15,7 @@ import torch
 from test_training import BRIEF, NET, Probe, distance, fresh, refusal, scalars, weighted
 from torch import nn
 
-from curate import plugins
+from curate import dual, plugins
 from curate.archs.dlsr import Dlsr
 from curate.checkpoint import Checkpoint
 from curate.config import TrainConfig
@@ -339,7 +339,7 @@ def test_compiled_training_is_training(manifest: Manifest) -> None:
 # Several processes
 
 
-@pytest.mark.parametrize("options", [["--accumulate", "2", "--ema", "0.9"]])
+@pytest.mark.parametrize("options", [["--accumulate", "2", "--ema", "0.9", "--dual", "0.1"]])
 def test_two_processes_train_as_one(options: list[str], manifest: Manifest, tmp_path: Path) -> None:
     command = [
         "train",
@@ -364,6 +364,8 @@ def test_two_processes_train_as_one(options: list[str], manifest: Manifest, tmp_
     one, both = (Checkpoint.load(tmp_path / name) for name in ("one", "two"))
     assert (one.recipe["processes"], both.recipe["processes"]) == (1, 2)
     assert distance(one.state, both.state) < 1e-6
+    alone, together = (dual.load(tmp_path / name, made) for name, made in (("one", one), ("two", both)))
+    assert alone and together and distance(alone, together) < 1e-6
     assert both.recipe["last"] == pytest.approx(one.recipe["last"], rel=1e-4)
     assert printed[0] == printed[1]  # one of them speaks
 
