@@ -83,7 +83,8 @@ def check_removal(made: Work, chosen: Chosen) -> None:
     assert all(torch.equal(chosen.state[name], again[name]) for name in again)
     masked = Checkpoint(made.arch, chosen.state, {}).module()
     small = narrow(deepcopy(masked), made.units, chosen.kept)
-    given = made.arch.peak * torch.rand(1, 3, 9, 10, generator=torch.Generator().manual_seed(0))
+    colours = 1 if made.arch.colour == "y" else 3
+    given = made.arch.peak * torch.rand(1, colours, 9, 10, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert (small(given) - masked(given)).abs().max() <= 1e-5 * made.arch.peak
     assert size(small) < size(masked)

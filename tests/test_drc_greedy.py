@@ -13,6 +13,10 @@ from torch import Tensor
 from curate import stopping
 from curate.archs import Arch
 from curate.archs.drn import Drn
+from curate.archs.drrn import Drrn
+from curate.archs.edsr import Edsr
+from curate.archs.imdn import Imdn
+from curate.archs.swinir import Swinir
 from curate.drc.chosen import Chosen, close, reopen
 from curate.drc.crops import selection_set
 from curate.drc.greedy import greedy, scores
@@ -26,8 +30,14 @@ from curate.selection import select
 from curate.units import PrunableUnit, Span
 
 TINY = Drn(features=4, blocks=1)  # units of 4, 8, 16, 16, 16, 16 maps
-WIDTHS = [2, 3, 2, 16, 1, 2]
-ARCHS = [(TINY, WIDTHS)]
+WIDTHS = [2, 8, 2, 16, 16, 1]
+ARCHS = [
+    (TINY, WIDTHS),
+    (Edsr(scale=2, features=4, blocks=1), [2, 2]),
+    (Swinir(scale=2, variant="light", embed=8, groups=1, blocks=1, heads=2), [2, 3]),  # features of a head, MLP
+    (Drrn(scale=2, features=4, units=2), [2]),  # a recursion: the reader is called twice
+    (Imdn(scale=2, features=16, modules=1), [1, 12, 4, 2, 4, 12, 4, 16]),  # several readers of maps, in some units
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +72,7 @@ def closed(made: Work, chosen: Chosen) -> dict[str, Tensor]:
     return state
 
 
-@pytest.mark.parametrize(("arch", "widths"), ARCHS)
+@pytest.mark.parametrize(("arch", "widths"), ARCHS, ids=lambda one: type(one).__name__)
 def test_selection_is_what_is_written_out(arch: Arch, widths: list[int], manifest: Manifest, tmp_path: Path) -> None:
     """The scores, the order, the steps of the open weights and the biases; then removal changes nothing."""
     made = trained(arch, manifest, feature_weight=0.5, layer_rate=1e-6 if arch.peak > 1 else 1e-3)
@@ -77,12 +87,12 @@ def test_selection_is_what_is_written_out(arch: Arch, widths: list[int], manifes
 
 def test_first_is_the_map_whose_opening_lowers_the_loss_most(manifest: Manifest, tmp_path: Path) -> None:
     """One map of a layer matters more than the others: the gradient finds it, as trying all of them does."""
-    number, important = 2, 11  # of the residual block at the input's size
+    number, important = 2, 7  # of the residual block at the input's size
     made = work(TINY, manifest)
     unit, state = made.units[number], dict(made.checkpoint.state)
     for span in unit.spans:
         state[span.parameter] = state[span.parameter].clone()
-        state[span.parameter].select(span.axis, important).mul_(4)
+        state[span.parameter].select(span.axis, important).mul_(8)
     made = work(TINY, manifest, state, layer_rate=0.0, feature_weight=1000.0)
     widths = [one.width for one in made.units]
     widths[number] = 1
@@ -101,14 +111,14 @@ def test_first_is_the_map_whose_opening_lowers_the_loss_most(manifest: Manifest,
 
 
 def test_rounds_of_several_maps(manifest: Manifest, tmp_path: Path) -> None:
-    """Two at a time, the last one alone; without steps no weight changes; progress counts maps."""
+    """Two at a time, as many as are left in the end; without steps no weight changes; progress counts maps."""
     made = work(TINY, manifest, layer_rate=0.0, per_pass=2, dual=0.0, feature_weight=0.0)
     told: list[tuple[int, int, str]] = []
     chosen = greedy(made, WIDTHS, tmp_path, lambda done, total, note="": told.append((done, total, note)))
     assert [len(kept) for kept in chosen.kept] == WIDTHS
     assert chosen.kept == plainly(made, WIDTHS)[0]
     assert all(torch.equal(tensor, chosen.state[name]) for name, tensor in closed(made, chosen).items())
-    assert [done for done, _, _ in told] == [2, 4, 5, 7, 23, 24, 26]
+    assert [done for done, _, _ in told] == [2, 10, 12, 28, 44, 45]
     assert told[0] == (2, sum(WIDTHS), "down.0.dual_module")
 
 
@@ -141,15 +151,15 @@ def test_the_same_twice(manifest: Manifest, whole: Chosen, tmp_path: Path) -> No
     assert equal(greedy(work(TINY, manifest), WIDTHS, tmp_path, silent), whole)
 
 
-@pytest.mark.parametrize("asked", [2, 3, 9, 12])  # batches: two a look, two an epoch
+@pytest.mark.parametrize(("batches", "chosen"), [(1, 0), (7, 1), (10, 10)])  # two a look, two an epoch
 def test_a_stopped_selection_goes_on(
-    asked: int, manifest: Manifest, whole: Chosen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batches: int, chosen: int, manifest: Manifest, whole: Chosen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = iter(range(1000))
     with monkeypatch.context() as patched, pytest.raises(stopping.Stopped):
-        patched.setattr(stopping, "caught", lambda: next(counted) >= asked)
+        patched.setattr(stopping, "caught", lambda: next(counted) >= batches)
         greedy(work(TINY, manifest), WIDTHS, tmp_path, silent)
-    assert stopping._kept == f"{asked // 4} of {sum(WIDTHS)} maps are chosen"
+    assert stopping._kept == f"{chosen} of {sum(WIDTHS)} maps are chosen"
     assert equal(greedy(work(TINY, manifest), WIDTHS, tmp_path, silent), whole)
 
 
@@ -161,7 +171,7 @@ def test_a_killed_selection_goes_on(
 
     def kill(done: int, total: int, note: str = "") -> None:
         seen.append(done)
-        if done == 4:
+        if done == 11:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -170,7 +180,7 @@ def test_a_killed_selection_goes_on(
         greedy(work(TINY, manifest, layer_rate=1e-4), WIDTHS, tmp_path, silent)
     seen.clear()
     assert equal(greedy(work(TINY, manifest), WIDTHS, tmp_path, lambda *done: seen.append(done[0])), whole)
-    assert seen[0] == 3
+    assert seen[0] == 11
     assert (tmp_path / STATE_FILE).is_file()
     assert equal(greedy(work(TINY, manifest), WIDTHS, tmp_path, lambda *_: pytest.fail("done again")), whole)
 

@@ -53,7 +53,7 @@ def taken(of: Sequence[nn.Module], most: int = 0) -> Iterator[list[Call]]:
     found: list[Call] = []
 
     def hook(module: nn.Module, given: tuple[Any, ...], made: Tensor) -> None:
-        found.append(Call(module, given, made))
+        found.append(Call(module, given, made.clone()))  # or a ReLU in place would change it
         if len(found) == most:
             raise _Enough
 
