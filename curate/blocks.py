@@ -4,13 +4,15 @@ from typing import Any
 
 import pydantic
 
-from curate.config import DistillConfig, NasConfig, TrainConfig
-from curate.errors import UsageError
+from curate.config import DistillConfig, DrcConfig, NasConfig, TrainConfig
+from curate.errors import UsageError, listed
 from curate.selection import Unit
 
-__all__ = ["SEED", "Block", "Clean", "Distill", "Ingest", "Nas", "Retrain", "Score", "Select", "Train"]
+__all__ = ["SEED", "Block", "Clean", "Distill", "Drc", "Ingest", "Nas", "Retrain", "Score", "Select", "Train"]
 
-SEED = "{seed}"  # stands for the seed of the training or the search that is to use it
+SEED = "{seed}"  # stands for the seed of the training, search or compression that is to use it
+
+_FINETUNING = ("finetune_", "optimizer")  # how options begin that are the same for all methods
 
 
 class Block(pydantic.BaseModel):
@@ -124,6 +126,39 @@ class Nas(Block):
             return None
         options = _with_seed(self.retrain.options, seed, f"{self.name}: retrain")
         return TrainConfig.of(options, f"{self.name}: retrain.options")
+
+
+class Drc(Block):
+    """One `[[drc]]`: a network, trained once and compressed by each method on every manifest with every seed.
+
+    Once, because the maps of networks of two trainings have nothing to do with each other.
+    """
+
+    name: str
+    arch: str  # spec
+    base: str  # what it is trained on: a manifest's name
+    manifests: list[str] = pydantic.Field(min_length=1)  # names; the first is what the others are compared with
+    seeds: list[int] = pydantic.Field([0], min_length=1)
+    train: dict[str, Any]  # of TrainConfig
+    options: dict[str, Any] = {}  # of DrcConfig, but for the seed
+    methods: dict[str, dict[str, Any]] = pydantic.Field(min_length=1)  # options of their own, by the methods' names
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the manifests that come first."""
+        return (self.base, *self.manifests)
+
+    def training(self) -> TrainConfig:
+        """The options of the training. UsageError for what does not fit."""
+        return TrainConfig.of(self.train, f"{self.name}: train")
+
+    def config(self, method: str | None, seed: int) -> DrcConfig:
+        """The options of a method with a seed; of None those that all have. UsageError for what does not fit."""
+        own = {} if method is None else self.methods[method]
+        whose = self.name if method is None else f"{self.name}: {method}"
+        if alone := [name for name in own if name.startswith(_FINETUNING)]:
+            raise UsageError(f"{whose}: all methods are finetuned alike: {listed(alone)} should be among the options")
+        return DrcConfig.of(_with_seed({**self.options, **own}, seed, whose), f"{whose}: options")
 
 
 def _with_seed(options: dict[str, Any], seed: int, whose: str) -> dict[str, Any]:

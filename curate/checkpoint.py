@@ -22,7 +22,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curate import matlab, plugins, schema, storage
@@ -247,16 +247,14 @@ def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
 
 def _is_meant(spec: str, arch: "Arch") -> bool:
     """Whether `spec` says the arch, or the one that it is a part of, with options left open."""
-    name = spec.partition(":")[0]
-    inner: Any = getattr(arch, "inner", None)  # of slim
-    is_inner = is_dataclass(inner) and plugins.spec_of(inner).partition(":")[0] == name
-    asked: Any = inner if is_inner else arch
-    return bool(_with_rest(spec, plugins.options_of(asked)) == asked)
+    named = type(plugins.parse("archs", spec.partition(":")[0]))
+    found = next((one for one in (arch, getattr(arch, "inner", None)) if type(one) is named), None)
+    return found is not None and _with_rest(spec, plugins.options_of(found)) == found
 
 
 def _with_rest(spec: str, options: Mapping[str, Any]) -> "Arch":
     """The arch that `spec` names, with `options` for those that it leaves open, where the arch has them."""
-    known = plugins.options_of(plugins.parse("archs", spec))
+    known = plugins.options_of(plugins.parse("archs", spec.partition(":")[0]))
     left_open = {key: options[key] for key in known.keys() & options.keys() if key not in plugins.given_in(spec)}
     arch: Arch = plugins.parse("archs", spec, **left_open)
     return arch

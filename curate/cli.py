@@ -969,7 +969,7 @@ def run(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Do a whole study from one file. Ingest, score, select, train, search, measure, and one result table."""
+    """Do a whole study from one file. Ingest, score, select, train, search, compress, measure, and one result table."""
     from curate import display
 
     with display.progress("run", "steps") as progress:

@@ -2,8 +2,24 @@
 
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
+from typing import NamedTuple
 
-__all__ = ["figure", "table"]
+__all__ = ["Column", "figure", "table"]
+
+
+class Column(NamedTuple):
+    """A column of figures over the seeds."""
+
+    title: str
+    name: str  # of what it shows
+    unit: float = 1
+    form: str = ".2f"  # Python's format
+    spread: bool = True  # whether to say the deviation too
+
+    def cell(self, values: Iterable[float | None], *, spread: bool = True) -> str:
+        """The figure of those values that are known, in its unit."""
+        known = [value / self.unit for value in values if value is not None]
+        return figure(known if not known or (spread and self.spread) else [mean(known)], self.form)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

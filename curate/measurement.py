@@ -1,14 +1,22 @@
-"""What was measured of a checkpoint, kept beside its run: the same weights on the same images are measured once."""
+"""What was measured of networks, kept beside their runs: the same weights on the same images are measured once."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from curate import files
-from curate.checkpoint import Checkpoint, weights_hash
+from curate.archs import Arch
+from curate.checkpoint import Checkpoint, full_spec, weights_hash
 from curate.evaluation import averages, evaluate, fingerprint
+from curate.latency import milliseconds
+from curate.tensors import pick_device
 
-__all__ = ["measured"]
+__all__ = ["kept", "measured", "timed"]
+
+_ANSWER = {"cuda": (720, 1280), "cpu": (180, 320)}  # height, width, px, of what networks are timed with on a device
 
 
 def measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
@@ -17,20 +25,46 @@ def measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> d
     Raises as `evaluate` does.
     """
     of = {"weights": weights_hash(made.state), "test": fingerprint(test, made.arch.scale)}
-    if record.is_file() and (kept := _kept(record.read_bytes(), of)):
-        return kept
+    there = kept(record)
+    if {name: there.pop(name, None) for name in of} == of and there.keys() == {"psnr", "ssim"}:
+        figures = {name: value for name, value in there.items() if isinstance(value, float)}
+        if len(figures) == len(there):
+            return figures
     found = averages(evaluate(made, test, device=device))
     files.publish_bytes(record, json.dumps({**of, **found}, indent=2).encode())
     return found
 
 
-def _kept(record: bytes, of: Mapping[str, str]) -> dict[str, float] | None:
-    """What was measured of these weights and images; None of others, or of a damaged record: it is made again."""
+def timed(archs: Sequence[Arch], record: Path, device: str) -> list[float]:
+    """Milliseconds for an answer of 1280x720 px, 320x180 on a CPU, of fresh networks, all with the same image.
+
+    Measured one after the other, and kept in `record` under the device, its threads and each arch.
+    """
+    where = pick_device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu, threads: {torch.get_num_threads()}"
+    there = kept(record)
+    known = there.get("milliseconds") if there.get("device") == name else None
+    times = {spec: time for spec, time in known.items() if type(time) is float} if isinstance(known, dict) else {}
+    for arch in archs:
+        if full_spec(arch) not in times:
+            times[full_spec(arch)] = _time(arch, where)
+            files.publish_bytes(record, json.dumps({"device": name, "milliseconds": times}, indent=2).encode())
+    return [times[full_spec(arch)] for arch in archs]
+
+
+def _time(arch: Arch, device: torch.device) -> float:
+    height, width = (side // arch.scale for side in _ANSWER[device.type])
+    generator = torch.Generator().manual_seed(0)
+    image_BCHW = torch.rand(1, 1 if arch.colour == "y" else 3, height, width, generator=generator) * arch.peak
+    with torch.random.fork_rng(devices=[]):
+        net = arch.build().eval()
+    return milliseconds(net, image_BCHW.to(device, memory_format=torch.channels_last))
+
+
+def kept(record: Path) -> dict[str, Any]:
+    """What was kept in a JSON file; nothing of a damaged one, or where there is none: it is made again."""
     try:
-        found = json.loads(record)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or {name: found.pop(name, None) for name in of} != of:
-        return None
-    whole = found.keys() == {"psnr", "ssim"} and all(isinstance(value, float) for value in found.values())
-    return found if whole else None
+        found = json.loads(record.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

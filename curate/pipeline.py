@@ -1,6 +1,6 @@
 """Run: a whole study from one TOML file, and one result table.
 
-Ingest, clean, score, select, distill, train and evaluate, search, in this order, of what the file names (`plan`):
+Ingest, clean, score, select, distill, train, search and compress, in this order, of what the file names (`plan`):
 
     OUT/store
     OUT/NAME.parquet                          a select; NAME-seed0.parquet where it depends on a training's seed
@@ -8,8 +8,10 @@ Ingest, clean, score, select, distill, train and evaluate, search, in this order
     OUT/bytes.json                            what the patches of manifests take, where there is a distillation
     OUT/runs/NAME_ARCH_SEED                   a training, with what was measured of it: BENCHMARK.json
     OUT/nas/NAME_MANIFEST_SEED                a search, with the training of what it found (`proxy`)
+    OUT/drc/NAME                              a trained network, and its compressions (`channels`)
     OUT/result.parquet, result.md, result.svg
     OUT/nas.parquet, nas.md, nas.svg          where there is a search
+    OUT/drc.parquet, drc.md, drc.svg          where there is a compression
 
 Every name and option, and every folder, is checked before the first step starts. Every step skips what is done, so that
 the same command goes on with a study that was killed.
@@ -26,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import features
 
-from curate import files, markdown, plot, proxy
+from curate import channels, files, markdown, plot, proxy
 from curate.blocks import Distill, Select
 from curate.distillation import distill
 from curate.distillation.writing import packed_bytes
@@ -35,7 +37,7 @@ from curate.errors import UsageError, listed, one_line
 from curate.ingestion import ingest
 from curate.leakage import leaks
 from curate.manifest import Manifest
-from curate.measurement import measured
+from curate.measurement import kept, measured
 from curate.plan import Made, Pipeline
 from curate.progress import Progress, part, silent
 from curate.schema import STATUS_OK
@@ -65,10 +67,10 @@ def run(
     """Do what is not done of a study in the folder `out`, and return its table: a row a training and a test folder.
 
     Columns: arch, manifest, patches, seed, steps, test, psnr (dB), ssim; with a distillation also origin (selected or
-    distilled) and bytes (of the patches, lossless, one encoder for all). What searches found is in nas.parquet:
-    `results` has both tables. `tests` are folders of HR images, or
-    benchmarks'. `modules` are those outside curate that the file may name, and so import. Raises UsageError before the
-    first step for whatever can be known then, BusyError if another process is at this study.
+    distilled) and bytes (of the patches, lossless, one encoder for all). What searches found is in nas.parquet, what
+    compressions left in drc.parquet: `results` has all tables. `tests` are folders of HR images, or benchmarks'.
+    `modules` are those outside curate that the file may name, and so import. Raises UsageError before the first step
+    for whatever can be known then, BusyError if another process is at this study.
     """
     plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline.load(pipeline, modules)
     pick_device(device)
@@ -142,7 +144,7 @@ def _done(
             )
     columns = [field for field in _RESULT if plan.distill or field.name not in _OF_DISTILLATIONS]
     table = pa.Table.from_pylist(rows, pa.schema(columns))
-    if trainings or not plan.nas:
+    if trainings or not (plan.nas or plan.drc):
         _publish(folder, "result", table, _markdown(table), plot.dots(_groups(table), "PSNR, dB"))
     else:
         _withdraw(folder, "result")
@@ -151,6 +153,11 @@ def _done(
         _publish(folder, "nas", searches, proxy.page(searches, plan), proxy.picture(searches))
     else:
         _withdraw(folder, "nas")
+    if plan.drc:
+        compressions = channels.compressed(plan, manifests, tests, folder / "drc", device, progress)
+        _publish(folder, "drc", compressions, channels.page(compressions, plan), channels.picture(compressions))
+    else:
+        _withdraw(folder, "drc")
     return table
 
 
@@ -158,7 +165,7 @@ def results(out: Path) -> dict[str, pa.Table]:
     """The tables of a study that was done in the folder `out`, by name; each has a page beside it, NAME.md."""
     return {
         name: pq.read_table(out / f"{name}.parquet")
-        for name in ("result", "nas")
+        for name in ("result", "nas", "drc")
         if (out / f"{name}.parquet").is_file()
     }
 
@@ -230,20 +237,17 @@ def _distilled(
 def _bytes(manifest: Manifest, folder: Path, progress: Progress) -> int:
     """Bytes of a manifest's patches; kept under its digest and the encoder's version, on which alone they depend."""
     record, encoder, digest = folder / "bytes.json", features.version("webp"), manifest.digest()
-    kept = _kept_bytes(record.read_bytes(), encoder) if record.is_file() else {}
-    if digest not in kept:
-        kept[digest] = packed_bytes(manifest, manifest.store(), progress)
-        files.publish_bytes(record, json.dumps({"webp": encoder, "bytes": kept}, indent=2).encode())
-    return kept[digest]
+    sizes = _kept_bytes(record, encoder)
+    if digest not in sizes:
+        sizes[digest] = packed_bytes(manifest, manifest.store(), progress)
+        files.publish_bytes(record, json.dumps({"webp": encoder, "bytes": sizes}, indent=2).encode())
+    return sizes[digest]
 
 
-def _kept_bytes(record: bytes, encoder: str | None) -> dict[str, int]:
+def _kept_bytes(record: Path, encoder: str | None) -> dict[str, int]:
     """Digest -> bytes by this encoder; none of another one, or of a damaged record: they are counted again."""
-    try:
-        found = json.loads(record)
-    except (ValueError, RecursionError):
-        return {}
-    sizes = found.get("bytes") if isinstance(found, dict) and found.get("webp") == encoder else None
+    found = kept(record)
+    sizes = found.get("bytes") if found.get("webp") == encoder else None
     return {key: size for key, size in sizes.items() if type(size) is int} if isinstance(sizes, dict) else {}
 
 

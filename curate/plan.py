@@ -36,6 +36,17 @@
     [nas.retrain]                             OUT/nas/search_random-5_0/retrained    may be left out
     manifest = "refined-50"                   what each network that was found is trained on
     options = { steps = 2000, crop = 48 }     those of TrainConfig
+    [[drc]]                                   OUT/drc/small/trained        a network, trained once
+    name = "small"
+    arch = "drn:scale=4,features=8,blocks=4"
+    base = "random-5"                         what it is trained on
+    manifests = ["refined-50", "random-5"]    what each method is fed with: search, selection and finetuning
+    seeds = [0, 1]
+    train = { steps = 3000, dual = 0.1 }      those of TrainConfig
+    options = { ratio = 0.3, crop = 96 }      those of DrcConfig
+    [drc.methods.drc]                         OUT/drc/small/drc_random-5_0
+    [drc.methods.no-dual]                     options of its own
+    dual = 0.0
 
 Every name and option, and every file that is named, is checked here, before there is a store.
 """
@@ -51,11 +62,11 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pydantic
 
-from curate import degrade, distillation, files, plugins
+from curate import degrade, distillation, files, plugins, units
 from curate.archs import Arch, check_side
 from curate.archs.dlsr import Dlsr
-from curate.blocks import SEED, Block, Clean, Distill, Ingest, Nas, Score, Select, Train
-from curate.config import DistillConfig, NasConfig, TrainConfig
+from curate.blocks import SEED, Block, Clean, Distill, Drc, Ingest, Nas, Score, Select, Train
+from curate.config import DistillConfig, DrcConfig, NasConfig, TrainConfig
 from curate.errors import UsageError, listed, meant, one_line
 from curate.schema import FORMAT, unread
 from curate.scorers import Scorer
@@ -64,7 +75,9 @@ from curate.selection import check_names
 from curate.strategies import Strategy
 from curate.training import check_crop
 
-__all__ = ["Made", "Pipeline", "Search", "Training"]
+__all__ = ["UNPRUNED", "Compression", "Made", "Pipeline", "Search", "Training"]
+
+UNPRUNED = "unpruned"  # a method that leaves all maps where they are, and finetunes as the others do
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BUDGETS = ("patches", "bytes")  # among the options of a distillation
@@ -83,6 +96,7 @@ class Pipeline(pydantic.BaseModel):
     distill: list[Distill] = []
     train: list[Train] = []
     nas: list[Nas] = []
+    drc: list[Drc] = []
 
     @classmethod
     def load(cls, path: str | Path, modules: Sequence[str] = ()) -> "Pipeline":
@@ -130,8 +144,18 @@ class Pipeline(pydantic.BaseModel):
             for seed in block.seeds
         ]
 
+    def compressions(self) -> "list[Compression]":
+        """All compressions, in their order; those that prune nothing first."""
+        return [
+            Compression(block, method, manifest, seed, _method(block, method, seed))
+            for block in self.drc
+            for method in (UNPRUNED, *block.methods)
+            for manifest in block.manifests
+            for seed in block.seeds
+        ]
+
     def manifest(self, name: str, seed: int | None) -> "Made":
-        """The one of this name that a training or a search with this seed uses."""
+        """The one of this name that a training, a search or a compression with this seed uses."""
         return Made(name, seed if self._is_seeded(name) else None)
 
     def manifests(self, name: str) -> "list[Made]":
@@ -141,6 +165,8 @@ class Pipeline(pydantic.BaseModel):
         wanted = {name, *(made.name for made in self.distill if name in made.needs)}
         uses = [(self._trained_on(part), part.seeds) for part in self.train]
         uses += [(list(block.needs), block.seeds) for block in self.nas]
+        uses += [([block.base], [block.training().seed]) for block in self.drc]
+        uses += [(block.manifests, block.seeds) for block in self.drc]
         seeds = (seed for used, own in uses if wanted & set(used) for seed in own)
         return [Made(name, seed) for seed in dict.fromkeys(seeds)]
 
@@ -160,7 +186,7 @@ class Pipeline(pydantic.BaseModel):
         return name in seeded
 
     def _require_named(self, modules: Sequence[str]) -> None:
-        archs = [spec for part in self.train for spec in part.archs]
+        archs = [spec for part in self.train for spec in part.archs] + [block.arch for block in self.drc]
         archs += [spec for made in self.distill if isinstance(spec := made.options.get("arch"), str)]
         for spec in (*self.score.scorers, *(chosen.strategy for chosen in self.select), *archs):
             plugins.require_named(spec, modules, "--plugin")
@@ -179,6 +205,7 @@ class Pipeline(pydantic.BaseModel):
             self._check_distill(distilled)
         self._check_trainings()
         self._check_searches()
+        self._check_compressions()
 
     def _check_names(self) -> None:
         names = self._names()
@@ -189,14 +216,18 @@ class Pipeline(pydantic.BaseModel):
             if unknown := set(distilled.needs) - set(selects):
                 there = f"there are: {listed(selects)}{meant(min(unknown), selects)}"
                 raise UsageError(f"{distilled.name}: no select '{one_line(listed(unknown))}'; {there}")
-        uses = [("train", part.manifests or []) for part in self.train]
-        for user, used in [*uses, *((block.name, block.needs) for block in self.nas)]:
+        uses: list[tuple[str, Sequence[str]]] = [("train", part.manifests or []) for part in self.train]
+        uses += [(block.name, block.needs) for block in self.nas]
+        uses += [(block.name, block.needs) for block in self.drc]
+        for user, used in uses:
             if unknown := set(used) - set(names):
                 there = f"there are: {listed(names)}{meant(min(unknown), names)}"
                 raise UsageError(f"{one_line(user)}: no manifest '{one_line(listed(unknown))}'; {there}")
         for name in names:
             if not self.manifests(name):
-                raise UsageError(f"{name}: {SEED} stands for the seed of a training or a search, and none uses it")
+                raise UsageError(
+                    f"{name}: {SEED} stands for the seed of a training, a search or a compression; none uses it"
+                )
         labels = [made.label for name in names for made in self.manifests(name)]
         if twice := {label for label in labels if labels.count(label) > 1}:
             raise UsageError(f"each manifest should have a name of its own, found twice: {listed(twice)}")
@@ -240,6 +271,35 @@ class Pipeline(pydantic.BaseModel):
                 which = self.manifest(search.block.retrain.manifest, search.seed)
                 self._check_training(f"{name}: retrain", arch, search.retraining, which)
 
+    def _check_compressions(self) -> None:
+        names = [block.name for block in self.drc]
+        for block in self.drc:
+            _check_name("a compression", block.name, names)
+            for method in block.methods:
+                _check_name(f"{block.name}: a method", method, (*block.methods, UNPRUNED))
+            arch: Arch = plugins.parse("archs", block.arch)
+            if not arch.prunable():
+                raise UsageError(f"{block.name}: {one_line(block.arch)} has no maps that curate can prune")
+            training = block.training()
+            self._check_training(f"{block.name}: train", arch, training, self.manifest(block.base, training.seed))
+        places = [f"{one.block.name}/{one.folder}" for one in self.compressions()]
+        if twice := {place for place in places if places.count(place) > 1}:
+            raise UsageError(f"drc: each compression should be named once, found twice: {listed(twice)}")
+        for one in self.compressions():
+            self._check_compression(one, self.manifest(one.manifest, one.seed))
+
+    def _check_compression(self, one: "Compression", which: "Made") -> None:
+        arch: Arch = plugins.parse("archs", one.block.arch)
+        whose = f"{one.block.name}: {one.method}"
+        for crop in (one.config.crop, one.config.finetune_crop) if one.config.finetune_steps else (one.config.crop,):
+            self._check_crop(whose, arch.scale, crop, which)
+            with _said_of(whose):
+                check_side(arch, crop, "a crop")
+        with _said_of(whose):
+            degrade.parse(one.config.degrade, arch.scale)
+            if one.config.channels is not None:
+                units.fitted(one.config.channels, units.left(arch))
+
     def _check_training(self, whose: str, arch: Arch, config: TrainConfig, which: "Made") -> None:
         self._check_crop(whose, arch.scale, config.crop, which)
         with _said_of(whose):
@@ -261,6 +321,15 @@ def _check_name(kind: str, name: str, names: Sequence[str]) -> None:
     if not _NAME.fullmatch(name) or names.count(name) > 1:
         found = f"found '{one_line(name)}'"
         raise UsageError(f"{kind}'s name should be letters, digits, '-', '_' and '.', and its own, {found}")
+
+
+def _method(block: Drc, method: str, seed: int) -> DrcConfig:
+    """The options of a block's method with a seed."""
+    if method != UNPRUNED:
+        return block.config(method, seed)
+    there = units.left(plugins.parse("archs", block.arch))
+    everything = units.text([unit.width for unit in there], there)
+    return replace(block.config(None, seed), numbers="uniform", channels=everything, criterion="l1")
 
 
 @contextmanager
@@ -330,3 +399,19 @@ class Search:
     def folder(self) -> str:
         """Its name below `nas`."""
         return f"{self.block.name}_{self.manifest}_{self.seed}"
+
+
+@dataclass(frozen=True)
+class Compression:
+    """One compression of a study."""
+
+    block: Drc
+    method: str  # a name of the block's, or UNPRUNED
+    manifest: str
+    seed: int
+    config: DrcConfig
+
+    @property
+    def folder(self) -> str:
+        """Its name below `drc/NAME`, beside that of the trained network."""
+        return f"{self.method}_{self.manifest}_{self.seed}"

@@ -9,7 +9,7 @@ each is compared with the reference's search of the same seed, and with those of
 layers times operations.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
@@ -23,12 +23,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from curate import files, markdown, plot
+from curate.agreement import OTHERS, beside, overlap
 from curate.archs.dlsr import Dlsr
 from curate.blocks import Nas
 from curate.config import NasConfig
 from curate.errors import DataError, counted, one_line
 from curate.genotype import CHOOSING, LAYERS, OPERATIONS, Genotype
 from curate.manifest import Manifest
+from curate.markdown import Column
 from curate.measurement import measured
 from curate.nas import pictures, search
 from curate.plan import Made, Pipeline
@@ -38,7 +40,6 @@ from curate.training import train
 __all__ = ["Found", "agreement", "page", "picture", "searched"]
 
 _AGREEMENT = ("operations_agreement", "inputs_agreement", "alpha_correlation")
-_OTHERS = "_other_seeds"  # after these names
 _WIDTH = 120  # of a page's lines
 _COLUMNS = [
     ("name", pa.string()),
@@ -51,7 +52,7 @@ _COLUMNS = [
     ("multiply_adds", pa.int64()),  # for 1280x720
     ("seconds", pa.float64()),
     *((name, pa.float64()) for name in _AGREEMENT),
-    *((name + _OTHERS, pa.float64()) for name in _AGREEMENT),
+    *((name + OTHERS, pa.float64()) for name in _AGREEMENT),
 ]
 
 
@@ -72,7 +73,7 @@ def agreement(one: Found, other: Found) -> dict[str, float | None]:
     same = [mine == theirs for mine, theirs in zip(one.operations, other.operations, strict=True)]
     inputs = correlation = None
     if one.inputs is not None and other.inputs is not None:
-        inputs = mean(_overlap(mine, theirs) for mine, theirs in zip(one.inputs, other.inputs, strict=True))
+        inputs = mean(overlap(mine, theirs) for mine, theirs in zip(one.inputs, other.inputs, strict=True))
     if one.shares_A is not None and other.shares_A is not None:
         correlation = _correlation(one.shares_A, other.shares_A)
     return dict(zip(_AGREEMENT, (mean(same), inputs, correlation), strict=True))
@@ -113,7 +114,8 @@ def searched(
                 row |= {f"{name}_{place}": value for name, value in figures.items()}
         rows.append(row)
     for one, row in zip(searches, rows, strict=True):
-        row |= _compared(one.block, one.manifest, one.seed, found)
+        of_block = {key[1:]: value for key, value in found.items() if key[0] == one.block.name}
+        row |= beside(of_block, one.manifest, one.seed, one.block.manifests[0], agreement)
     for block in plan.nas:
         operations = {
             manifest: [found[block.name, manifest, seed].operations for seed in block.seeds]
@@ -145,25 +147,6 @@ def _shares(run: Path) -> npt.NDArray[np.float64] | None:
     return shares_A
 
 
-def _compared(
-    block: Nas, manifest: str, seed: int, found: Mapping[tuple[str, str, int], Found]
-) -> dict[str, float | None]:
-    """A search beside the reference's, of the same seed and of the others."""
-    mine, (reference, *_) = found[block.name, manifest, seed], block.manifests
-    others = [agreement(mine, found[block.name, reference, other]) for other in block.seeds if other != seed]
-    columns: dict[str, float | None] = {name + _OTHERS: _mean(values[name] for values in others) for name in _AGREEMENT}
-    return columns if manifest == reference else {**columns, **agreement(mine, found[block.name, reference, seed])}
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
-
-
-def _overlap(one: Sequence[int], other: Sequence[int]) -> float:
-    return len(set(one) & set(other)) / len(set(one) | set(other))
-
-
 def _correlation(one_A: npt.NDArray[np.float64], other_A: npt.NDArray[np.float64]) -> float | None:
     if not one_A.std() or not other_A.std():
         return None  # all shares alike: nothing was learnt
@@ -189,8 +172,8 @@ def page(table: pa.Table, plan: Pipeline) -> str:
 
 
 def _section(block: Nas, rows: list[dict[str, Any]]) -> list[str]:
-    columns = [_Column(name.replace("_", " "), name) for name in _AGREEMENT]
-    columns = [*_SIZES, *columns, *(_Column(f"PSNR {test}", f"psnr_{test}") for test in _tests(block, rows))]
+    columns = [Column(name.replace("_", " "), name) for name in _AGREEMENT]
+    columns = [*_SIZES, *columns, *(Column(f"PSNR {test}", f"psnr_{test}") for test in _tests(block, rows))]
 
     def line(title: str, manifest: str, suffix: str = "") -> list[str]:
         mine = [row for row in rows if row["manifest"] == manifest]
@@ -201,32 +184,18 @@ def _section(block: Nas, rows: list[dict[str, Any]]) -> list[str]:
 
     lines = [line(manifest, manifest) for manifest in block.manifests]
     if len(block.seeds) > 1:
-        lines += [line(f"{manifest}, other seeds", manifest, _OTHERS) for manifest in block.manifests]
+        lines += [line(f"{manifest}, other seeds", manifest, OTHERS) for manifest in block.manifests]
     chance = _chance(block.config(block.seeds[0]))
     lines.append(["by chance", *(column.cell([chance.get(column.name)], spread=False) for column in columns)])
     head = ["searched on", *(column.title for column in columns)]
     return [f"{block.name}:", "", *markdown.table(head, lines), "", *_note(block), ""]
 
 
-class _Column(NamedTuple):
-    """Of a page's table."""
-
-    title: str
-    name: str  # of a column of the searches' table
-    unit: float = 1
-    form: str = ".2f"
-    spread: bool = True  # whether to say the deviation too
-
-    def cell(self, values: Sequence[float | None], spread: bool) -> str:
-        known = [value / self.unit for value in values if value is not None]
-        return markdown.figure(known if not known or (spread and self.spread) else [mean(known)], self.form)
-
-
 _SIZES = (
-    _Column("patches", "patches", form=",.0f", spread=False),
-    _Column("seconds", "seconds", form=",.0f"),
-    _Column("parameters", "parameters", form=",.0f"),
-    _Column("multiply-adds, G", "multiply_adds", 1e9),
+    Column("patches", "patches", form=",.0f", spread=False),
+    Column("seconds", "seconds", form=",.0f"),
+    Column("parameters", "parameters", form=",.0f"),
+    Column("multiply-adds, G", "multiply_adds", 1e9),
 )
 
 
@@ -237,7 +206,7 @@ def _tests(block: Nas, rows: list[dict[str, Any]]) -> list[str]:
 def _chance(config: NasConfig) -> dict[str, float]:
     """How far two genotypes agree that are drawn at random: one of the operations, two inputs, each as likely."""
     pairs = [list(combinations(range(1, cell), 2)) for cell in CHOOSING]
-    inputs = mean(mean(_overlap(one, other) for one in of for other in of) for of in pairs)
+    inputs = mean(mean(overlap(one, other) for one in of for other in of) for of in pairs)
     said = {"operations_agreement": 1 / len(OPERATIONS)}
     return {**said, "inputs_agreement": inputs} if config.connections else said
 

@@ -3,8 +3,8 @@
 import pydantic
 import pytest
 
-from curate.blocks import Distill, Nas, Select
-from curate.config import NasConfig, TrainConfig
+from curate.blocks import Distill, Drc, Nas, Select
+from curate.config import DrcConfig, NasConfig, TrainConfig
 from curate.errors import UsageError
 
 OPTIONS = {"steps": 4, "features": 4}
@@ -35,3 +35,40 @@ def test_what_does_not_fit_is_said_of_its_block() -> None:
     for wrong in ({"manifests": []}, {"seeds": []}, {"colour": "red"}):
         with pytest.raises(pydantic.ValidationError):
             Nas.model_validate({"name": "search", "manifests": ["full"], **wrong})
+
+
+DRC = {"name": "small", "arch": "drn", "base": "full", "manifests": ["full", "few"], "train": {"steps": 2, "seed": 5}}
+METHODS = {"drc": {}, "no-dual": {"dual": 0.0, "crop": 48}}
+
+
+def test_a_method_has_the_options_of_all_and_its_own() -> None:
+    block = Drc.model_validate({**DRC, "options": {"ratio": 0.5, "crop": 96}, "methods": METHODS})
+    assert block.config(None, 3) == block.config("drc", 3) == DrcConfig(ratio=0.5, crop=96, seed=3)
+    assert block.config("no-dual", 3) == DrcConfig(ratio=0.5, crop=48, dual=0.0, seed=3)
+    assert block.training() == TrainConfig(steps=2, seed=5) and block.needs == ("full", "full", "few")
+    assert block.seeds == [0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"methods": {"drc": {"ratio": 2.0}}}, r"^small: drc: options: ratio should be above 0 and below 1, found 2"),
+        ({"methods": {"drc": {"rati": 0.2}}}, r"^small: drc: options: no option 'rati'; there are: ratio, "),
+        ({"methods": {"drc": {"seed": 1}}}, r"^small: drc: seeds are given by seeds = .*, found seed 1 in options$"),
+        ({"methods": {"drc": {"finetune_steps": 1}}}, r"^small: drc: all methods are finetuned alike: finetune_steps "),
+        ({"methods": {"drc": {"optimizer": "soap"}}}, r"^small: drc: all methods are finetuned alike: optimizer "),
+        ({"options": {"seed": 1}}, r"^small: drc: seeds are given"),
+        ({"train": {"steps": 2, "rate": 2.0}}, r"^small: train: rate should be above 0"),
+    ],
+)
+def test_what_does_not_fit_a_compression_is_said(wrong: dict[str, object], reason: str) -> None:
+    block = Drc.model_validate({**DRC, "methods": METHODS, **wrong})
+    with pytest.raises(UsageError, match=reason):
+        (block.training(), block.config("drc", 0))
+
+
+@pytest.mark.parametrize("wrong", [{"methods": {}}, {"manifests": []}, {"seeds": []}, {"colour": "red"}])
+def test_a_compression_needs_methods_manifests_and_seeds(wrong: dict[str, object]) -> None:
+    assert Drc.model_validate({**DRC, "methods": METHODS})
+    with pytest.raises(pydantic.ValidationError):
+        Drc.model_validate({**DRC, "methods": METHODS, **wrong})

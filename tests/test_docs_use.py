@@ -179,8 +179,10 @@ def test_what_a_stopped_command_says_is_in_the_tutorial(monkeypatch: pytest.Monk
 
 
 def test_the_distil_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
-    """With few steps of small networks on small windows."""
-    quick = "--arch fsrcnn:scale=2,d=8,s=4,m=1 --steps 1 --pool 30 --net-steps 1 --real-batch 8"
+    """With few steps of small networks on small windows, and not many: `ldm` takes a tenth of a second for each."""
+    for path in (photographs / "DIV2K/DIV2K_train_HR").iterdir():
+        Image.fromarray(synthetic_photo(148, 160, int(path.stem))).save(path)
+    quick = "--arch fsrcnn:scale=2,d=8,s=4,m=1 --steps 1 --pool 10 --net-steps 1 --real-batch 8"
     small = "--width 8 --denoiser-width 16 --batch-size 2 --crop 16 --autoencoder-crop 16"
     printed = run(
         "docs/distill.md",

@@ -222,22 +222,33 @@ def test_without_torch_pruning_it_is_named(lab: Callable[[str], str], monkeypatc
 # --- a cross-check of the units that curate's archs say ---------------------------------------------------------------
 
 
-def is_plain(unit: PrunableUnit) -> bool:
-    """Whether it lies along whole axes: not before a pixel shuffle, not a head's, not one of several joined."""
-    return not unit.gates and all(span.start == 0 and span.outer == span.inner == 1 for span in unit.spans)
+def is_plain(unit: PrunableUnit, parameters: dict[str, Tensor]) -> bool:
+    """Whether it takes whole axes and one layer reads it: no pixel shuffle, no head, no map set aside or joined."""
+    whole = all(parameters[span.parameter].shape[span.axis] == unit.width for span in unit.spans)
+    return whole and not unit.gates and len(unit.readers) == 1
 
 
 @needs_pruning
 @pytest.mark.parametrize(
     ("spec", "plain", "others"),
-    [("drn:features=8,blocks=1", 4, 2)],
+    [
+        ("fsrcnn:d=6,s=4,m=2", 5, 0),
+        ("edsr:blocks=2,features=8", 2, 1),
+        ("rcan:groups=1,blocks=2,features=16", 2, 1),
+        ("drn:features=8,blocks=1", 4, 2),
+        ("imdn:features=16,modules=2", 1, 14),
+        ("swinir:embed=24,groups=1,blocks=2,variant=light", 2, 2),
+        ("dlsr:features=8", 13, 24),
+        ("unet:features=4,levels=2", 8, 2),
+    ],
 )
 def test_units_of_curate_s_archs_are_those_that_torch_pruning_finds(spec: str, plain: int, others: int) -> None:
-    """All but those that it has wrong: maps before a pixel shuffle, of attention, of which several are joined."""
+    """All but those that it has wrong, or not at all: before a pixel shuffle, of attention, of joined maps."""
     arch: Arch = plugins.parse("archs", spec)
     torch.manual_seed(0)
-    found = {(frozenset(unit.makers), unit.readers): unit.width for unit in units_of(arch, arch.build())}
+    net = arch.build()
+    found = {(frozenset(unit.makers), unit.readers): unit.width for unit in units_of(arch, net)}
     ours = arch.prunable()
     agreed = [unit for unit in ours if found.get((frozenset(unit.makers), unit.readers)) == unit.width]
-    assert agreed == [unit for unit in ours if is_plain(unit)]
+    assert agreed == [unit for unit in ours if is_plain(unit, dict(net.named_parameters()))]
     assert (len(agreed), len(ours) - len(agreed)) == (plain, others)

@@ -19,6 +19,7 @@ MAX_BYTES = 2 * 2**20  # of one file in the repository, but for the bundled diff
 
 # Every other module, and so `curate --help` and every SQL question, answers without the seconds that torch takes.
 WITH_TORCH = {
+    "channels",
     "checkpoint",
     "curves",
     "cuts",

@@ -366,6 +366,10 @@ def test_a_study_without_distillations_has_no_columns_of_theirs(
         b'{"webp": "2", "bytes": {"d": 5}}',
     ],
 )
-def test_damaged_bytes_and_those_of_another_encoder_are_counted_again(record: bytes) -> None:
-    assert module._kept_bytes(record, "1") == {}
-    assert module._kept_bytes(b'{"webp": "1", "bytes": {"d": 5}}', "1") == {"d": 5}
+def test_damaged_bytes_and_those_of_another_encoder_are_counted_again(record: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "bytes.json"
+    assert module._kept_bytes(file, "1") == {}
+    file.write_bytes(record)
+    assert module._kept_bytes(file, "1") == {}
+    file.write_bytes(b'{"webp": "1", "bytes": {"d": 5}}')
+    assert module._kept_bytes(file, "1") == {"d": 5}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.config import NasConfig, TrainConfig
+from curate.config import DrcConfig, NasConfig, TrainConfig
 from curate.errors import CurateError, UsageError
 from curate.plan import Made, Pipeline
 
@@ -53,6 +53,20 @@ options = { steps = 4, features = 4, crop = 30 }
 [nas.retrain]
 manifest = "hard"
 options = { steps = 2, crop = 32 }
+"""
+DRC = """
+[[drc]]
+name = "small"
+arch = "drn:features=4,blocks=1"
+base = "few"
+manifests = ["hard", "few"]
+seeds = [3, 8]
+train = { steps = 2, crop = 48, seed = 5 }
+options = { crop = 48, finetune_crop = 48 }
+[drc.methods.drc]
+[drc.methods.uniform-l1]
+numbers = "uniform"
+criterion = "l1"
 """
 
 
@@ -173,6 +187,62 @@ def test_searches_of_two_blocks_are_told_apart(load: Callable[[str], Pipeline]) 
         load(STUDY.replace("[[train]]", f"{selects}[[train]]", 1) + "".join(blocks))
 
 
+def test_each_method_is_fed_with_each_manifest_and_seed(load: Callable[[str], Pipeline]) -> None:
+    plan = load(STUDY[: STUDY.index("[[distill]]")] + DRC)
+    assert [one.folder for one in plan.compressions()] == [
+        f"{method}_{manifest}_{seed}"
+        for method in ("unpruned", "drc", "uniform-l1") for manifest in ("hard", "few") for seed in (3, 8)
+    ]  # fmt: skip
+    for one in plan.compressions():
+        own = {"numbers": "uniform", "criterion": "l1"} if one.method != "drc" else {}
+        everything = {"channels": "4.8.16.16.16.16"} if one.method == "unpruned" else {}
+        assert one.config == DrcConfig(crop=48, finetune_crop=48, seed=one.seed, **own, **everything)
+    assert labels(plan, "few") == ["few-seed5", "few-seed3", "few-seed8"]  # of the training, and of each compression
+    left = load(STUDY + DRC.replace("blocks=1", "blocks=1,config=2.8.9.16.10.8")).compressions()
+    assert left[0].config.channels == "2.8.9.16.10.8"  # of a network that was pruned before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('name = "small"', 'name = "../small"', "a compression's name should be letters, digits, '-', '_' and '.'"),
+        ('name = "small"', "", "drc.0.name: Field required"),
+        ('name = "small"', 'name = "small"\nratio = 0.3', "drc.0.ratio: Extra inputs are not permitted"),
+        ('base = "few"', 'base = "fewer"', "small: no manifest 'fewer'; there are: dc, dm, few, hard; did you mean"),
+        ('["hard", "few"]', '["hart", "few"]', "small: no manifest 'hart'; there are: dc, dm, few, hard; did you"),
+        ('["hard", "few"]', '["hard", "few", "hard"]', "found twice: small/drc_hard_3, small/drc_hard_8, small/un"),
+        ("[3, 8]", "[3, 3]", "drc: each compression should be named once, found twice: small/drc_few_3, "),
+        ("[3, 8]", "[-1]", "seed should be 0 or more, found -1"),
+        ("methods.drc]", 'methods."../drc"]', "small: a method's name should be letters, digits, '-', '_'"),
+        ("methods.drc]", "methods.unpruned]", "and its own, found 'unpruned'"),
+        ('"drn:features=4,blocks=1"', '"drrn"', "small: drrn has no maps that curate can prune"),
+        ('"drn:features=4,blocks=1"', '"dran"', "no 'dran' in curate.archs"),
+        ('"drn:features=4,blocks=1"', '"lab.net"', "'lab.net' is code outside curate"),
+        ("crop = 48, seed", "crop = 50, seed", "small: train: a crop should be a multiple of 4, and at most the"),
+        ("steps = 2", "stepps = 2", "small: train: no option 'stepps'; there are: steps, "),
+        ("{ crop = 48", "{ crop = 96", "small: unpruned: a crop should be a multiple of 4, and at most the"),
+        ("finetune_crop = 48", "finetune_crop = 46", "a multiple of 4, and at most the patch's 48 px, found 46"),
+        ("finetune_crop = 48", "finetune_crop = 96, finetune_steps = 0", None),
+        ("finetune_crop = 48", 'finetune_crop = 48, degrade = "fog"', "small: unpruned: no degradation 'fog'"),
+        ("{ crop = 48", "{ ratio = 1.0, crop = 48", "small: options: ratio should be above 0 and below 1, found 1.0"),
+        ('"l1"', '"l2"', "small: uniform-l1: options: criterion should be 'greedy', 'l1', 'thinet' or 'random', found"),
+        ('"l1"', '"l1"\nchannels = "4.8"', "small: uniform-l1: config should have a number for each of the 6 units"),
+        ('"l1"', '"l1"\nchannels = "4.8.16.16.16.7"', None),
+        ('"l1"', '"l1"\ncrop = 50', "small: uniform-l1: a crop should be a multiple of 4"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_compression_is_said(
+    old: str, new: str, reason: str | None, load: Callable[[str], Pipeline]
+) -> None:
+    assert old in DRC
+    if reason is None:  # what is right beside it
+        assert load(STUDY + DRC.replace(old, new, 1)).compressions()
+        return
+    with pytest.raises(UsageError) as error:
+        load(STUDY + DRC.replace(old, new, 1))
+    assert reason in str(error.value) and str(error.value).isprintable()
+
+
 def test_a_text_with_the_seed_in_it_stays_a_text(load: Callable[[str], Pipeline]) -> None:
     (block, _) = load(STUDY).distill
     changed = block.model_copy(update={"options": {**block.options, "teacher": "runs/{seed}", "objective": "dc"}})
@@ -231,7 +301,7 @@ def test_what_is_wrong_is_said(old: str, new: str, reason: str | None, load: Cal
 
 def test_a_seed_that_no_training_gives_is_refused(load: Callable[[str], Pipeline]) -> None:
     with pytest.raises(
-        UsageError, match=r"study.toml': few: .seed. stands for the seed of a training or a search, and none"
+        UsageError, match=r"study.toml': few: .seed. stands for the seed of a training, a search or a comp"
     ):
         load(STUDY[: STUDY.index("[[distill]]")])
 
@@ -242,9 +312,10 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
     networks = {
         study.stem: len({training.arch for training in Pipeline.load(study).trainings()}) for study in sorted(studies)
     }
-    searching = {"nas_proxy": 0, "nas_proxy_small": 0}
+    searching, compressing = ("nas_proxy", "nas_proxy_small"), ("drc_study", "drc_study_small")
     assert networks == {
-        **searching, "distill_study": 2, "distill_study_small": 1, "pruning_study": 2, "sobel_vs_loss": 1
+        **dict.fromkeys((*searching, *compressing), 0),
+        "distill_study": 2, "distill_study_small": 1, "pruning_study": 2, "sobel_vs_loss": 1,
     }  # fmt: skip
     for study in studies:
         plan = Pipeline.load(study)
@@ -256,6 +327,10 @@ def test_the_studies_that_are_shipped_are_valid() -> None:
             assert len(plan.manifests(block.name)) == 3  # the spread is of the draw too
             assert block.like in {chosen.name for chosen in plan.select}  # equal bytes
         assert bool(plan.nas) == (study.stem in searching)
+        assert bool(plan.drc) == (study.stem in compressing)
+        for block in plan.drc:
+            assert len(block.seeds) > 1 and block.manifests[0] == block.base == "full"
+            assert {"drc", "uniform-l1"} <= block.methods.keys() and block.training().dual == block.config(None, 0).dual
         for searched in plan.nas:
             assert len(searched.seeds) > 1 and searched.manifests[0] == "full"  # the reference has other seeds
             assert searched.retrain and searched.retrain.manifest == "full"
@@ -266,4 +341,4 @@ def test_the_file_in_the_formats_is_one(load: Callable[[str], Pipeline]) -> None
     page = (ROOT / "docs/formats.md").read_text("utf-8")
     plan = load(page.partition("```toml\n")[2].partition("```")[0])
     assert labels(plan, "dm-5") == ["dm-5-seed0", "dm-5-seed1", "dm-5-seed2"] and len(plan.trainings()) == 6
-    assert len(plan.searches()) == 4
+    assert len(plan.searches()) == 4 and len(plan.compressions()) == 4 * 4
