@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
+TYPES := $(PY) -m mypy --strict --no-error-summary curate
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # the first of these that is 3.11 or newer; `make PYTHON=/path/to/python demo` for another
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
@@ -16,7 +17,7 @@ PATCHES ?=
 SECONDS ?= 60
 TARGETS ?=
 
-.PHONY: help demo test test-slow lint bench fuzz weights ldm-weights check-fresh clean
+.PHONY: help demo test test-slow lint quick-lint bench fuzz weights ldm-weights check-fresh clean
 .NOTPARALLEL: # one pip at a time in one environment
 .DEFAULT_GOAL := help
 
@@ -26,16 +27,23 @@ help: ## list the targets
 demo: $(VENV)/run.stamp ## the main job on the sample photographs, CPU only, in a few minutes
 	@$(BIN)/curate demo $(DEMO)
 
-test: lint ## every check that CI runs: style, types, layers, schemas, tests
-	$(PY) -m pytest -n 2
+# Types are checked beside the tests, which leave a processor idle now and then; what mypy says comes last. Bytecode is
+# written even where the environment forbids it: tests start many processes, and each would compile curate.
+test: quick-lint ## every check that CI runs: style, types, layers, schemas, tests
+	@said=$$(mktemp) && trap 'rm -f "$$said"; kill $$types 2>/dev/null' EXIT && trap 'exit 1' INT TERM && types=; \
+	echo "$(TYPES) &"; $(TYPES) >"$$said" 2>&1 & types=$$!; \
+	echo "$(PY) -m pytest -n 2"; PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 2; tests=$$?; \
+	wait $$types; typed=$$?; cat "$$said"; exit $$((tests | typed))
 
 test-slow: $(VENV)/slow.stamp ## the tests that take minutes
 	$(PY) -m pytest -m slow
 
-lint: $(VENV)/dev.stamp ## style, types, layers, schemas, docs/commands.md
+lint: quick-lint ## style, types, layers, schemas, docs/commands.md
+	$(TYPES)
+
+quick-lint: $(VENV)/dev.stamp
 	$(PY) -m ruff check -q .
 	$(PY) -m ruff format -q --check .
-	$(PY) -m mypy --strict --no-error-summary curate
 	$(BIN)/lint-imports --no-logo
 	$(PY) -m curate.schema --check
 	$(PY) docs/commands.py --check

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from curate.checkpoint import Checkpoint
     from curate.comparison import diff
-    from curate.config import DistillConfig, NasConfig, TrainConfig
+    from curate.config import DistillConfig, DrcConfig, NasConfig, TrainConfig
     from curate.distillation import distill
+    from curate.drc import compress, slim
     from curate.duplication import duplicates
     from curate.errors import CurateError, DataError, UsageError
     from curate.evaluation import evaluate
@@ -40,12 +41,14 @@ __all__ = [
     "CurateError",
     "DataError",
     "DistillConfig",
+    "DrcConfig",
     "Manifest",
     "NasConfig",
     "Store",
     "TrainConfig",
     "UsageError",
     "batches",
+    "compress",
     "diff",
     "distill",
     "duplicates",
@@ -62,6 +65,7 @@ __all__ = [
     "score",
     "search",
     "select",
+    "slim",
     "train",
     "verify",
 ]
@@ -72,12 +76,14 @@ _HOME = {
     "CurateError": "errors",
     "DataError": "errors",
     "DistillConfig": "config",
+    "DrcConfig": "config",
     "Manifest": "manifest",
     "NasConfig": "config",
     "Store": "store",
     "TrainConfig": "config",
     "UsageError": "errors",
     "batches": "loader",
+    "compress": "drc",
     "diff": "comparison",
     "distill": "distillation",
     "duplicates": "duplication",
@@ -94,6 +100,7 @@ _HOME = {
     "score": "scoring",
     "search": "nas",
     "select": "selection",
+    "slim": "drc",
     "train": "training",
     "verify": "verification",
 }

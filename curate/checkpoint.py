@@ -22,11 +22,12 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curate import matlab, plugins, schema, storage
+from curate import matlab, plugins, schema, storage, units
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
+from curate.plugins import full_spec
 from curate.schema import CheckpointRecipe
 from curate.storage import Place, RemotePath
 
@@ -40,7 +41,9 @@ __all__ = [
     "MODEL_FILE",
     "RECIPE_FILE",
     "Checkpoint",
+    "Contents",
     "check",
+    "contents",
     "full_spec",
     "mend",
     "read_recipe",
@@ -51,6 +54,7 @@ MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
 BEST = "best"  # folder in a run's folder: the checkpoint of the best validation
 
+_FILES = (".json", ".txt")  # what options that name a file end in: a genotype, a config
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")  # the best first
 _MAX_WRAPPERS = 8  # one inside the other; a pickle may hold itself
@@ -58,6 +62,8 @@ _PREFIXES = ("module.", "netG.")  # before every name: DataParallel's, and GAN t
 _MAX_NAMED = 3  # weights named in a message
 _MAX_RATIO = 4  # of what a zip file unpacks to, to its own size; of float weights 1.1 at most
 _MAX_TIMES, _MAX_MORE = 4, 1000  # how many more weights a network may have than its file, to be built for a comparison
+_MAX_NUMBERS = 3 * 10**8  # in the weights of a network of which the file holds fewer, as one made narrower does
+_FILES = (".json", ".txt")  # ends of options that would be read from a file: a genotype, a config
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +187,19 @@ def _problems(file: Place, beside: Place) -> list[tuple[Place, str]]:
     return []
 
 
+class Contents(NamedTuple):
+    """What a safetensors file of curate's holds."""
+
+    text: str | None  # its record, as JSON; None in a file of others
+    tensors: "dict[str, Tensor]"
+    compact: bool  # whether its header is as curate writes it
+
+
+def contents(file: Place) -> Contents:
+    """Raises DataError for a file that is no safetensors file, or is damaged."""
+    return Contents(_text(file), _read_safetensors(file), _is_compact(file))
+
+
 def _is_compact(file: Place) -> bool:
     """Whether a header is JSON without spaces, and spaces after it."""
     text = _read(file, 8, int.from_bytes(_read(file, 0, 8), "little"))
@@ -197,42 +216,51 @@ def weights_hash(state: "Mapping[str, Tensor]") -> str:
 # Of curate's own making
 
 
-def full_spec(arch: "Arch") -> str:
-    """All options, also those at their defaults: a default may change, what a file was made with may not."""
-    name = plugins.spec_of(arch).partition(":")[0]
-    return f"{name}:" + ",".join(f"{k}={v}" for k, v in plugins.options_of(arch).items() if v is not None)
-
-
 def _own(file: Place, record: CheckpointRecipe, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
     """Checkpoint of a file with a record; `spec` is only needed for an arch outside curate."""
-    arch = _recorded_arch(file, record.arch, spec)
+    arch = _recorded_arch(file, record.arch, tensors, spec)
     if weights_hash(tensors) != record.weights:
         raise DataError(f"{_quoted(file)} is damaged: its weights are not those that were saved")
     return Checkpoint(arch, _fitting(file, tensors, arch), record.training)
 
 
-def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
-    name = recorded.partition(":")[0]
-    if "." in name and (spec is None or spec.partition(":")[0] != name):
-        # A file must not make curate import a module of its choice.
-        raise UsageError(
-            f"{_quoted(file)} is for an arch outside curate; to import it, give --arch {one_line(recorded)}"
-        )
+def _recorded_arch(file: Place, recorded: str, tensors: "dict[str, Tensor]", spec: str | None) -> "Arch":
+    unbuildable = f"{_quoted(file)} is for an arch that this curate cannot build"
     try:
-        if named := [value for value in plugins.given_in(recorded).values() if value.strip('"').endswith(".json")]:
+        specs, outside = plugins.within(recorded), plugins.outside(recorded)
+    except UsageError as error:
+        raise DataError(f"{unbuildable}: {error}") from None
+    if not set(outside) <= set(plugins.outside(spec or "")):
+        # A file must not make curate import a module of its choice.
+        inner = next(one for one in specs if "." in one.partition(":")[0])
+        raise UsageError(f"{_quoted(file)} is for an arch outside curate; to import it, give --arch {one_line(inner)}")
+    try:
+        values = (value.strip('"') for one in reversed(specs) for value in plugins.given_in(one).values())
+        if named := [value for value in values if value.endswith(_FILES)]:
             # Nor open a file, or a URL, of its choice. What curate writes says what was in it.
             raise UsageError(f"it names another file, '{one_line(named[0])}'")
+        given = plugins.given_in(recorded)
+        if given.pop("config", None) is not None:
+            # Nor take memory for a network of any size, of which a config leaves a little.
+            _expected(file, tensors, plugins.parse("archs", recorded.partition(":")[0], **given))
         arch: Arch = plugins.parse("archs", recorded)
     except UsageError as error:
-        raise DataError(f"{_quoted(file)} is for an arch that this curate cannot build: {error}") from None
-    if spec is not None and _with_rest(spec, plugins.options_of(arch)) != arch:
-        raise UsageError(f"{_quoted(file)} is for {one_line(recorded)}, not for {one_line(spec)}")
+        raise DataError(f"{unbuildable}: {error}") from None
+    if spec is not None and not _is_meant(spec, arch):
+        raise UsageError(f"{_quoted(file)} is for {plugins.shown(recorded)}, not for {plugins.shown(spec)}")
     return arch
+
+
+def _is_meant(spec: str, arch: "Arch") -> bool:
+    """Whether `spec` says the arch, or the one that it is a part of, with options left open."""
+    named = type(plugins.parse("archs", spec.partition(":")[0]))
+    found = next((one for one in (arch, getattr(arch, "inner", None)) if type(one) is named), None)
+    return found is not None and _with_rest(spec, plugins.options_of(found)) == found
 
 
 def _with_rest(spec: str, options: Mapping[str, Any]) -> "Arch":
     """The arch that `spec` names, with `options` for those that it leaves open, where the arch has them."""
-    known = plugins.options_of(plugins.parse("archs", spec))
+    known = plugins.options_of(plugins.parse("archs", spec.partition(":")[0]))
     left_open = {key: options[key] for key in known.keys() & options.keys() if key not in plugins.given_in(spec)}
     arch: Arch = plugins.parse("archs", spec, **left_open)
     return arch
@@ -291,7 +319,19 @@ def _completed(file: Place, spec: str, tensors: "dict[str, Tensor]") -> "Arch":
     for key in (key for key, value in inferred.items() if value is None and key not in given):
         found = f"{_quoted(file)} fits {name} of some {key}, which weights do not show"
         raise UsageError(f"{found}: say which with --arch {name}:{key}=...")
-    return _with_rest(spec, inferred)
+    arch = _with_rest(spec, inferred)
+    return arch if "config" in given else _narrowed(file, arch, tensors)
+
+
+def _narrowed(file: Place, arch: "Arch", tensors: "dict[str, Tensor]") -> "Arch":
+    """The arch with the config that leaves the weights' shapes, where there is one."""
+    full, state = arch.prunable(), arch.adapt(tensors)
+    if not full:
+        return arch
+    expected = {name: tensor.shape for name, tensor in _expected(file, state, arch).items()}
+    shapes = {name: state[name].shape for name in expected if name in state and state[name].ndim == len(expected[name])}
+    widths = units.narrowed(full, expected, shapes)
+    return arch if widths is None else replace(arch, config=units.text(widths, full))  # type: ignore[type-var]
 
 
 def _inferred_arch(file: Place, tensors: "dict[str, Tensor]") -> "Arch":
@@ -451,7 +491,7 @@ def _fitting(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[str
     }
     found = [f"{what}: {_some(keys)}" for what, keys in problems.items() if keys]
     if found:
-        raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}; {'; '.join(found)}")
+        raise DataError(f"{_quoted(file)} does not fit {plugins.shown(arch)}; {'; '.join(found)}")
     state = {key: state[key].to(expected[key].dtype) for key in shared}
     if bad := [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise DataError(f"{_quoted(file)} has weights that are not finite: {_some(bad)}")
@@ -467,14 +507,20 @@ def _expected(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[st
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    most, registered = _MAX_TIMES * len(state) + _MAX_MORE, 0
+    most, registered, numbers = _MAX_TIMES * len(state) + _MAX_MORE, 0, 0
+    largest = max(_MAX_NUMBERS, sum(tensor.numel() for tensor in state.values()))
 
-    def count(*_: object) -> None:
-        nonlocal registered
+    def count(_: object, __: object, parameter: "Tensor | None") -> None:
+        nonlocal registered, numbers
         registered += 1
+        numbers += 0 if parameter is None else parameter.numel()
+        found = ""
         if registered > most:
             found = f"{len(state)} weights, the network has more than {most}"
-            raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}: it has {found}")
+        elif numbers > largest:
+            found = f"{sum(tensor.numel() for tensor in state.values())} numbers, the network more than {largest}"
+        if found:
+            raise DataError(f"{_quoted(file)} does not fit {plugins.shown(arch)}: it has {found}")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -482,7 +528,7 @@ def _expected(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[st
             warnings.simplefilter("ignore")  # of filling tensors without values
             return _fresh(arch).state_dict()
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor has
-        raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}: {one_line(error)}") from None
+        raise DataError(f"{_quoted(file)} does not fit {plugins.shown(arch)}: {one_line(error)}") from None
     finally:
         hook.remove()
 

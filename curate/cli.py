@@ -17,6 +17,7 @@ from curate import completion, program
 from curate.config import (
     Config,
     DistillConfig,
+    DrcConfig,
     LdmConfig,
     NasConfig,
     Option,
@@ -552,6 +553,7 @@ def train(
     ] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Arch and options; those given here win.")] = None,
     init: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="Weights to start from.")] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="A trained network to resemble.")] = None,
     validate: Annotated[str | None, typer.Option(metavar="FOLDER", help="HR images; the best is kept.")] = None,
     store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
     wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Curves to Weights & Biases too.")] = None,
@@ -575,6 +577,7 @@ def train(
             config,
             out,
             init=init,
+            teacher=teacher,
             store=store,
             validate=validate,
             wandb=wandb,
@@ -758,6 +761,98 @@ def nas_draw(
         display.record({"picture": place, "genotype": str(found)})
         return
     display.answer(f"{found}: {one_line(place)}")
+
+
+_drc = program.Verbs(cls=program.WithDefault, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(_drc, name="drc", help="Compress a network: what stands alone is for 'compress'.")
+ArchOption = Annotated[
+    str | None, typer.Option(help="For a file that does not say: edsr:scale=2.", autocompletion=completion.archs)
+]
+
+
+@_drc.command(program.WithDefault.default)
+@_with_options_of(DrcConfig)
+def drc_compress(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A file made by 'curate select'.")],
+    *,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="RUN", help="Its folder or URL; made, or gone on with.")],
+    stage: Annotated[
+        Literal["channels", "prune", "finetune"] | None, typer.Option(help="One of the three alone, in this order.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Finetune towards this one's maps too.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="TOML", help="Options; those given here win.")] = None,
+    validate: Annotated[str | None, typer.Option(metavar="FOLDER", help="HR images; the best is kept.")] = None,
+    arch: ArchOption = None,
+    store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+    **options: Any,
+) -> None:
+    """Compress a network by DRC, in three stages. The word `compress` may be left out.
+
+    How many maps of each unit stay, which ones, and a training of what is left. The same command goes on with a run
+    that was stopped or killed.
+    """
+    from curate import display
+
+    given = {name: value for name, value in options.items() if value is not None}
+    config = settle(DrcConfig, recipe, given)
+    with display.progress("drc", "steps") as progress:
+        from curate.drc import compress, measured
+
+        report = compress(
+            checkpoint,
+            manifest,
+            config,
+            out,
+            stage=stage,
+            teacher=teacher,
+            store=store,
+            validate=validate,
+            arch=arch,
+            device=device,
+            progress=progress,
+        )
+        speed = measured(report, device)
+    if as_json:
+        from curate.plugins import spec_of
+
+        archs = {"arch": spec_of(report.arch), "before": spec_of(report.before)}
+        display.record({**report._asdict(), **archs, "latency": speed._asdict()})
+        return
+    numbers = "{:,} -> {:,} parameters".format(*report.parameters)
+    products = "{:.2f} -> {:.2f} G multiply-adds for 1280x720".format(*(count / 1e9 for count in report.multiply_adds))
+    times = "{:.3g} -> {:.3g} ms".format(*speed.milliseconds) + f" for {speed.size} on {speed.device}"
+    display.answer(f"{numbers}, {products}, {times}: {one_line(report.path)}")
+
+
+@_drc.command("slim")
+def drc_slim(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run's folder, or a file.")],
+    config: Annotated[str, typer.Option(metavar="FILE", help="A number a line, as published, or text: 12.20.36.")],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="Of the smaller checkpoint.")],
+    arch: ArchOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep known numbers of maps, the largest. Without a training."""
+    from curate import display
+
+    with display.progress("drc slim", "units"):
+        from curate.drc import slimmed
+
+        report = slimmed(checkpoint, config, out, arch)
+    if as_json:
+        from curate.plugins import spec_of
+
+        display.record({**report._asdict(), "arch": spec_of(report.arch)})
+        return
+    whole = report.parameters + report.dual_parameters
+    size = f"{report.parameters:,} parameters, {whole:,} with dual networks"
+    products = f"{report.multiply_adds / 1e9:.2f} G multiply-adds for 1280x720"
+    display.answer(f"{size}, {products}: {one_line(report.path)}")
 
 
 @app.command("eval")

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import distribution, plugins, storage
+from curate import compressions, distribution, plugins, storage
 from curate.archs import Arch
 from curate.errors import DataError, UsageError, listed, one_line
 from curate.genotype import GENOTYPE_FILE, Genotype
@@ -33,7 +33,8 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
     are counted by. arch is the spec of its network, for a public file whose weights do not tell it and for an arch
     outside curate, which is imported only if it is named here: without it, `parameters` is what the file says and so
     has running statistics in it, and there is no size. Of a genotype (a file, or a search's folder) size does the same.
-    A training run, or a search, that has not ended is an `unfinished run`.
+    A training run, a search or a compression that has not ended is an `unfinished run`. Of the folder of a compression
+    `compression` says which stages have ended, and what is left.
     Raises UsageError for a path that is none of the three, for size or arch where there is no network, and for a
     network that is not known; DataError for a damaged file.
     """
@@ -48,11 +49,14 @@ def info(path: str | Place, *, size: tuple[int, int] | None = None, arch: str | 
     if genotype.suffix == ".json" and genotype.is_file():
         _refuse([name for name in asked if name == "--arch"], where, "genotype")
         return _genotype(genotype, size)
-    if weights == {"state.safetensors"}:
+    if weights - {"dual.safetensors"} == {"state.safetensors"}:
         _refuse(asked, where, "unfinished run")
         return _unfinished(where)
     if where.suffix.lower() in _CHECKPOINTS or weights:
         return _checkpoint(where, size, arch)
+    if compressions.is_compression(where):
+        _refuse(asked, where, "unfinished run")
+        return _begun(where)
     if where.is_file():
         with Manifest.scan(where) as scan:
             _refuse(asked, where, "manifest")
@@ -144,14 +148,22 @@ def _unfinished(folder: Place) -> dict[str, Any]:
 
     state = begun(folder)
     verb = next((verb for option, verb in _VERBS.items() if option in state.identity), "train")
-    how = f"give the same 'curate {verb}' again"
+    compression = compressions.facts(folder)
+    how = f"give the same 'curate {'drc' if compression else verb}' again"
     return {
         "kind": "unfinished run",
         "step": state.step,
         "best": state.best,
         "to_go_on": how,
+        **compression,
         "options": state.identity,
     }
+
+
+def _begun(folder: Place) -> dict[str, Any]:
+    """How far a compression is that has no model yet."""
+    how = "give the same 'curate drc' again"
+    return {"kind": "unfinished run", "to_go_on": how, **compressions.facts(folder)}
 
 
 def _genotype(file: Place, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -183,7 +195,7 @@ def _checkpoint(path: Place, size: tuple[int, int] | None, arch: str | None) -> 
     facts = _recorded(path)
     if not facts or size is not None or arch is not None:
         facts |= _loaded(path, size, arch)
-    return {"kind": "checkpoint", **facts}
+    return {"kind": "checkpoint", **facts, **compressions.facts(path)}
 
 
 def _recorded(path: Place) -> dict[str, Any]:

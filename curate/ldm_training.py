@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from math import cos, isfinite, log10, pi
+from math import isfinite, log10
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,7 @@ def _step(run: _Run, live: _Live, batch: Batch) -> None:
     done, total = live.place
     torch.manual_seed(step_seed(config.seed, live.step))
     for group in live.optimiser.param_groups:
-        group["lr"] = config.rate * (0.01 + 0.99 * (1 + cos(pi * done / total)) / 2)
+        group["lr"] = config.rate * optim.cosine(done, total)
     loss = live.loss(batch.hr_BCHW.to(live.device, memory_format=torch.channels_last))
     live.losses.append(float(loss.detach()))
     if not isfinite(live.losses[-1]):

@@ -82,10 +82,13 @@ class Objective:
             dual_B = dual_B + losses.pixels(made_BCHW, lower_BCHW, self.loss, peak=self.arch.peak)
         return Parts(primal_B, dual_B)
 
+    def total(self, parts: Parts) -> Tensor:
+        """Both together, sample by sample."""
+        return parts.primal_B + self.dual * parts.dual_B
+
     def __call__(self, answer: Answer, images: Images) -> Tensor:
         """The loss of a batch, each sample by its weight: what is minimised."""
-        primal_B, dual_B = self.parts(answer, images)
-        return ((primal_B + self.dual * dual_B) * images.weight_B).mean()
+        return (self.total(self.parts(answer, images)) * images.weight_B).mean()
 
     def error(self, answer: Answer, images: Images) -> Tensor:
         """The mean squared error of the last answer, of values in [0, 1]: a figure, not a function to minimise."""

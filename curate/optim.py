@@ -9,6 +9,7 @@ Axes in names: N any axis of the array, with its own basis.
 """
 
 from collections.abc import Callable, Iterable
+from math import cos, pi
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 
 from curate.config import TrainConfig
 
-__all__ = ["Soap", "by_name", "optimiser"]
+__all__ = ["Soap", "by_name", "cosine", "optimiser"]
 
 _LARGEST_AXIS = 1024  # longer axes keep their own basis: its square matrices would cost more than they give
 _REFRESH = 10  # steps between two updates of the bases
@@ -44,6 +45,11 @@ def by_name(
         return Soap(parameters, lr=rate, betas=known)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return kind(parameters, lr=rate, betas=known, weight_decay=weight_decay)
+
+
+def cosine(step: int, steps: int) -> float:
+    """What a rate is multiplied by at a step, counted from 0: it falls from 1 to 1 % along a cosine."""
+    return 0.01 + 0.99 * (1 + cos(pi * step / steps)) / 2
 
 
 class Soap(Optimizer):

@@ -25,15 +25,32 @@ from typing import Any, Literal
 
 import pydantic
 
-from curate.errors import UsageError, listed, meant, one_line
+from curate.errors import UsageError, listed, meant, one_line, short
 
-__all__ = ["Kind", "describe", "given_in", "names", "options_of", "parse", "require_named", "spec_of"]
+__all__ = [
+    "Kind",
+    "describe",
+    "full_spec",
+    "given_in",
+    "names",
+    "options_of",
+    "outside",
+    "parse",
+    "require_named",
+    "shown",
+    "spec_of",
+    "within",
+]
 
 Kind = Literal["scorers", "strategies", "archs"]
 
 _ONE = {"scorers": "scorer", "strategies": "strategy", "archs": "arch"}
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ITEM = re.compile(r'(?:"[^"]*"|[^,])+')  # up to a comma that is not between double quotes
+_VALUE = re.compile(r'=((?:"[^"]*"|[^,])+)')
+_SHOWN = 40  # characters of a value in a message
+_SPEC_SHOWN = 200  # of a whole spec
+_DEPTH = 3  # specs, one in the other: `loss:arch=slim:arch=my_lab.net`
 
 
 def names(kind: Kind) -> list[str]:
@@ -88,10 +105,25 @@ def require_named(spec: str, named: Collection[str], option: str) -> None:
 
     `option` is how it would: `--plugin`. The option `arch` of a spec names a module as well (`loss:arch=my_lab.net`).
     """
-    for module in (name.partition(":")[0] for name in (spec, given_in(spec).get("arch", "").strip('"'))):
-        if "." in module and module not in named:
+    for module in outside(spec):
+        if module not in named:
             how = f"name it in the command: {option} {one_line(module)}"
             raise UsageError(f"'{one_line(spec)}' is code outside curate; if you trust it, {how}")
+
+
+def outside(spec: str) -> list[str]:
+    """The modules outside curate that building a spec imports. Raises as `within` does."""
+    return [name for name in (one.partition(":")[0] for one in within(spec)) if "." in name]
+
+
+def within(spec: str) -> list[str]:
+    """The spec, the one that its option `arch` is, and so on. UsageError as of `given_in`, and for more than three."""
+    specs = [spec]
+    while (inner := given_in(specs[-1]).get("arch", "").strip('"')) and len(specs) <= _DEPTH:
+        specs.append(inner)
+    if len(specs) > _DEPTH:
+        raise UsageError(f"'{short(spec, _SPEC_SHOWN)}' is not a spec: it has more than {_DEPTH}, one in the other")
+    return specs
 
 
 def given_in(spec: str) -> dict[str, str]:
@@ -118,14 +150,34 @@ def options_of(plugin: Any) -> dict[str, Any]:
     return {name: value if isinstance(value, plain) else str(value) for name, value in values.items()}
 
 
+def full_spec(plugin: Any, without: str = "") -> str:
+    """All options, also those at their defaults: a default may change, what a file was made with may not.
+
+    `without` is an option that is left out.
+    """
+    options = {key: value for key, value in options_of(plugin).items() if value is not None and key != without}
+    return f"{_name_of(plugin)}:" + ",".join(f"{key}={value}" for key, value in options.items())
+
+
 def spec_of(plugin: Any) -> str:
     """The shortest spec that builds this instance again: its name and the options that differ from their defaults."""
-    name = type(plugin).__module__
-    for kind in ("scorers", "strategies", "archs"):
-        name = name.removeprefix(f"curate.{kind}.")
+    name = _name_of(plugin)
     defaults = {field.name: field.default for field in dataclasses.fields(plugin)}
     changed = [f"{key}={value}" for key, value in options_of(plugin).items() if value != defaults[key]]
     return f"{name}:{','.join(changed)}" if changed else name
+
+
+def shown(plugin: Any) -> str:
+    """A plugin's spec, or a text that should be one, as one line for a message: values of any length are cut."""
+    spec = plugin if isinstance(plugin, str) else spec_of(plugin)
+    return one_line(_VALUE.sub(lambda match: f"={short(match[1], _SHOWN)}", spec))
+
+
+def _name_of(plugin: Any) -> str:
+    name = type(plugin).__module__
+    for kind in ("scorers", "strategies", "archs"):
+        name = name.removeprefix(f"curate.{kind}.")
+    return name
 
 
 def _in_words(problem: Mapping[str, Any]) -> str:

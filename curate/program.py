@@ -10,15 +10,15 @@ import traceback
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from curate import display, shells, stopping
 from curate.errors import CurateError, UsageError, meant, one_line
 
-__all__ = ["OfSpecs", "Verbs", "entry", "run"]
+__all__ = ["OfSpecs", "Verbs", "WithDefault", "entry", "run"]
 
 _QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result.")]
 _DebugOption = Annotated[bool, typer.Option("--debug", help="Show where in curate an error comes from.")]
@@ -49,6 +49,17 @@ class OfSpecs(TyperCommand):
                 how = "srcnn:scale=3" if self.name == "score" else "refined:drop_top=0.1"
                 own = f"a {'scorer' if self.name == 'score' else 'strategy'}'s own options are part of its name"
                 raise UsageError(f"{self.name} has no option '--{one_line(option)}'; {own}: {how}")
+        return super().parse_args(ctx, args)
+
+
+class WithDefault(TyperGroup):
+    """A group whose first command is meant where none of its commands is named."""
+
+    default: ClassVar[str] = "compress"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 

@@ -28,6 +28,7 @@ import xxhash
 from curate import (
     __version__,
     checks,
+    compressions,
     exports,
     files,
     fsck,
@@ -87,7 +88,9 @@ def repair(path: str | Path, *, sources: Sequence[str | Path] = (), progress: Pr
     if checked.kind == "checkpoint" and not found.whole:
         from curate import checkpoint
 
-        rebuilt += [(str(file), "from the recipe beside the weights") for file in checkpoint.mend(where)]
+        for place in compressions.checkpoints(where):
+            rebuilt += [(str(file), "from the recipe beside the weights") for file in checkpoint.mend(place)]
+        rebuilt += [(str(file), "from the record beside it") for file in compressions.mend(where)]
     elif checked.kind == "export" and not found.whole:
         removed += [(str(file), "damaged") for file in exports.remove_damaged(where)]
         again += [_command("export", "MANIFEST", str(path), "--to", exports.target(where))]

@@ -46,15 +46,22 @@ class Snapshot:
     best: dict[str, Any] | None  # the best validation so far
     tensors: dict[str, Tensor]
 
-    def save(self, folder: Place, identity: Mapping[str, Any]) -> None:
-        """Write it into the run's folder, in place of the one before. `identity` says which run it is of."""
+    def save(self, folder: Place, identity: Mapping[str, Any], name: str = STATE_FILE) -> None:
+        """Write it into the run's folder, in place of the one before. `identity` says which run it is of.
+
+        Under another `name` it is what a run that has ended leaves.
+        """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         record = TrainingState(identity=dict(identity), step=self.step, best=self.best, tensors=content_hash(tensors))
-        storage.publish_bytes(folder / STATE_FILE, save(tensors, {schema.METADATA_KEY: schema.dump(record).decode()}))
+        storage.publish_bytes(folder / name, save(tensors, {schema.METADATA_KEY: schema.dump(record).decode()}))
 
     @classmethod
     def load(
-        cls, folder: Place, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+        cls,
+        folder: Place,
+        identity: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None = None,
+        name: str = STATE_FILE,
     ) -> "Snapshot | None":
         """The state in a run's folder, None where there is none.
 
@@ -63,13 +70,13 @@ class Snapshot:
         Raises UsageError if it is of another run than `identity` says, DataError if it is damaged, OSError if it
         cannot be read.
         """
-        if not is_begun(folder):
+        if not (folder / name).is_file():
             return None
-        record, tensors = _read(folder / STATE_FILE)
+        record, tensors = _read(folder / name)
         if found := differences({**(defaults or {}), **record.identity}, identity):
             raise UsageError(
                 f"'{one_line(folder)}' holds a run that began with {found}; name another folder with -o, or delete "
-                f"its {STATE_FILE} to begin again"
+                f"its {name} to begin again"
             )
         return cls(record.step, record.best, tensors)
 

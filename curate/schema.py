@@ -7,8 +7,11 @@
     manifest.parquet      ManifestRecipe    in the file's metadata under `curate`: all that made the manifest
     export.json           ExportRecord      what a folder of exported windows is
     model.safetensors     CheckpointRecipe  in the file's metadata under `curate`: all that made the checkpoint
+    dual.safetensors      DualRecord        the same, of the dual networks that it was trained with
     state.safetensors     TrainingState     the same, of a training run that has not ended
     genotype.json         GenotypeRecord    a network that a search found
+    channels.json         ChannelsRecord    how many maps of each unit a compression keeps
+    kept.json             KeptRecord        which ones
 
 `schemas/*.json` are generated from here: `python -m curate.schema --write`, and `--check` fails if they differ.
 """
@@ -33,17 +36,21 @@ __all__ = [
     "FORMAT",
     "METADATA_KEY",
     "STATUS_OK",
+    "ChannelsRecord",
     "CheckRecord",
     "CheckpointRecipe",
     "CommitRecord",
     "DistilledFrom",
     "Distilling",
     "Document",
+    "DualRecord",
     "ExportRecord",
     "GenotypeRecord",
+    "KeptRecord",
     "ManifestRecipe",
     "Packing",
     "Part",
+    "PrunedUnit",
     "ReportRecord",
     "ReportedManifest",
     "ReportedOverlap",
@@ -250,6 +257,14 @@ class CheckpointRecipe(Sealed):
     training: dict[str, Any]  # manifest, options, start, last loss, device, versions
 
 
+class DualRecord(Sealed):
+    """Whose dual networks are in a file."""
+
+    arch: str  # spec of the network with every option
+    network: str  # SHA-256 of the network's weights, as the checkpoint beside it says
+    weights: str  # the same of the dual networks' own, checked when they are loaded
+
+
 class TrainingState(Sealed):
     """How far an unfinished training run is; its tensors are beside it."""
 
@@ -265,6 +280,33 @@ class GenotypeRecord(Document):
     operations: list[str]  # of the three mixed layers that all cells share
     inputs: list[list[int]]  # of cells 3 to 6: the earlier cells, counted from 1, that each one takes, in this order
     search: dict[str, Any] | None = None  # how it was found: manifest, options, step, versions
+
+
+class PrunedUnit(pydantic.BaseModel):
+    """Maps of a network, some of which go."""
+
+    model_config = _STRICT
+
+    name: str  # the module that they are in
+    maps: pydantic.PositiveInt  # before; of attention, features of all heads
+    left: pydantic.PositiveInt
+
+
+class ChannelsRecord(Sealed):
+    """`channels.json`: how many maps of each unit are to stay, and how that was found."""
+
+    units: list[PrunedUnit]  # in the order of channels.txt, which has what is left, a line each
+    identity: dict[str, Any]  # arch, weights, manifest and options
+    versions: dict[str, str]
+
+
+class KeptRecord(Sealed):
+    """`kept.json`: which maps of each unit stayed, and how they were chosen."""
+
+    units: list[PrunedUnit]
+    kept: list[list[pydantic.NonNegativeInt]]  # of each unit, numbered as before; of attention, features of a head
+    identity: dict[str, Any]  # arch, weights, manifest, channels and options
+    versions: dict[str, str]
 
 
 class ReportedWindow(pydantic.BaseModel):
@@ -447,7 +489,7 @@ def json_schemas() -> dict[str, str]:
     """File name -> content of everything under `schemas/`."""
     made_by_store: list[type[Document]] = [StoreHeader, CommitRecord, ScorerRecord, CheckRecord]
     documents: list[type[Document]] = [*made_by_store, ManifestRecipe, ExportRecord, CheckpointRecipe, TrainingState]
-    documents += [ReportRecord, VerifyRecord, GenotypeRecord]
+    documents += [DualRecord, ReportRecord, VerifyRecord, GenotypeRecord, ChannelsRecord, KeptRecord]
     from curate import layout
 
     tables = {"images": layout.IMAGES, "cells": layout.CELLS, "patches": layout.PATCHES, "manifest": layout.MANIFEST}

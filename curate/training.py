@@ -2,9 +2,10 @@
 
 What a run leaves in its folder:
 
+    dual.safetensors      with `dual`, the weights of the dual networks (`curate.dual`)
     model.safetensors     the weights (their running mean, where one was asked for), with the recipe in its header
     recipe.json           the same recipe, to read
-    best/                 the checkpoint of the best validation, in the same two files
+    best/                 the checkpoint of the best validation, in the same files
     events.out.*          the curves, for TensorBoard
     state.safetensors     while it runs: what `curate.resume` needs
 
@@ -22,7 +23,7 @@ from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
-from math import ceil, cos, isfinite, pi
+from math import ceil, isfinite
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -32,22 +33,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from curate import degrade, files, losses, optim, plugins, resume, stopping, storage
+from curate import degrade, dual, files, losses, optim, plugins, resume, stopping, storage
 from curate.archs import Arch, check_side
 from curate.checkpoint import BEST, MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
 from curate.config import TrainConfig
 from curate.curves import Curves, draw
-from curate.degrade import Degradation
+from curate.dual import DUAL_FILE, Answer, Regression, dual_networks
 from curate.errors import CurateError, DataError, UsageError, one_line
 from curate.evaluation import averages, evaluate, fingerprint
 from curate.loader import Batch, batches
 from curate.manifest import Manifest
-from curate.metrics import rgb_to_y
+from curate.objective import Objective
 from curate.processes import Team
 from curate.progress import Meter, Progress, silent
 from curate.reuse import differences
 from curate.storage import Place
 from curate.store import Store
+from curate.teacher import Teacher, check_teacher
 from curate.tensors import step_seed
 
 __all__ = ["check_crop", "train"]
@@ -66,6 +68,8 @@ def train(
     store: Store | str | Path | None = None,
     validate: str | Path | None = None,
     wandb: str | None = None,
+    teacher: Checkpoint | str | Path | None = None,
+    dual_init: dict[str, Tensor] | None = None,
     device: str = "auto",
     progress: Progress = silent,
 ) -> Checkpoint:
@@ -77,6 +81,10 @@ def train(
     then starts fresh. `validate` is a folder of HR images to measure on now and then; the best checkpoint is kept.
     `wandb` names a Weights & Biases project for the curves. Under torchrun the processes share every batch.
 
+    `teacher` is a trained network whose maps or answers this one's should resemble (`curate.teacher`). `dual_init` are
+    the weights that the dual networks start from where the config gives these a weight; without it they are those
+    beside `init`, if that is a path with some that fit, or else fresh.
+
     The same inputs, seed and threads give the same weights on a CPU. A finished run is returned as it is. Raises
     UsageError for options that do not fit and an `out` that holds another run, DataError if the loss or the weights
     are not finite any more.
@@ -85,10 +93,13 @@ def train(
     check_crop(network, config)
     chosen = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     before = Checkpoint.load(init) if isinstance(init, str | Path) else init
+    duals = _dual_start(network, config, init, before, dual_init)
+    taught_by = Checkpoint.load(teacher) if isinstance(teacher, str | Path) else teacher
+    check_teacher(network, config, taught_by)
     folder = None if out is None else storage.place(out, "a run")
     source = store if isinstance(store, Store) else chosen.store(store)
     measured_on = None if validate is None else fingerprint(validate, network.scale)
-    run = _Run(network, chosen, config, before, source, measured_on)
+    run = _Run(network, chosen, config, before, source, measured_on, taught_by, duals)
     there = _models(folder) if folder else {}
     if folder and (finished := _finished(folder, run)):
         return finished
@@ -103,6 +114,7 @@ def train(
         seed=config.seed,
         start=live.step,
         share=(team.rank, team.size),
+        between=run.objective.between,
         store=source,
     )
     kept = folder if team.leads else None
@@ -130,8 +142,9 @@ def train(
 def check_crop(arch: Arch, config: TrainConfig) -> None:
     """UsageError for crops that are too small for the network or the loss."""
     check_side(arch, config.crop, "a crop")
-    if (arch.hfen if config.hfen is None else config.hfen) and config.crop < losses.HFEN_LEAST:
-        least = -(-losses.HFEN_LEAST // arch.scale) * arch.scale
+    shrunk = arch.scale // arch.outputs[0]  # of the smallest image that is compared
+    if (arch.hfen if config.hfen is None else config.hfen) and config.crop // shrunk < losses.HFEN_LEAST:
+        least = -(-losses.HFEN_LEAST * shrunk // arch.scale) * arch.scale
         raise UsageError(f"a crop should be {least} px or more for HFEN, found {config.crop}; or train with --hfen 0")
 
 
@@ -145,13 +158,17 @@ class _Run:
     init: Checkpoint | None
     store: Store
     validation: str | None  # fingerprint of the images that it is validated on
-    degradation: Degradation = field(init=False)
+    teacher: Checkpoint | None
+    dual_init: dict[str, Tensor] | None
+    objective: Objective = field(init=False)
     steps: int = field(init=False)
 
     def __post_init__(self) -> None:
         hfen = self.arch.hfen if self.config.hfen is None else self.config.hfen
         object.__setattr__(self, "config", replace(self.config, hfen=float(hfen)))
-        object.__setattr__(self, "degradation", degrade.parse(self.config.degrade, self.arch.scale))
+        degradation = degrade.parse(self.config.degrade, self.arch.scale)
+        objective = Objective(self.arch, self.config.loss, float(hfen), self.config.dual, degradation)
+        object.__setattr__(self, "objective", objective)
         object.__setattr__(self, "steps", _steps(self.config, self.manifest))
 
     @cached_property
@@ -174,7 +191,9 @@ class _Run:
         """Digest of the store (or of the one it was packed from) if its own LR images are trained on."""
         role = f"lr{self.arch.scale}"
         ids = self.manifest.table["image_id"].unique().to_pylist()
-        if not isinstance(self.degradation, degrade.Bicubic) or not any(self.store.cells(i, role) for i in ids):
+        if not isinstance(self.objective.degradation, degrade.Bicubic) or not any(
+            self.store.cells(i, role) for i in ids
+        ):
             return None
         recipe = self.manifest.recipe
         return (recipe.packed_from or recipe.store).digest
@@ -187,26 +206,35 @@ class _Run:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """What a checkpoint says about its making, before there is any result."""
-        init = self.init and {"arch": plugins.spec_of(self.init.arch), "weights": weights_hash(self.init.state)}
         patches = {"patches": len(self.manifest), "digest": self.manifest.digest()}
         return {
             "manifest": {**patches, "recipe": self.manifest.recipe.model_dump(mode="json")},
             "config": self.config.recipe(),
             "steps": self.steps,
-            "init": init,
+            "init": _told(self.init),
+            "teacher": _told(self.teacher),
+            "dual_init": self.dual_init and weights_hash(self.dual_init),
             "lr": self.lr,
             "validation": self.validation,
             "code": _VERSION,
         }
 
 
+def _told(checkpoint: Checkpoint | None) -> dict[str, str] | None:
+    if checkpoint is None:
+        return None
+    return {"arch": plugins.spec_of(checkpoint.arch), "weights": weights_hash(checkpoint.state)}
+
+
 def _identity(arch: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of the run that a checkpoint's recipe tells of."""
-    init, options = recipe.get("init"), recipe.get("config", {})
+    init, teacher, options = recipe.get("init"), recipe.get("teacher"), recipe.get("config", {})
     return {
         "arch": arch,
         "manifest": recipe.get("manifest", {}).get("digest"),
         "init": init and init["weights"],
+        "teacher": teacher and teacher["weights"],
+        "dual_init": recipe.get("dual_init"),
         **{name: recipe[name] for name in ("lr", "validation", "code") if name in recipe},
         **{name: value for name, value in options.items() if name not in _HARMLESS},
     }
@@ -231,7 +259,10 @@ def _models(folder: Place) -> dict[str, storage.Entry]:
 def _finished(folder: Place, run: _Run) -> Checkpoint | None:
     """The checkpoint of this very run, if it has ended. UsageError where the folder holds another one, or is a file."""
     there = _models(folder)
-    if folder.is_file() or there.keys() - {MODEL_FILE, resume.STATE_FILE}:
+    ours = {MODEL_FILE, resume.STATE_FILE}
+    if run.config.dual or there.keys() & ours:
+        ours.add(DUAL_FILE)
+    if folder.is_file() or there.keys() - ours:
         raise UsageError(f"'{one_line(folder)}' is a file or holds another model; name another folder with -o")
     if MODEL_FILE not in there:
         return None
@@ -260,10 +291,12 @@ class _Live:
     """What changes from step to step: all of it is in a snapshot."""
 
     net: nn.Module
-    shared: nn.Module  # the same weights, compiled and shared among the processes
+    duals: nn.ModuleList  # empty without
+    shared: nn.Module  # a Regression of both, compiled and shared among the processes
     optimiser: torch.optim.Optimizer
-    mean: AveragedModel | None
+    means: list[AveragedModel]  # of net, and of duals where there are any; or none
     meter: "_Meter"
+    teacher: Teacher | None = None
     step: int = 0
     best: dict[str, Any] | None = None
 
@@ -273,25 +306,35 @@ class _Live:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.config.seed)
             net = run.arch.build()
+            duals = dual_networks(run.arch) if run.config.dual else nn.ModuleList()
         if run.init is not None:
             _load(net, run.init, run.arch)
-        net = net.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        decay = run.config.ema
-        mean = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None  # type: ignore[no-untyped-call]
-        live = cls(net, net, optim.optimiser(net.parameters(), run.config), mean, _Meter(team))
+        if run.dual_init is not None:
+            duals.load_state_dict(run.dual_init)
+        for part in (net, duals):
+            part.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        means = [_mean_of(part, run.config.ema) for part in _modules(net, duals)] if run.config.ema else []
+        teacher = None
+        if run.teacher is not None:
+            teacher = Teacher(run.teacher, run.arch, run.config.teacher_by, team.device)
+        whole = Regression(run.arch, net, duals, watched=teacher is not None and teacher.watched)
+        if teacher is not None:
+            teacher.check(whole, run.config.crop // run.arch.scale)
+        live = cls(net, duals, whole, optim.optimiser(whole.parameters(), run.config), means, _Meter(team), teacher)
         if snapshot is not None:
             live._restore(snapshot)
         if run.config.compile:
-            net.compile()  # in place: the weights keep their names
-        live.shared = team.share(net)
+            whole.compile()  # in place: the weights keep their names
+        live.shared = team.share(whole)
         return live
 
     def snapshot(self) -> resume.Snapshot:
         tensors = resume.with_prefix("net.", self.net.state_dict())
         tensors |= resume.with_prefix("optimizer.", resume.optimizer_tensors(self.optimiser))
         tensors |= resume.with_prefix("meter.", self.meter.tensors())
-        if self.mean is not None:
-            tensors |= resume.with_prefix("ema.", self.mean.state_dict())
+        tensors |= resume.with_prefix("dual.", self.duals.state_dict())
+        for prefix, mean in zip(_MEANS, self.means, strict=False):
+            tensors |= resume.with_prefix(prefix, mean.state_dict())
         return resume.Snapshot(self.step, self.best, tensors)
 
     def _restore(self, snapshot: resume.Snapshot) -> None:
@@ -301,14 +344,34 @@ class _Live:
         self.net.load_state_dict(part("net."))
         resume.restore_optimizer(self.optimiser, part("optimizer."))
         self.meter.restore(part("meter."))
-        if self.mean is not None:
-            self.mean.load_state_dict(part("ema."))
+        self.duals.load_state_dict(part("dual."))
+        for prefix, mean in zip(_MEANS, self.means, strict=False):
+            mean.load_state_dict(part(prefix))
         self.step, self.best = snapshot.step, snapshot.best
 
     def weights(self) -> dict[str, Tensor]:
         """The result so far, on the CPU: the running mean of the weights where there is one."""
-        net = self.net if self.mean is None else self.mean.module
-        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+        return _copied(self.means[0].module if self.means else self.net)
+
+    def dual_weights(self) -> dict[str, Tensor]:
+        """The same of the dual networks; empty without."""
+        return _copied(self.means[1].module if len(self.means) > 1 else self.duals)
+
+
+_MEANS = ("ema.", "dual_ema.")  # names in a snapshot
+
+
+def _modules(net: nn.Module, duals: nn.ModuleList) -> list[nn.Module]:
+    """What is trained, each with a gradient's norm of its own."""
+    return [net, duals] if len(duals) else [net]
+
+
+def _mean_of(module: nn.Module, decay: float) -> AveragedModel:
+    return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
 
 
 def _fit(run: _Run, live: _Live, feed: Iterator[Batch], team: Team, keeper: "_Keeper") -> None:
@@ -333,41 +396,44 @@ def _step(batch: Batch, run: _Run, live: _Live, team: Team) -> None:
     parts = batch.parts(config.accumulate)
     for number, part in enumerate(parts, start=1):
         with nullcontext() if number == len(parts) else team.alone(live.shared):
-            loss, error = _loss(live.shared, part.to(team.device), run)
+            loss, figures = _loss(live, part.to(team.device), run)
             (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
-        live.meter.add(loss.detach(), error, len(part.weight_B))
+        live.meter.add(figures, len(part.weight_B))
     if config.clip:
-        nn.utils.clip_grad_norm_(live.net.parameters(), config.clip)
+        for module in _modules(live.net, live.duals):
+            nn.utils.clip_grad_norm_(module.parameters(), config.clip)
     live.optimiser.step()
     live.optimiser.zero_grad(set_to_none=True)
-    if live.mean is not None:
-        live.mean.update_parameters(live.net)
+    for mean, module in zip(live.means, _modules(live.net, live.duals), strict=bool(live.means)):
+        mean.update_parameters(module)
     live.step += 1
 
 
-def _loss(net: nn.Module, batch: Batch, run: _Run) -> tuple[Tensor, Tensor]:
-    """The loss of a batch, and its mean squared error of values in [0, 1] (a figure, not a function to minimise)."""
-    lr_BCHW = batch.lr_BCHW
-    if not isinstance(run.degradation, degrade.Bicubic):  # the loader's LR is that one already, or the store's own
-        lr_BCHW = run.degradation(batch.hr_BCHW, batch.seed_B.tolist())
-    target_BCHW = _seen(batch.hr_BCHW, run.arch)
-    with torch.autocast(target_BCHW.device.type, torch.bfloat16, enabled=run.config.precision == "bf16"):
-        sr_BCHW = net(_seen(lr_BCHW, run.arch))
-    sr_BCHW, peak, high = sr_BCHW.float(), run.arch.peak, run.config.hfen or 0.0
-    loss_B = losses.distance(sr_BCHW, target_BCHW, run.config.loss, peak=peak, high=high)
-    return (loss_B * batch.weight_B).mean(), (sr_BCHW.detach() - target_BCHW).square().mean() / peak**2
-
-
-def _seen(image_BCHW: Tensor, arch: Arch) -> Tensor:
-    """An sRGB image in [0, 1] as the network sees it: luma or RGB, in its own range of values."""
-    return (rgb_to_y(image_BCHW) if arch.colour == "y" else image_BCHW) * arch.peak
+def _loss(live: _Live, batch: Batch, run: _Run) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch, and figures of it: the loss, its parts, and the mean squared error of values in [0, 1]."""
+    objective = run.objective
+    images = objective.images(batch)
+    with torch.autocast(images.lr_BCHW.device.type, torch.bfloat16, enabled=run.config.precision == "bf16"):
+        answer: Answer = live.shared(images.lr_BCHW)
+        taught = None if live.teacher is None else live.teacher(images.lr_BCHW)
+    answer = answer.float()
+    parts = objective.parts(answer, images)
+    loss_B, figures = objective.total(parts), {}
+    if run.config.dual:
+        figures["duals"] = (parts.dual_B * images.weight_B).mean().detach()
+    if live.teacher is not None and taught is not None:
+        distance_B = live.teacher.distance(answer, taught)
+        loss_B = loss_B + run.config.teacher_weight * distance_B
+        figures["teachers"] = (distance_B * images.weight_B).mean().detach()
+    loss = (loss_B * images.weight_B).mean()
+    return loss, {"losses": loss.detach(), "errors": objective.error(answer, images), **figures}
 
 
 def _factor(config: TrainConfig, step: int, steps: int) -> float:
     """What the rate is multiplied by at a step, counted from 0."""
     rising = min(1.0, (step + 1) / (config.warmup + 1))
     if config.schedule == "cosine":
-        return rising * (0.01 + 0.99 * (1 + cos(pi * step / steps)) / 2)
+        return rising * optim.cosine(step, steps)
     if config.schedule == "multistep":
         return rising * config.gamma ** sum(step >= milestone for milestone in config.milestones)
     return rising
@@ -405,13 +471,20 @@ class _Keeper:
 
     def finish(self, live: _Live, team: Team) -> Checkpoint:
         """The checkpoint of the last step; written, where there is a folder, and the run's state taken away."""
-        made = self._checkpoint(live, {"last": {name: self.last[name] for name in ("loss", "psnr")}, "best": live.best})
+        last = {name: value for name, value in self.last.items() if name != "images_per_second"}
+        made = self._checkpoint(live, {"last": last, "best": live.best})
         made = replace(made, recipe={**made.recipe, "processes": team.size})
-        if not all(tensor.isfinite().all() for tensor in made.state.values()):
+        duals = live.dual_weights()
+        if not all(tensor.isfinite().all() for tensor in (*made.state.values(), *duals.values())):
             raise DataError(f"the weights are not finite after step {live.step}: train with a smaller --rate")
         if self.folder:
+            self._save_duals(self.folder, duals, made)
             _end(self.folder, made)
         return made
+
+    def _save_duals(self, folder: Place, duals: dict[str, Tensor], made: Checkpoint) -> None:
+        if duals:
+            dual.save(folder, duals, made)
 
     def _validate(self, live: _Live) -> None:
         assert self.validation is not None
@@ -421,6 +494,7 @@ class _Keeper:
         if live.best is None or found["psnr"] > live.best["psnr"]:
             live.best = {"step": live.step, **found}
             if self.folder:
+                self._save_duals(self.folder / BEST, live.dual_weights(), made)
                 replace(made, recipe={**made.recipe, "best": live.best}).save(self.folder / BEST)
 
     def _checkpoint(self, live: _Live, result: Mapping[str, Any]) -> Checkpoint:
@@ -440,38 +514,39 @@ class _Meter:
 
     def __init__(self, team: Team) -> None:
         self.team = team
-        self.losses: list[Tensor] = []
-        self.errors: list[Tensor] = []
+        self.values: dict[str, list[Tensor]] = {}
         self.samples = 0
         self.since = monotonic()
 
-    def add(self, loss: Tensor, error: Tensor, samples: int) -> None:
-        self.losses.append(loss)
-        self.errors.append(error)
+    def add(self, figures: Mapping[str, Tensor], samples: int) -> None:
+        for name, value in figures.items():
+            self.values.setdefault(name, []).append(value)
         self.samples += samples
 
     def take(self, step: int) -> dict[str, float]:
-        """loss, psnr (dB, in the network's colours, no border, 100 at most) and images_per_second; starts anew."""
-        loss = float(self.team.mean(torch.stack(self.losses).mean()))
+        """loss, psnr (dB, in the network's colours, no border, 100 at most) and images_per_second; starts anew.
+
+        dual and teacher too, where these are parts of the loss, before their weights.
+        """
+        loss = self._mean("losses")
         if not isfinite(loss):
             raise DataError(f"the loss is {loss} at step {step}: train with a smaller --rate")
-        error = float(self.team.mean(torch.stack(self.errors).double().mean()))
+        error = self._mean("errors", torch.float64)
+        parts = {name: self._mean(f"{name}s") for name in ("dual", "teacher") if f"{name}s" in self.values}
         speed = self.samples * self.team.size / max(monotonic() - self.since, 1e-9)
-        self.losses, self.errors, self.samples, self.since = [], [], 0, monotonic()
-        return {"loss": loss, "psnr": -10 * float(np.log10(max(error, 1e-10))), "images_per_second": speed}
+        self.values, self.samples, self.since = {}, 0, monotonic()
+        return {"loss": loss, "psnr": -10 * float(np.log10(max(error, 1e-10))), **parts, "images_per_second": speed}
+
+    def _mean(self, name: str, dtype: torch.dtype = torch.float32) -> float:
+        return float(self.team.mean(torch.stack(self.values[name]).to(dtype).mean()))
 
     def tensors(self) -> dict[str, Tensor]:
         """What has been added since the last `take`."""
-        none = torch.zeros(0)
-        return {
-            "losses": torch.stack(self.losses) if self.losses else none,
-            "errors": torch.stack(self.errors) if self.errors else none,
-        }
+        return {name: torch.stack(values) for name, values in self.values.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The way back from `tensors`; the speed is measured from now."""
-        self.losses = list(tensors["losses"].to(self.team.device))
-        self.errors = list(tensors["errors"].to(self.team.device))
+        self.values = {name: list(tensor.to(self.team.device)) for name, tensor in tensors.items()}
 
 
 def _load(net: nn.Module, init: Checkpoint, arch: Arch) -> None:
@@ -481,8 +556,26 @@ def _load(net: nn.Module, init: Checkpoint, arch: Arch) -> None:
     same = {k: v.shape for k, v in init.state.items()} == {k: v.shape for k, v in fresh.items()}
     rescaled = type(init.arch) is type(arch) and asdict(init.arch) | {"scale": arch.scale} == asdict(arch)  # type: ignore[call-overload]
     if not same and not (rescaled and fitting):
-        raise UsageError(f"the weights of {plugins.spec_of(init.arch)} do not fit {plugins.spec_of(arch)}")
+        raise UsageError(f"the weights of {plugins.shown(init.arch)} do not fit {plugins.shown(arch)}")
     net.load_state_dict({**fresh, **fitting})
+
+
+def _dual_start(
+    arch: Arch,
+    config: TrainConfig,
+    init: Checkpoint | str | Path | None,
+    before: Checkpoint | None,
+    given: dict[str, Tensor] | None,
+) -> dict[str, Tensor] | None:
+    """The weights that dual networks start from: those given, or those beside `init`; None for fresh ones."""
+    if given is not None and not config.dual:
+        raise UsageError("weights of dual networks go with a dual loss; train with --dual 0.1, say")
+    if given is not None and not dual.fits(given, arch):
+        raise UsageError(f"the weights of the dual networks do not fit {plugins.spec_of(arch)}")
+    if given is not None or not config.dual or before is None or not isinstance(init, str | Path):
+        return given
+    beside = dual.load(init, before)
+    return beside if beside is not None and dual.fits(beside, arch) else None
 
 
 def _shape(tensor: Tensor | None) -> torch.Size | None:

@@ -1,18 +1,20 @@
 """Verify: is what lies at a path what curate wrote, and if not, what is hit?
 
-A store is looked at by `curate.fsck`, a checkpoint by `curate.checkpoint`, an export by `curate.exports`. A manifest
-is compared with its store. Here paths are told apart, and faults become findings that name the images, patches, scores
-and manifests that they hit. Nothing is written, and nothing that is damaged stops the rest from being looked at.
+A store is looked at by `curate.fsck`, a checkpoint by `curate.checkpoint`, an export by `curate.exports`, what a
+compression has besides checkpoints by `curate.compressions`. A manifest is compared with its store. Here paths are told
+apart, and faults become findings that name the images, patches, scores and manifests that they hit. Nothing is written,
+and nothing that is damaged stops the rest from being looked at.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import exports, fsck, pool, retries, storage
+from curate import compressions, exports, fsck, pool, retries, storage
 from curate.errors import CurateError, UsageError, counted, listed, one_line
 from curate.fsck import Fault, Look
 from curate.manifest import Manifest
@@ -117,6 +119,8 @@ def _classified(path: str | Place) -> _Checked:
     if (where / "export.json").is_file():
         return _Checked(where, "export")
     if where.suffix == ".safetensors" or any(name.endswith(".safetensors") for name in storage.entries(where)):
+        return _Checked(where, "checkpoint")
+    if compressions.is_compression(where):  # which has no model yet
         return _Checked(where, "checkpoint")
     if where.is_file() and where.suffix not in (".pth", ".pt", ".mat"):
         return _Checked(where, "manifest")
@@ -267,9 +271,13 @@ def _against_store(manifest: Manifest, look: Look, path: str) -> Iterator[Fault]
 
 def _check_others(checked: _Checked, deep: bool) -> None:
     if checked.kind == "checkpoint":
-        from curate import checkpoint  # only here torch is imported
+        from curate import checkpoint, dual  # only here torch is imported
 
-        found, problems = checkpoint.check(checked.path)
+        places = compressions.checkpoints(checked.path)
+        looks = [dual.check(place) for place in places]
+        if checked.path.name != dual.DUAL_FILE:
+            looks = [*map(checkpoint.check, places), *looks, compressions.check(checked.path)]
+        found, problems = (list(chain.from_iterable(parts)) for parts in zip(*looks, strict=True))
     else:
         found, problems = exports.check(checked.path, deep)
     checked.files, checked.bytes = len(found), sum(map(_size, found))

@@ -63,7 +63,8 @@ def test_a_long_query_tells_how_far_it_is(store: Store, monkeypatch: pytest.Monk
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(display, "progress", lambda verb, unit, after: Shown())
-    query = "select count(*) from range(30000) a, range(30000) b where (a.range + b.range) % 7 = 3"
+    monkeypatch.setattr("curate.sql._WATCH_SECONDS", 0.01)
+    query = "select count(*) from range(6000) a, range(6000) b where (a.range + b.range) % 7 = 3"
     Answers(store.connect(watched=True), "table").of(query, 1)
     assert told and all(0 <= done <= total == 100 for done, total in told)
 

@@ -189,6 +189,9 @@ def test_info_of_a_store_counts(run: Run, work: Path) -> None:
 
 def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
     """Standard output is one JSON document, with the keys that programs look for; nothing else is on it."""
+    from curate.archs.drn import Drn
+    from curate.checkpoint import Checkpoint
+
     store, half, photos, out = work / "store", work / "half.parquet", work / "photos", tmp_path
     brief = ("--arch", FSRCNN_SMALL, "--steps", 1, "--crop", 24)
     tiny = ("--patches", 2, "--size", 12, "--steps", 1, "--arch", FSRCNN_SMALL, "--pool", 20, "--net-steps", 1)
@@ -197,6 +200,7 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         *("--autoencoder-steps", 1, "--denoiser-steps", 1),
     )
     found = ("--features", 4, "--crop", 30, "--batch-size", 1, "--steps", 2, "--warmup", 1)
+    rules = ("--numbers", "uniform", "--criterion", "l1", "--finetune-steps", 0)
     commands: dict[str, tuple[tuple[object, ...], set[str]]] = {
         "ingest": ((photos, out / "new", "--patch", 48), {"added", "refused", "patches", "shards", "missing"}),
         "duplicates": ((out / "new",), set()),
@@ -215,6 +219,11 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         "distill": ((half, *tiny, "-o", out / "few"), {"manifest", "patches", "bytes", "value", "moved"}),
         "nas dlsr": ((half, *found, "-o", out / "search"), {"genotype", "parameters", "multiply_adds", "seconds"}),
         "nas draw": (("dlsr", "-o", out / "a.svg"), {"picture", "genotype"}),
+        "drc compress": (
+            (out / "drn", half, *rules, "-o", out / "small"),
+            {"path", "arch", "parameters", "multiply_adds", "seconds", "stages", "before", "latency"},
+        ),
+        "drc slim": ((out / "drn", "--config", "1.8.8.8.8.8", "-o", out / "slim"), {"parameters", "dual_parameters"}),
         "ldm train": ((store, *small, "-o", out / "ldm"), {"model", "recipe"}),
         "ldm sample": ((out / "ldm", "-o", out / "a.png", "--size", 16, "--steps", 2), {"picture", "samples"}),
         "export": ((half, out / "files", "--to", "folder"), {"windows", "stubs"}),
@@ -231,6 +240,8 @@ def test_every_verb_prints_json(run: Run, work: Path, tmp_path: Path) -> None:
         '[ingest]\npatch = 48\nstep = 48\n[score]\nscorers = ["sobel"]\n[[select]]\nname = "des"\nstrategy = "des"\n'
         f'by = "sobel"\n[[train]]\narchs = ["{FSRCNN_SMALL}"]\noptions = {{ steps = 1, crop = 24 }}\n'
     )
+    full = Drn(features=4, blocks=1)
+    Checkpoint(full, full.build().state_dict(), {}).save(out / "drn")
     for verb, (arguments, keys) in commands.items():
         result = run(*verb.split(), *arguments, "--json")
         assert result.code == 0, result
@@ -486,6 +497,26 @@ MISTAKES = {
     "snapshots that are no steps": (
         ["nas", "dlsr", "{work}/half.parquet", "-o", "{new}", "--snapshots", "a,b"],
         "--snapshots should be steps such as 250000,400000, found 'a,b'",
+    ),
+    "a compression that keeps all": (
+        ["drc", "{work}/rgb", "{work}/half.parquet", "-o", "{new}", "--ratio", "0"],
+        "options: ratio should be above 0 and below 1, found 0.0",
+    ),
+    "a compression that keeps nothing": (
+        ["drc", "compress", "{work}/rgb", "{work}/half.parquet", "-o", "{new}", "--ratio", "1"],
+        "options: ratio should be above 0 and below 1, found 1.0",
+    ),
+    "a compression of nothing": (
+        ["drc", "{work}/nowhere", "{work}/half.parquet", "-o", "{new}"],
+        "nowhere': there is no such file or folder",
+    ),
+    "a stage that does not exist": (
+        ["drc", "{work}/rgb", "{work}/half.parquet", "-o", "{new}", "--stage", "search"],
+        "'channels', 'prune', 'finetune'",
+    ),
+    "a config that is not there": (
+        ["drc", "slim", "{work}/rgb", "--config", "{work}/nowhere.txt", "-o", "{new}"],
+        "nowhere.txt': there is no such file",
     ),
     "a genotype of an unknown operation": (
         ["nas", "draw", "conv_9x9+sep_3x3+sep_3x3@12.12.12.12", "-o", "{new}.svg"],

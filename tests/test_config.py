@@ -58,7 +58,7 @@ def test_a_recipe_names_a_network_and_fits_it(recipe: Path) -> None:
 
 def test_every_network_has_a_recipe() -> None:
     named = {plan(recipe, None, {})[0].partition(":")[0] for recipe in RECIPES}
-    assert named == set(plugins.names("archs"))
+    assert named == set(plugins.names("archs")) - {"slim"}  # which is what is left of another
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

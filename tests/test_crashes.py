@@ -31,6 +31,24 @@ TRAIN = ["train", "half.parquet", "--arch", NET, "--batch-size", "2", "--crop", 
 WIDE = [*INGEST[:2], "wide", "--patch", "36", "--step", "36"]  # for crops whose LR is 15 px
 SEARCH = ["nas", "dlsr", "wide.parquet", "--features", "4", "--crop", "30", "--batch-size", "1", "--steps", "3"]
 SEARCH += ["--warmup", "1", "--save-every", "1", "-o", "search"]
+FULL = [*TRAIN[:2], "--arch", "drn:scale=4,features=4,blocks=1", "--dual", "0.1", *TRAIN[4:-1], "full", "--steps", "1"]
+RULES = [
+    "drc",
+    "full",
+    "half.parquet",
+    "--numbers",
+    "uniform",
+    "--criterion",
+    "l1",
+    "--finetune-steps",
+    "0",
+    "-o",
+    "rules",
+]
+DRC = ["drc", "full", "half.parquet", "--search-steps", "2", "--batch-size", "2", "--crop", "12", "--patches", "2"]
+DRC += ["--per-pass", "16", "--finetune-steps", "2", "--finetune-batch-size", "2", "--finetune-crop", "12"]
+DRC += ["--save-every", "1", "-o", "small"]
+SLIM = ["drc", "slim", "full", "--config", "1.4.8.8.8.8", "-o", "slim"]
 STEPS = ["--steps", "5", "--save-every", "2", "--validate", "bench", "--validate-every", "2"]
 STUDY = """
 [ingest]
@@ -87,6 +105,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory, write_photos: Callable[...,
         "store": [INGEST],
         "chosen": [SCORE, SELECT, [*SELECT[:-1], "tenth.parquet", "--keep", "0.1"]],
         "wide": [WIDE, ["select", "wide", "random", "--keep", "1", "-o", "wide.parquet"]],
+        "trained": [FULL],
         "packed": [PACK, [*INGEST[:1], "more", *INGEST[2:]], SCORE],
     }
     for name, commands in steps.items():
@@ -127,10 +146,12 @@ SCENES = {
     **{f"export to {to}": scene for to, scene in EXPORTS.items()},
     "train": ("chosen", [[*TRAIN, *STEPS]]),
     "nas dlsr": ("wide", [SEARCH]),
+    "drc": ("trained", [DRC]),
+    "drc, by rules": ("trained", [RULES, SLIM]),
     "run": ("photos", [["run", "study.toml", "out", "photos", "--test", "bench"]]),
 }
 
-LONG = ("nas dlsr", "report", "run", "train", "train, other options")  # which only the slow tests take
+LONG = ("nas dlsr", "drc", "report", "run", "train", "train, other options")  # which only the slow tests take
 
 
 def crash(ask: Ask, starts: dict[str, Path], scene: str, **options: Any) -> Any:
@@ -195,6 +216,7 @@ MEETINGS: dict[str, tuple[str, list[list[str]], list[list[str]]]] = {
     "pack, the other part": ("chosen", in_parts(PACK)[:1], in_parts(PACK)[1:]),
     "export, export": ("chosen", EXPORTS["basicsr"][1], EXPORTS["basicsr"][1]),
     "train, train": ("chosen", [[*TRAIN, *STEPS]], [[*TRAIN, *STEPS]]),
+    "drc, drc": ("trained", [RULES], [RULES]),
     "run, run": ("photos", *2 * (SCENES["run"][1],)),
 }
 # as above, but the two want different things, so that one of them is refused, or comes first

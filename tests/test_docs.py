@@ -6,6 +6,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -125,21 +126,23 @@ def cluster(tmp_path: Path, write_photos: Callable[..., Path]) -> Path:
 
 
 def test_the_readme_s_parts_are_the_whole(cluster: Path) -> None:
-    """`sbatch` is a program here that runs what it is to wrap, once for each number of the array, one after another."""
+    """`sbatch` is a program here that prints what it is to wrap, as a shell reads it for each number of the array."""
     (cluster / "bin").mkdir()
     stub = (
         "#!/bin/sh\n"
         'while [ "$1" != --wrap ]; do [ "$1" = --array ] && array=$2; shift; done\n'
-        'for i in $(seq "${array%-*}" "${array#*-}"); do SLURM_ARRAY_TASK_ID=$i sh -ec "$2"; done\n'
+        'for i in $(seq "${array%-*}" "${array#*-}"); do SLURM_ARRAY_TASK_ID=$i sh -euc "echo $2"; done\n'
     )
     (cluster / "bin/sbatch").write_text(stub)
     (cluster / "bin/sbatch").chmod(0o755)
     commands("curate select alone/store refined -o refined.parquet", cluster)
     less = {"--array 1-16": "--array 1-2", "_ID/16": "_ID/2", "--array 1-4": "--array 1-2", "_ID/4": "_ID/2"}
     lines = cheaper(readme("curate ingest photos store --engine"), less).splitlines()
-    mine = [line for line in lines if "--engine ray" not in line]
-    path = f"{cluster / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    printed = shell("\n".join(mine), cluster, PATH=path, CUDA_VISIBLE_DEVICES="")
+    batches, mine = ([line for line in lines if line.startswith(word)] for word in ("sbatch ", "curate pack "))
+    path = f"{cluster / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    parts = shell("\n".join(batches), cluster, PATH=path).splitlines()
+    assert len(parts) == 4 and len({*parts}) == 4
+    printed = commands("\n".join([*parts, *mine]), cluster)
     assert printed.count(" images added") == printed.count(" patches of ") - 1 == 2  # ingest and score twice, pack once
     assert tree(cluster / "store") == tree(cluster / "alone/store") and (cluster / "core/manifest.parquet").exists()
 
@@ -215,9 +218,15 @@ def shown_commands(page: str) -> list[str]:
     return [match[0].lstrip(" /$'") for match in found if match]
 
 
+@cache
+def program() -> Any:
+    """All verbs, as Click has them: made once, for many commands."""
+    return typer.main.get_command(app)
+
+
 def mistakes(command: str) -> list[str]:
     """The verbs and options of a command that there are not."""
-    group: Any = typer.main.get_command(app)
+    group = program()
     try:
         words = shlex.split(re.sub(r"'$", "", command) if command.count("'") % 2 else command)
     except ValueError:
@@ -231,6 +240,8 @@ def mistakes(command: str) -> list[str]:
         return [] if verb == "COMMAND" else [f"no verb {verb}: {command}"]
     if given and given[0] in getattr(asked, "commands", {}):  # a verb of a group
         asked, given = asked.commands[given[0]], given[1:]
+    elif default := getattr(asked, "default", None):  # its own command, whose name may be left out
+        asked = asked.commands[default]
     known = {name for p in asked.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
     given = [word.partition("=")[0] for word in given if re.match(r"--?[a-z]", word)]
     return [f"no option {option}: {command}" for option in given if option not in known]

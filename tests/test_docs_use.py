@@ -179,8 +179,10 @@ def test_what_a_stopped_command_says_is_in_the_tutorial(monkeypatch: pytest.Monk
 
 
 def test_the_distil_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
-    """With few steps of small networks on small windows."""
-    quick = "--arch fsrcnn:scale=2,d=8,s=4,m=1 --steps 1 --pool 30 --net-steps 1 --real-batch 8"
+    """With few steps of small networks on small windows, and not many: `ldm` takes a tenth of a second for each."""
+    for path in (photographs / "DIV2K/DIV2K_train_HR").iterdir():
+        Image.fromarray(synthetic_photo(148, 160, int(path.stem))).save(path)
+    quick = "--arch fsrcnn:scale=2,d=8,s=4,m=1 --steps 1 --pool 10 --net-steps 1 --real-batch 8"
     small = "--width 8 --denoiser-width 16 --batch-size 2 --crop 16 --autoencoder-crop 16"
     printed = run(
         "docs/distill.md",
@@ -211,6 +213,28 @@ def test_the_search_page_runs(photographs: Path, run: Callable[..., list[str]]) 
     )
     assert " parameters, " in printed[0] and ": search/genotype.json" in printed[0] and ": found.svg" in printed[0]
     assert "conv_7x7" in printed[1]
+
+
+def test_the_compression_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:
+    """With few steps of small networks on small windows."""
+    quick = (
+        "--search-steps 1 --batch-size 2 --crop 24 --patches 4 --per-pass 16 --finetune-steps 1 "
+        "--finetune-batch-size 2 --finetune-crop 24 --device cpu"
+    )
+    printed = run(
+        "docs/drc.md",
+        {
+            "ingest DIV2K/DIV2K_train_HR store": "ingest DIV2K/DIV2K_train_HR store --patch 48 --step 48",
+            "drn:scale=4 --dual 0.1 --crop 384 --batch-size 32 --steps 1000000": (
+                "drn:scale=4,features=4,blocks=1 --dual 0.1 --crop 24 --batch-size 2 --steps 1"
+            ),
+            "--ratio 0.3": f"--ratio 0.3 {quick}",
+            "edsr:scale=4 --dual 0.1 --steps 300000": "edsr:scale=4,features=8,blocks=1 --dual 0.1 --crop 24 --steps 1",
+            "--config DRNS_x4_30.txt": "--config 1.4.8.8.8.8",
+        },
+    )
+    assert "31,527 -> " in printed[0] and " ms for 320x180 on cpu: small" in printed[0]
+    assert "down.0.dual_module: " in printed[2] and " with dual networks, " in printed[4]
 
 
 def test_the_questions_page_runs(photographs: Path, run: Callable[..., list[str]]) -> None:

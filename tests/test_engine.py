@@ -12,14 +12,10 @@ from typing import Any
 
 import pytest
 
-from curate import engine, survey
+from curate import engine  # and nothing that imports torch: every worker of Ray imports this module
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, run, share
 from curate.errors import CurateError, DataError, UsageError
-from curate.ingestion import ingest
-from curate.packing import pack
 from curate.progress import silent
-from curate.scoring import score
-from curate.selection import select
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
@@ -216,7 +212,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_two_workers_of_whom_one_is_killed_leave_the_bytes_of_one_process(
     ray: Any, write_photos: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey, "CHUNK", 2)
+    from curate import ingest, pack, score, select
+
+    monkeypatch.setattr("curate.survey.CHUNK", 2)
     photos = write_photos(tmp_path / "photos", [(50, 61), (60, 48), (48, 36), (60, 60), (37, 72), (36, 40), (9, 9)])
     with joined(Engine("ray", 2)):
         for name, where in (("one", LOCAL), ("two", Engine("ray", 2))):

@@ -259,11 +259,13 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         {"scorer": "{}"},
         {"scorer": "{}:size=3"},
         {"scorer": "loss:checkpoint=x.pth,arch={}"},
+        {"scorer": "loss:checkpoint=x.pth,arch=slim:arch={}"},
         {"scorer": "embedding:checkpoint=x.pth,arch={}"},
         {"strategy": "{}"},
         {"strategy": "{}:seed=1"},
         {"arch": "{}"},
         {"arch": "{}:scale=2"},
+        {"arch": "slim:arch={}"},
     ],
 )
 def test_a_study_imports_nothing_that_the_command_does_not_name(

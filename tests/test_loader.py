@@ -77,7 +77,8 @@ def tags(taken: list[Batch]) -> list[int]:
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
-    return all(torch.equal(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True))
+    flat = [[[*batch[:4], *batch.between] for batch in taken] for taken in (a, b)]
+    return all(torch.equal(x, y) for one, two in zip(*flat, strict=True) for x, y in zip(one, two, strict=True))
 
 
 def pixels(image_CHW: Tensor) -> _Pixels:
@@ -193,6 +194,92 @@ def test_augmentation_is_all_eight_symmetries_of_lr_and_hr_alike(
     assert max(found.values()) < 3 * 32 and min(found.values()) > 32 / 3  # 32 each are expected
     plain = take(only, 1, crop=24, batch_size=8, augment=False)[0]
     assert {pixels(hr_CHW).tobytes() for hr_CHW in plain.hr_BCHW} == {hr.tobytes()}
+
+
+# HR in between, for networks that answer at several sizes
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory, write_photos: Callable[..., Path]) -> Manifest:
+    """Windows of 48 px on photographs whose sides are whole dozens, but not all multiples of 8."""
+    folder = tmp_path_factory.mktemp("wide")
+    ingest([write_photos(folder / "photos", [(60, 84), (72, 61)])], folder / "store", patch=48, step=12)
+    return tagged(select(folder / "store", "random", keep=1).save(folder / "all.parquet"))
+
+
+@pytest.mark.parametrize(("scale", "between"), [(4, (4, 2)), (8, (8, 4, 2))])
+def test_hr_in_between_is_the_crop_of_the_whole_images(scale: int, between: tuple[int, ...], wide: Manifest) -> None:
+    """And so is LR, at x8 too, where a photograph's last LR pixel lies half beyond its end."""
+    taken = take(wide, len(wide), scale=scale, crop=24, between=between, augment=False)
+    rows, store = wide.table.to_pylist(), wide.store()
+    whole = {name: crop_to_multiple(to_tensor(store.pixels(name)))[None] for name in {row["image_id"] for row in rows}}
+    smaller = {(name, f): to_pixels(downscale(hr, f)[0]) for name, hr in whole.items() for f in (*between, 1)}
+    for batch, row in zip(taken, (rows[tag] for tag in tags(taken)), strict=True):
+        assert torch.equal(batch.between[0], batch.lr_BCHW)
+        images = {1: batch.hr_BCHW, **dict(zip(between, batch.between, strict=True))}
+        places = [(y, x) for y in range(row["y"], row["y"] + 25) for x in range(row["x"], row["x"] + 25)]
+        grid = [(y, x) for y, x in places if y % scale == x % scale == 0]
+        assert any(
+            all(
+                np.array_equal(
+                    smaller[row["image_id"], f][y // f : (y + 24) // f, x // f : (x + 24) // f], pixels(image[0])
+                )
+                for f, image in images.items()
+            )
+            for y, x in grid
+        )
+
+
+def test_hr_in_between_is_turned_with_hr_and_cut_with_its_batch(wide: Manifest) -> None:
+    turned, plain = (
+        take(wide, 2, scale=4, crop=24, batch_size=6, between=(4, 2), augment=augment) for augment in (True, False)
+    )
+    which = set()
+    for one, other in zip(turned, plain, strict=True):
+        for sample in range(6):
+            pairs = zip((one.hr_BCHW, *one.between), (other.hr_BCHW, *other.between), strict=True)
+            found = [symmetries(pixels(b[sample])).index(pixels(a[sample]).tobytes()) for a, b in pairs]
+            assert found[0] == found[1] == found[2]
+            which.add(found[0])
+        cut = one.parts(3)
+        assert [[tuple(image.shape) for image in part.between] for part in cut] == [[(2, 3, 6, 6), (2, 3, 12, 12)]] * 3
+        joined = [torch.cat(images) for images in zip(*(part.between for part in cut), strict=True)]
+        assert all(torch.equal(a, b) for a, b in zip(joined, one.between, strict=True))
+    assert len(which) > 3
+
+
+def test_a_packed_store_has_the_hr_in_between_of_its_own(wide: Manifest, tmp_path: Path) -> None:
+    few = replace(wide, table=wide.table.slice(0, 3)).save(tmp_path / "few.parquet")
+    pack(few, tmp_path / "packed")
+    packed = Manifest.load(tmp_path / "packed" / "manifest.parquet")
+    options = {"scale": 4, "crop": 24, "batch_size": 3, "between": (4, 2)}
+    assert same(take(packed, 4, **options), take(few, 4, **options))
+
+
+def test_hr_in_between_is_made_of_hr_whatever_lr_is(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
+    """LR of the store's own; also in a packed store, which has no more of HR than it needs."""
+    photos = write_photos(tmp_path / "photos", [(72, 72)])
+    (tmp_path / "lr").mkdir()
+    Image.new("RGB", (18, 18), (1, 2, 3)).save(tmp_path / "lr" / "000x4.png")
+    ingest([photos], tmp_path / "own", patch=24, lr={4: str(tmp_path / "lr")})
+    ingest([photos], tmp_path / "made", patch=24)
+    options = {"scale": 4, "crop": 24, "batch_size": 4, "between": (4, 2)}
+    own, made = (
+        select(tmp_path / name, "random", keep=1).save(tmp_path / f"{name}.parquet") for name in ("own", "made")
+    )
+    pack(own, tmp_path / "packed")
+    packed = Manifest.load(tmp_path / "packed" / "manifest.parquet")
+    (plain,) = take(made, 1, **options)
+    for manifest in (own, packed):
+        (batch,) = take(manifest, 1, **options)
+        assert torch.equal(batch.lr_BCHW[0, :, 0, 0] * 255, torch.tensor([1.0, 2.0, 3.0]))
+        assert all(torch.equal(a, b) for a, b in zip(batch.between, plain.between, strict=True))
+
+
+@pytest.mark.parametrize("between", [(3,), (0,), (4, 8)])
+def test_factors_between_that_do_not_divide_the_scale_are_one_line(between: tuple[int, ...], wide: Manifest) -> None:
+    message = refusal(UsageError, lambda: feed(wide, scale=4, crop=24, between=between))
+    assert message.startswith("factors between should divide the scale 4, found ")
 
 
 def test_augmentation_changes_neither_order_nor_places(manifest: Manifest) -> None:

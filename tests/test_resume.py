@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ import pytest
 import torch
 from test_training import BRIEF, NET, distance, refusal, scalars
 from torch import Tensor
+from warm import Warm
 
 from curate import files, stopping, training
 from curate.checkpoint import Checkpoint, check, weights_hash
@@ -174,20 +173,20 @@ def test_the_best_validation_outlives_a_kill(
     assert scalars(tmp_path / "run")["val/psnr"] == scalars(tmp_path / "whole")["val/psnr"]
 
 
-def test_sigkill_from_outside(manifest: Manifest, tmp_path: Path) -> None:
+def test_sigkill_from_outside(warm: Warm, manifest: Manifest, tmp_path: Path) -> None:
     """The command, killed by the operating system, and given again."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads are among what makes the bytes
-    command = [sys.executable, "-c", "from curate.cli import main; main()", "train", str(manifest.path), "--arch", NET]
-    command += ["--steps", "400", "--batch-size", "4", "--crop", "12", "--log-every", "10", "--save-every", "20"]
+    command = ["train", str(manifest.path), "--arch", NET, "--steps", "120", "--batch-size", "4", "--crop", "12"]
+    command += ["--log-every", "10", "--save-every", "20", "-o"]
     run = tmp_path / "run"
-    with subprocess.Popen([*command, "-o", str(run)], env=environment, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not (run / STATE_FILE).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    killed = warm.start(*command, run)
+    deadline = time.monotonic() + 60
+    while not (run / STATE_FILE).exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.end().code == -signal.SIGKILL
     assert (run / STATE_FILE).exists() and not (run / "model.safetensors").exists()
     for folder in (run, tmp_path / "whole"):
-        subprocess.run([*command, "-o", str(folder)], env=environment, check=True, capture_output=True)
+        assert warm.run(*command, folder).code == 0
     assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert curve(run) == curve(tmp_path / "whole")
 

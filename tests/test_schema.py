@@ -14,6 +14,7 @@ from curate import __version__, layout, schema
 from curate.errors import DataError
 from curate.schema import (
     FORMAT,
+    ChannelsRecord,
     CheckpointRecipe,
     CheckRecord,
     CommitRecord,
@@ -22,8 +23,10 @@ from curate.schema import (
     Document,
     ExportRecord,
     GenotypeRecord,
+    KeptRecord,
     ManifestRecipe,
     Part,
+    PrunedUnit,
     ReportedManifest,
     ReportedOverlap,
     ReportedWindow,
@@ -124,6 +127,12 @@ DOCUMENTS: dict[str, Document] = {
     ),
     "genotype-record": GenotypeRecord(
         operations=["conv_1x1", "é"], inputs=[[2, 1], []], search={"manifest": None, "options": {"rate": 3e-4}}
+    ),
+    "channels-record": ChannelsRecord(
+        units=[PrunedUnit(name="body.é", maps=16, left=12)], identity={"ratio": 0.3}, versions={"curate": "0.1.0"}
+    ),
+    "kept-record": KeptRecord(
+        units=[PrunedUnit(name="body.é", maps=3, left=2)], kept=[[0, 2]], identity={"criterion": "l1"}, versions={}
     ),
     "checkpoint-recipe": CheckpointRecipe(arch="fsrcnn:scale=2", weights="ff", training={"seed": 0, "losses": [0.5]}),
 }

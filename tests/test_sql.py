@@ -739,10 +739,11 @@ def test_text_that_is_not_utf8_is_refused(place: Path, tmp_path: Path) -> None:
         Store.open(tmp_path / "\udce9").query("select 1")
 
 
-def test_a_watched_connection_tells_how_far_a_query_is() -> None:
+def test_a_watched_connection_tells_how_far_a_query_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "_WATCH_SECONDS", 0.01)  # a query of some tenths of a second is enough then
     shares: list[float] = []
     connection = sql.connect({}, [], watched=True)
-    query = "select count(*) from range(30000) a, range(30000) b where (a.range + b.range) % 7 = 3"
+    query = "select count(*) from range(6000) a, range(6000) b where (a.range + b.range) % 7 = 3"
     with sql.watching(connection, shares.append):
         connection.sql(query).fetchall()
     assert shares and all(0 <= share <= 1 for share in shares) and shares == sorted(shares)

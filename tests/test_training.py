@@ -137,7 +137,7 @@ def test_the_first_step_is_what_it_says(loss: Literal["l1", "mse"], arch: Arch, 
     made = train(arch, manifest, config)
 
     source = batches(manifest, scale=arch.scale, crop=12, batch_size=4, seed=3)
-    lr_BCHW, hr_BCHW, _, _ = next(source)
+    lr_BCHW, hr_BCHW, *_ = next(source)
     lr_BCHW, hr_BCHW = (rgb_to_y(image) if arch.colour == "y" else image for image in (lr_BCHW, hr_BCHW))
     network = fresh(arch, seed=3)
     difference = network(lr_BCHW * arch.peak) - hr_BCHW * arch.peak
@@ -226,7 +226,20 @@ def test_the_recipe_says_everything(manifest: Manifest, tmp_path: Path) -> None:
     beside = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert beside.pop("checksum") and beside == record
     assert record == {"format": 1, "arch": NET, "weights": weights_hash(made.state), "training": made.recipe}
-    expected = {"manifest", "config", "steps", "init", "lr", "validation", "code", "last", "best", "device"}
+    expected = {
+        "manifest",
+        "config",
+        "steps",
+        "init",
+        "teacher",
+        "dual_init",
+        "lr",
+        "validation",
+        "code",
+        "last",
+        "best",
+        "device",
+    }
     expected |= {"versions", "processes"}
     assert made.recipe.keys() == expected
     assert made.recipe["config"] == {**asdict(config), "milestones": [], "hfen": 0}
@@ -354,7 +367,7 @@ def test_a_patch_of_weight_zero_gives_no_gradient_among_others(
     def with_second(replaced: Callable[[Tensor], Tensor], weight: float) -> dict[str, Tensor]:
         def feed(*_: object, **__: object) -> Iterator[Batch]:
             for batch in real:
-                lr_BCHW, hr_BCHW, weight_B, seed_B = (tensor.clone() for tensor in batch)
+                lr_BCHW, hr_BCHW, weight_B, seed_B = (tensor.clone() for tensor in batch[:4])
                 lr_BCHW[1], hr_BCHW[1], weight_B[1] = replaced(lr_BCHW[1]), replaced(hr_BCHW[1]), weight
                 yield Batch(lr_BCHW, hr_BCHW, weight_B, seed_B)
 

@@ -15,7 +15,7 @@ import torch
 from test_training import BRIEF, NET, Probe, distance, fresh, refusal, scalars, weighted
 from torch import nn
 
-from curate import plugins
+from curate import dual, plugins
 from curate.archs.dlsr import Dlsr
 from curate.checkpoint import Checkpoint
 from curate.config import TrainConfig
@@ -100,7 +100,7 @@ def test_clipping_bounds_the_gradient(manifest: Manifest) -> None:
 def test_charbonnier_is_its_formula(manifest: Manifest) -> None:
     """Its epsilon is 1e-3 of white, whatever the network's range: a Probe's white is 255."""
     made = train(Probe(), manifest, replace(BRIEF, steps=1, loss="charbonnier", seed=3))
-    lr_BCHW, hr_BCHW, _, _ = next(batches(manifest, scale=2, crop=12, batch_size=4, seed=3))
+    lr_BCHW, hr_BCHW, *_ = next(batches(manifest, scale=2, crop=12, batch_size=4, seed=3))
     error = 255 * (nn.functional.interpolate(lr_BCHW, scale_factor=2, mode="nearest") - hr_BCHW)
     assert made.recipe["last"]["loss"] == pytest.approx(float((error**2 + 0.255**2).sqrt().mean()), rel=1e-5)
 
@@ -265,7 +265,7 @@ def test_degradations_are_drawn_from_each_sample_s_own_seed(
 def test_bicubic_is_the_store_s_own_lr(manifest: Manifest) -> None:
     """Not made again from the crop, whose borders would be wrong."""
     config = replace(BRIEF, steps=1, rate=1e-9)
-    lr_BCHW, hr_BCHW, _, _ = next(batches(manifest, scale=2, crop=12, batch_size=4))
+    lr_BCHW, hr_BCHW, *_ = next(batches(manifest, scale=2, crop=12, batch_size=4))
     loss = (fresh(NET)(rgb_to_y(lr_BCHW)) - rgb_to_y(hr_BCHW)).abs().mean()
     assert train(NET, manifest, config).recipe["last"]["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
@@ -339,7 +339,7 @@ def test_compiled_training_is_training(manifest: Manifest) -> None:
 # Several processes
 
 
-@pytest.mark.parametrize("options", [["--accumulate", "2", "--ema", "0.9"]])
+@pytest.mark.parametrize("options", [["--accumulate", "2", "--ema", "0.9", "--dual", "0.1"]])
 def test_two_processes_train_as_one(options: list[str], manifest: Manifest, tmp_path: Path) -> None:
     command = [
         "train",
@@ -364,6 +364,8 @@ def test_two_processes_train_as_one(options: list[str], manifest: Manifest, tmp_
     one, both = (Checkpoint.load(tmp_path / name) for name in ("one", "two"))
     assert (one.recipe["processes"], both.recipe["processes"]) == (1, 2)
     assert distance(one.state, both.state) < 1e-6
+    alone, together = (dual.load(tmp_path / name, made) for name, made in (("one", one), ("two", both)))
+    assert alone and together and distance(alone, together) < 1e-6
     assert both.recipe["last"] == pytest.approx(one.recipe["last"], rel=1e-4)
     assert printed[0] == printed[1]  # one of them speaks
 

@@ -14,7 +14,7 @@ Argv = tuple[object, ...]
 
 _FSRCNN = "fsrcnn:d=8,s=4,m=1"
 
-# work: photos/, a store scored by sobel and noise, half.parquet, a finished run; out: where the verb writes
+# work: photos/, a store scored by sobel and noise, half.parquet, net/, a trained network; out: where the verb writes
 VERBS: dict[str, Callable[[Path, Path], Argv]] = {
     "ingest": lambda work, out: ("ingest", work / "photos", out / "store", *GRID),
     "duplicates": lambda work, out: ("duplicates", out / "store"),
@@ -33,6 +33,7 @@ VERBS: dict[str, Callable[[Path, Path], Argv]] = {
     "export, parquet": lambda work, out: ("export", work / "half.parquet", out / "a", "--to", "hf"),
     "train": lambda work, out: ("train", work / "half.parquet", *TRAINING, "-o", out / "run"),
     "nas dlsr": lambda work, out: ("nas", "dlsr", work / "half.parquet", *SEARCH, "-o", out / "run"),
+    "drc": lambda work, out: ("drc", work / "net", work / "half.parquet", *COMPRESSING, "-o", out / "run"),
     "report": lambda work, out: ("report", work / "few.parquet", "-o", out / "a.html", "--png", out / "png"),
     "run": lambda work, out: ("run", work / "study.toml", out / "study", work / "photos", "--test", work / "photos"),
 }
@@ -50,6 +51,11 @@ FAST = [
 GRID = ("--patch", 48, "--step", 24, "--shard-size", "10KB")
 TRAINING = ("--arch", _FSRCNN, "--steps", 5, "--crop", 24, "--save-every", 2, "--log-every", 1)
 SEARCH = ("--features", 4, "--crop", 30, "--batch-size", 1, "--steps", 3, "--warmup", 1, "--save-every", 1)
+COMPRESSING = (
+    *("--search-steps", 2, "--batch-size", 2, "--crop", 24, "--patches", 2, "--per-pass", 16, "--save-every", 1),
+    *("--finetune-steps", 2, "--finetune-batch-size", 2, "--finetune-crop", 24),
+)
+_DRN = ("--arch", "drn:scale=4,features=4,blocks=1", "--steps", 1, "--batch-size", 1, "--crop", 24)
 _ROWS = "select * from scores, range(30)"
 _STUDY = f"""
 [ingest]
@@ -101,7 +107,7 @@ class Work:
 
 def every(verb: str, calls: int) -> range:
     """The calls at which something is to happen: all, or of verbs that take seconds each time some."""
-    return range(0, calls, 7 if verb in ("report", "run", "nas dlsr") else 1)
+    return range(0, calls, 7 if verb in ("report", "run", "nas dlsr", "drc") else 1)
 
 
 def results(tree: dict[str, bytes]) -> dict[str, bytes]:
@@ -122,6 +128,7 @@ def make(warm: Warm, folder: Path) -> Work:
         ("score", store, "sobel", "noise"),
         ("select", store, "des", "--by", "sobel", "-o", folder / "half.parquet"),
         ("select", store, "des", "--by", "sobel", "--keep", 0.15, "-o", folder / "few.parquet"),
+        ("train", folder / "half.parquet", *_DRN, "-o", folder / "net"),
     ):
         ended = warm.run(*argv)
         assert ended.code == 0, ended

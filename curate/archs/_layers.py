@@ -3,13 +3,23 @@
 Axes in names: B batch, C channels, H height, W width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from curate.resize import upscale
+from curate.units import PrunableUnit, Span, rows
 
-__all__ = ["DIV2K_MEAN", "SCALES", "Bicubic", "PixelShuffleUpsampler", "check_scale", "upsampler_scale"]
+__all__ = [
+    "DIV2K_MEAN",
+    "SCALES",
+    "Bicubic",
+    "PixelShuffleUpsampler",
+    "check_scale",
+    "upsampler_scale",
+    "upsampler_units",
+]
 
 SCALES = (2, 3, 4)
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # of R, G, B in [0, 1]: what EDSR, RCAN and SwinIR subtract from their input
@@ -42,15 +52,31 @@ class PixelShuffleUpsampler(nn.Sequential):
     """
 
     def __init__(self, scale: int, features: int) -> None:
-        steps = (2, 2) if scale == 4 else (scale,)
         layers = []
-        for step in steps:
+        for step in _steps(scale):
             layers += [nn.Conv2d(features, features * step**2, 3, padding=1), nn.PixelShuffle(step)]
         super().__init__(*layers)
 
 
-def upsampler_scale(state: Mapping[str, Tensor], features: int) -> int | None:
-    """The scale of the `PixelShuffleUpsampler` that is called `upsample`, of so many features; None if it is none."""
-    steps = [state.get(f"upsample.{index}.weight") for index in (0, 2)]
-    maps = [step.shape[0] for step in steps if step is not None and step.ndim == 4]
-    return {(4 * features,): 2, (9 * features,): 3, (4 * features, 4 * features): 4}.get(tuple(maps))
+def upsampler_scale(state: Mapping[str, Tensor], features: int, after: str, name: str = "upsample") -> int | None:
+    """The scale of the `PixelShuffleUpsampler` called `name`, by what each of its convs makes of the maps that the next
+    one takes; None if it is none. It takes `features` maps; the layer `after` takes what it makes.
+    """
+    layers = [state.get(f"{layer}.weight") for layer in (f"{name}.0", f"{name}.2", after)]
+    convs = [layer for layer in layers if layer is not None and layer.ndim == 4]
+    if len(convs) < 2 or convs[0].shape[1] != features:
+        return None
+    factors = [made.shape[0] / max(taking.shape[1], 1) for made, taking in pairwise(convs)]
+    return next((scale for scale in SCALES if factors == [step**2 for step in _steps(scale)]), None)
+
+
+def upsampler_units(scale: int, features: int, after: str, name: str = "upsample") -> Iterator[PrunableUnit]:
+    """Of the `PixelShuffleUpsampler` called `name`, whose maps the layer `after` takes."""
+    steps = _steps(scale)
+    layers = [*(f"{name}.{2 * index}" for index in range(len(steps))), after]
+    for step, (layer, reader) in zip(steps, pairwise(layers), strict=True):
+        yield PrunableUnit(layer, features, rows(layer, inner=step**2), (Span(f"{reader}.weight", 1),))
+
+
+def _steps(scale: int) -> tuple[int, ...]:
+    return (2, 2) if scale == 4 else (scale,)

@@ -12,6 +12,7 @@ Axes in names: B batch, C channels (R G B, or maps), H height, W width.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 from curate.archs import Arch
 from curate.archs._depthwise import Depthwise
 from curate.archs._layers import SCALES, check_scale
+from curate.archs._narrow import built
 from curate.errors import UsageError
 from curate.genotype import CELLS, CHOOSING, LAYERS, OPERATIONS, PUBLISHED, Genotype
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["LEAST", "SLOPE", "Attention", "Cell", "DiscreteCell", "Dlsr", "DlsrNet", "joint", "operation"]
 
@@ -48,9 +51,11 @@ class Dlsr(Arch):
     scale: int = 2  # 2, 3 or 4
     genotype: str = "dlsr"  # dlsr, dlsr-div, dlsr-s, a file, or as text: conv_1x1+sep_7x7+sep_5x5@12.23.24.45
     features: int | None = None  # maps throughout; None: 48, of dlsr-s 18
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 255.0
+    tail: ClassVar[str | None] = "upsampler.0"
     least: ClassVar[int] = LEAST
     hfen: ClassVar[float] = 0.2
 
@@ -62,6 +67,7 @@ class Dlsr(Arch):
         features = self.features or (_SMALL if self.genotype == "dlsr-s" else _FEATURES)
         object.__setattr__(self, "features", None if features == _FEATURES else features)
         object.__setattr__(self, "genotype", Genotype.parse(self.genotype.strip('"')).name)
+        object.__setattr__(self, "config", settled(self))
 
     @property
     def width(self) -> int:
@@ -70,7 +76,7 @@ class Dlsr(Arch):
 
     def build(self) -> "DlsrNet":
         """A fresh network, of torch's own initial weights."""
-        return DlsrNet(self.scale, Genotype.parse(self.genotype), self.width)
+        return built(DlsrNet(self.scale, Genotype.parse(self.genotype), self.width), self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """Scale, features, and the genotype: a published one with these operations and as many inputs, or None.
@@ -95,6 +101,27 @@ class Dlsr(Arch):
         )
         more = {} if features == _FEATURES else {"features": features}
         return {"scale": scale, "genotype": next(fitting, None), **more}
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """Of each cell, layer by layer: what is set aside, what is within its operation; then what joins all cells.
+
+        Within `sep` operations, that is: between their two halves. Other maps are summed with others, or are those of
+        the attention, which are few, and most of them of an image a few px large.
+        """
+        return tuple(self._units())
+
+    def _units(self) -> Iterator[PrunableUnit]:
+        operations, half = Genotype.parse(self.genotype).operations, self.width // 2
+        for cell in range(1, CELLS + 1):
+            for layer, aside in enumerate(("c1_d", "c2_d", "c3_d", "c4")):
+                name = f"B{cell}.{aside}"
+                yield PrunableUnit(name, half, rows(name), (Span(f"B{cell}.c5.weight", 1, layer * half),))
+                if layer < LAYERS and operations[layer].startswith("sep_"):
+                    # ReLU, depthwise, 1x1, ReLU, depthwise, 1x1: from one 1x1 conv to the other.
+                    name = f"B{cell}.c{layer + 1}_r.op"
+                    makers = (Span(f"{name}.2.weight", 0), Span(f"{name}.4.weight", 0))
+                    yield PrunableUnit(name, self.width, makers, (Span(f"{name}.5.weight", 1),))
+        yield PrunableUnit("cout", self.width, rows("cout.0"), (Span("LR_conv.weight", 1),))
 
 
 def _is_width(features: int) -> bool:

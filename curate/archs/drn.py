@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from curate.archs import Arch
 from curate.archs._layers import DIV2K_MEAN
 from curate.archs._narrow import built
-from curate.units import PrunableUnit, Span, settled
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["DownBlock", "Drn", "DrnNet"]
 
@@ -70,7 +70,7 @@ class Drn(Arch):
         published = _PUBLISHED[self.size, self.scale]
         object.__setattr__(self, "features", None if features == published[0] else features)
         object.__setattr__(self, "blocks", None if blocks == published[1] else blocks)
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     @property
     def _phases(self) -> int:
@@ -92,7 +92,7 @@ class Drn(Arch):
     def build(self) -> "DrnNet":
         """A fresh network, of torch's own initial weights."""
         features, blocks = self._sizes()
-        return built(DrnNet(self.scale, features=features, num_blocks=blocks), self.prunable(), self.config)
+        return built(DrnNet(self.scale, features=features, num_blocks=blocks), self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """All options but config."""
@@ -119,17 +119,15 @@ class Drn(Arch):
         features, blocks = self._sizes()
         for phase in range(self._phases):
             name = f"down.{phase}.dual_module"
-            yield PrunableUnit(
-                name, features * 2**phase, (Span(f"{name}.0.0.weight", 0),), (Span(f"{name}.1.weight", 1),)
-            )
+            makers = rows(f"{name}.0.0", bias=False)
+            yield PrunableUnit(name, features * 2**phase, makers, (Span(f"{name}.1.weight", 1),))
         for phase, width in enumerate(_widths(features, self._phases)):
             for block in range(blocks):
                 name = f"up_blocks.{phase}.{block}.body"
-                makers = (Span(f"{name}.0.weight", 0), Span(f"{name}.0.bias", 0))
-                yield PrunableUnit(name, width, makers, (Span(f"{name}.2.weight", 1),))
+                yield PrunableUnit(name, width, rows(f"{name}.0"), (Span(f"{name}.2.weight", 1),))
             name = f"up_blocks.{phase}.{blocks}"
-            shuffled = (Span(f"{name}.0.weight", 0, inner=4), Span(f"{name}.0.bias", 0, inner=4))
-            yield PrunableUnit(name, width, shuffled, (Span(f"up_blocks.{phase}.{blocks + 1}.weight", 1),))
+            reader = Span(f"up_blocks.{phase}.{blocks + 1}.weight", 1)
+            yield PrunableUnit(name, width, rows(f"{name}.0", inner=4), (reader,))
 
     def _sizes(self) -> tuple[int, int]:
         """features and blocks."""

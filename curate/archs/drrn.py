@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from curate.archs import Arch
 from curate.archs._layers import Bicubic, check_scale
+from curate.archs._narrow import built
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Drrn", "DrrnNet"]
 
@@ -40,19 +42,22 @@ class Drrn(Arch):
     scale: int = 2  # 2, 3 or 4
     units: int = 25  # times that the pair of convolutions is applied
     features: int = 128  # maps throughout
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "y"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "output"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
         if self.units < 1 or self.features < 1:
             found = f"found units={self.units}, features={self.features}"
             raise ValueError(f"units and features should be at least 1, {found}")
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "DrrnNet":
         """A fresh network whose output is the bicubic image and a little noise."""
-        return DrrnNet(self.scale, units=self.units, features=self.features)
+        return built(DrrnNet(self.scale, units=self.units, features=self.features), self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The names of yjn870/DRRN-pytorch as ours."""
@@ -62,11 +67,15 @@ class Drrn(Arch):
         """features. Neither units nor scale are in the weights."""
         if state.keys() != set(_YJN870.values()) or any(tensor.ndim != 4 for tensor in state.values()):
             return {}
-        features = state["input.weight"].shape[0]
-        square = (features, features, 3, 3)
-        if state["conv1.weight"].shape != square or state["conv2.weight"].shape != square:
+        features, inner = state["input.weight"].shape[0], state["conv1.weight"].shape[0]
+        shapes = ((inner, features, 3, 3), (features, inner, 3, 3))
+        if (state["conv1.weight"].shape, state["conv2.weight"].shape) != shapes or inner > features:
             return {}
         return {"features": features}
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """The maps between the two convs, the same each time that these are applied. All others are summed."""
+        return (PrunableUnit("conv1", self.features, rows("conv1", bias=False), (Span("conv2.weight", 1),)),)
 
 
 class DrrnNet(nn.Module):

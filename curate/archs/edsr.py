@@ -19,8 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from curate.archs import Arch
-from curate.archs._layers import DIV2K_MEAN, PixelShuffleUpsampler, check_scale, upsampler_scale
+from curate.archs._layers import (
+    DIV2K_MEAN,
+    PixelShuffleUpsampler,
+    check_scale,
+    upsampler_scale,
+    upsampler_units,
+)
+from curate.archs._narrow import built
 from curate.errors import DataError
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Edsr", "EdsrNet", "from_edsr_pytorch"]
 
@@ -51,9 +59,11 @@ class Edsr(Arch):
     features: int = 64  # maps throughout
     blocks: int = 16  # residual blocks
     res_scale: float = 1.0  # what a block's residual is multiplied by, up to 1
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = _PEAK
+    tail: ClassVar[str | None] = "conv_last"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
@@ -62,28 +72,38 @@ class Edsr(Arch):
             raise ValueError(f"features and blocks should be at least 1, {found}")
         if not 0 < self.res_scale <= 1:
             raise ValueError(f"res_scale should be above 0 and up to 1, found {self.res_scale}")
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "EdsrNet":
         """A fresh network, of torch's own initial weights."""
         blocks = (_ResidualBlock(self.features, self.res_scale) for _ in range(self.blocks))
-        return EdsrNet(self.scale, self.features, blocks)
+        return built(EdsrNet(self.scale, self.features, blocks), self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """EDSR-PyTorch's names as ours, which are BasicSR's."""
         return from_edsr_pytorch(state, _BLOCK) if "body.0.body.0.weight" in state else state
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """All options. The weights do not show res_scale: it is the paper's for so many features."""
+        """All options but config. The weights do not show res_scale: it is the paper's for so many features."""
         first = state.get("conv_first.weight")
         if first is None or first.ndim != 4 or not all(_NAMES.fullmatch(name) for name in state):
             return {}
         features = first.shape[0]
         blocks = sum(name.endswith(".conv1.weight") for name in state)
-        scale = upsampler_scale(state, features)
+        scale = upsampler_scale(state, features, "conv_last")
         if scale is None or not blocks:
             return {}
         res_scale = _PAPER_RES_SCALE if features == _PAPER_FEATURES else 1.0
         return {"scale": scale, "features": features, "blocks": blocks, "res_scale": res_scale}
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """Of the blocks, then of the upsampler. All other maps are summed with others."""
+        names = [f"body.{block}" for block in range(self.blocks)]
+        inner = (
+            PrunableUnit(name, self.features, rows(f"{name}.conv1"), (Span(f"{name}.conv2.weight", 1),))
+            for name in names
+        )
+        return (*inner, *upsampler_units(self.scale, self.features, "conv_last"))
 
 
 class EdsrNet(nn.Module):

@@ -7,13 +7,17 @@ yjn870/FSRCNN-pytorch, so that they load as they are.
 Axes in names: B batch, H height, W width; the channel is luma.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from curate.archs import Arch
 from curate.archs._layers import check_scale
+from curate.archs._narrow import built
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Fsrcnn", "FsrcnnNet"]
 
@@ -28,26 +32,44 @@ class Fsrcnn(Arch):
     d: int = 56  # maps at the two ends
     s: int = 12  # maps in the middle
     m: int = 4  # number of 3x3 layers in the middle
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "y"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "last_part"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
         if self.d < 1 or self.s < 1 or self.m < 0:
             raise ValueError(f"d and s should be at least 1 and m at least 0, found d={self.d}, s={self.s}, m={self.m}")
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "FsrcnnNet":
         """A fresh network whose output is close to zero."""
-        return FsrcnnNet(self.scale, d=self.d, s=self.s, m=self.m)
+        return built(FsrcnnNet(self.scale, d=self.d, s=self.s, m=self.m), self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """d, s and m. The scale is a stride, so not in the weights."""
-        shrink = state.get("mid_part.0.weight")
-        if shrink is None or shrink.ndim != 4 or "last_part.weight" not in state:
+        """d, s and m, such that pruning leaves these shapes. The scale is a stride, so not in the weights."""
+        first, last = state.get("mid_part.0.weight"), state.get("last_part.weight")
+        if first is None or last is None or first.ndim != 4 or last.ndim != 4:
             return {}
-        num_convs = sum(name.startswith("mid_part.") and tensor.ndim == 4 for name, tensor in state.items())
-        return {"d": shrink.shape[1], "s": shrink.shape[0], "m": max(num_convs - 2, 0)}
+        convs = [tensor for name, tensor in state.items() if name.startswith("mid_part.") and tensor.ndim == 4]
+        inner = max((conv.shape[1] for conv in convs if conv is not first), default=first.shape[0])
+        return {"d": max(first.shape[1], last.shape[0]), "s": inner, "m": max(len(convs) - 2, 0)}
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """Of each layer but the last."""
+        return tuple(self._units())
+
+    def _units(self) -> Iterator[PrunableUnit]:
+        middle = [f"mid_part.{2 * layer}" for layer in range(self.m + 2)]
+        widths = [self.d, *[self.s] * (self.m + 1), self.d]
+        for width, (layer, reader) in zip(widths, pairwise(["first_part.0", *middle, "last_part"]), strict=True):
+            sequence, _, index = layer.partition(".")
+            slopes = Span(f"{sequence}.{int(index) + 1}.weight", 0)
+            # A transposed convolution's maps in are its first axis.
+            columns = Span(f"{reader}.weight", 0 if reader == "last_part" else 1)
+            yield PrunableUnit(layer, width, (*rows(layer), slopes), (columns,))
 
 
 class FsrcnnNet(nn.Module):

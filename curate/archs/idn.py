@@ -12,6 +12,7 @@ Axes in names: B batch, C channels (1 of luma, 3 of RGB, or maps), H height, W w
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 
 from curate.archs import Arch
 from curate.archs._layers import check_scale
+from curate.archs._narrow import built
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Idn", "IdnNet"]
 
@@ -45,8 +48,10 @@ class Idn(Arch):
     d: int = 16  # maps that a block puts aside
     blocks: int = 4  # distillation blocks
     colour: Literal["y", "rgb"] = "y"
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "deconv"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
@@ -55,25 +60,45 @@ class Idn(Arch):
             raise ValueError(f"{what}, found features={self.features}, d={self.d}")
         if self.blocks < 1:
             raise ValueError(f"blocks should be at least 1, found {self.blocks}")
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "IdnNet":
         """A fresh network whose output is the bicubic image and a little noise."""
         channels = 1 if self.colour == "y" else 3
-        return IdnNet(self.scale, channels=channels, features=self.features, d=self.d, blocks=self.blocks)
+        net = IdnNet(self.scale, channels=channels, features=self.features, d=self.d, blocks=self.blocks)
+        return built(net, self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """All options but the scale, which is a stride."""
-        first, top = state.get("fblock.module.0.weight"), state.get("dblocks.0.enhancement_top.0.weight")
-        if first is None or top is None or not all(_NAMES.fullmatch(name) for name in state):
+        """All options but config, and the scale, which is a stride."""
+        names = ("fblock.module.0.weight", "dblocks.0.enhancement_top.0.weight", "dblocks.0.compression.weight")
+        first, top, last = map(state.get, names)
+        if first is None or top is None or last is None or not all(_NAMES.fullmatch(name) for name in state):
             return {}
-        if first.shape[1:] not in ((1, 3, 3), (3, 3, 3)) or top.ndim != 4:
+        if first.shape[1:] not in ((1, 3, 3), (3, 3, 3)) or top.ndim != 4 or last.ndim != 4:
             return {}
         colour = "y" if first.shape[1] == 1 else "rgb"
-        features, d = first.shape[0], first.shape[0] - top.shape[0]
-        if not _is_width(features, d):
+        features, d = last.shape[0], last.shape[1] - last.shape[0]
+        if not _is_width(features, d) or top.shape[0] > features - d:
             return {}
         blocks = sum(name.endswith(".compression.weight") for name in state)
         return {"features": features, "d": d, "blocks": blocks, "colour": colour}
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """Of the first two convs, then of each block, conv by conv.
+
+        Not the maps put aside, the bottom's last ones and the blocks' outputs: they are summed with others. Each group
+        of a grouped conv keeps the same ones of its maps, in and out, so that a config counts them four by four.
+        """
+        return tuple(self._units())
+
+    def _units(self) -> Iterator[PrunableUnit]:
+        yield PrunableUnit("fblock", self.features, rows("fblock.module.0"), (Span("fblock.module.2.weight", 1),))
+        rest = self.features - self.d
+        for block in range(self.blocks):
+            top, bottom = (f"dblocks.{block}.enhancement_{part}" for part in ("top", "bottom"))
+            yield from _around_groups(top, rest, rest - self.d)
+            yield PrunableUnit(f"{top}.4", rest, rows(f"{top}.4"), (Span(f"{bottom}.0.weight", 1),))
+            yield from _around_groups(bottom, self.features, rest)
 
 
 class IdnNet(nn.Module):
@@ -116,16 +141,24 @@ class _Distillation(nn.Module):
 
     def __init__(self, features: int, d: int) -> None:
         super().__init__()
-        self.sizes = (features - d, d)
+        self.d = d
         self.enhancement_top = _convs(features, features - d, features - 2 * d, features)
         self.enhancement_bottom = _convs(features - d, features, features - d, features + d)
         self.compression = _conv(features + d, features, 1)
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
-        rest_BCHW, aside_BCHW = self.enhancement_top(features_BCHW).split(self.sizes, dim=1)
+        rest_BCHW, aside_BCHW = self.enhancement_top(features_BCHW).tensor_split([-self.d], dim=1)
         widened_BCHW = self.enhancement_bottom(rest_BCHW) + torch.cat([features_BCHW, aside_BCHW], dim=1)
         squeezed_BCHW: Tensor = self.compression(widened_BCHW)
         return squeezed_BCHW
+
+
+def _around_groups(convs: str, before: int, after: int) -> Iterator[PrunableUnit]:
+    """Of the maps that the second of three convs, which has groups, takes, and of those that it makes."""
+    first, second, third = (f"{convs}.{layer}" for layer in (0, 2, 4))
+    taken, made = rows(first, outer=_GROUPS), rows(second, outer=_GROUPS)
+    yield PrunableUnit(first, before // _GROUPS, taken, (Span(f"{second}.weight", 1),), count=_GROUPS)
+    yield PrunableUnit(second, after // _GROUPS, made, (Span(f"{third}.weight", 1, outer=_GROUPS),), count=_GROUPS)
 
 
 def _convs(*widths: int) -> nn.Sequential:

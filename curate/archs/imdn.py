@@ -9,7 +9,9 @@ Axes in names: B batch, C channels (R G B, or maps), H height, W width.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 
 from curate.archs import Arch
 from curate.archs._layers import SCALES, check_scale
+from curate.archs._narrow import built
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Imdn", "ImdnNet"]
 
@@ -35,9 +39,11 @@ class Imdn(Arch):
     scale: int = 2  # 2, 3 or 4
     features: int = 64  # maps throughout
     modules: int = 6  # information multi-distillation modules
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "upsampler.0"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
@@ -45,13 +51,15 @@ class Imdn(Arch):
             raise ValueError(f"features should be a multiple of {_REDUCTION}, found {self.features}")
         if self.modules < 1:
             raise ValueError(f"modules should be at least 1, found {self.modules}")
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "ImdnNet":
         """A fresh network, of torch's own initial weights."""
-        return ImdnNet(self.scale, features=self.features, num_modules=self.modules)
+        net = ImdnNet(self.scale, features=self.features, num_modules=self.modules)
+        return built(net, self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """All options."""
+        """All options but config."""
         first, last = state.get("fea_conv.weight"), state.get("upsampler.0.weight")
         if first is None or last is None or first.ndim != 4 or last.ndim != 4:
             return {}
@@ -60,6 +68,26 @@ class Imdn(Arch):
         if scale is None or not modules or not all(_NAMES.fullmatch(name) for name in state):
             return {}
         return {"scale": scale, "features": first.shape[0], "modules": modules}
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """Of each module, conv by conv: the quarter that is set aside, the rest; then what joins all modules."""
+        return tuple(self._units())
+
+    def _units(self) -> Iterator[PrunableUnit]:
+        quarter = self.features // _QUARTERS
+        for module in (f"IMDB{number}" for number in range(1, self.modules + 1)):
+            # The attention looks at the quarters, and weighs them, before c5 reads them. Its own inner maps are
+            # numbers, one a map and image, and cost next to nothing.
+            weigh = f"{module}.cca.conv_du"
+            for step, (conv, reader) in enumerate(pairwise(f"{module}.c{number}" for number in range(1, 6))):
+                start = step * quarter
+                makers = (*rows(conv), *rows(f"{weigh}.2", start=start))
+                readers = (Span(f"{module}.c5.weight", 1, start), Span(f"{weigh}.0.weight", 1, start))
+                yield PrunableUnit(f"{conv}.aside", quarter, makers, readers)
+                if step < _QUARTERS - 1:
+                    rest = rows(conv, start=quarter)
+                    yield PrunableUnit(conv, self.features - quarter, rest, (Span(f"{reader}.weight", 1),))
+        yield PrunableUnit("c.0", self.features, rows("c.0"), (Span("LR_conv.weight", 1),))
 
 
 class ImdnNet(nn.Module):
@@ -91,7 +119,7 @@ class _Distillation(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.quarter = quarter = features // _QUARTERS
+        quarter = features // _QUARTERS
         self.c1 = nn.Conv2d(features, features, 3, padding=1)
         self.c2 = nn.Conv2d(features - quarter, features, 3, padding=1)
         self.c3 = nn.Conv2d(features - quarter, features, 3, padding=1)
@@ -102,9 +130,9 @@ class _Distillation(nn.Module):
     def forward(self, features_BCHW: Tensor) -> Tensor:
         quarters = []
         rest_BCHW = features_BCHW
-        for conv in (self.c1, self.c2, self.c3):
+        for conv, next_conv in pairwise((self.c1, self.c2, self.c3, self.c4)):
             maps_BCHW = F.leaky_relu(conv(rest_BCHW), _SLOPE)
-            quarter_BCHW, rest_BCHW = maps_BCHW.tensor_split([self.quarter], dim=1)
+            quarter_BCHW, rest_BCHW = maps_BCHW.tensor_split([conv.out_channels - next_conv.in_channels], dim=1)
             quarters.append(quarter_BCHW)
         distilled_BCHW = torch.cat([*quarters, self.c4(rest_BCHW)], dim=1)
         residual_BCHW: Tensor = self.c5(self.cca(distilled_BCHW))

@@ -15,8 +15,10 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from curate.archs import Arch
-from curate.archs._layers import check_scale, upsampler_scale
+from curate.archs._layers import check_scale, upsampler_scale, upsampler_units
+from curate.archs._narrow import built
 from curate.archs.edsr import EdsrNet, from_edsr_pytorch
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Rcan"]
 
@@ -43,9 +45,11 @@ class Rcan(Arch):
     blocks: int = 20  # in each group
     features: int = 64  # maps throughout
     reduction: int = 16  # features / the attention's inner maps
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 255.0
+    tail: ClassVar[str | None] = "conv_last"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
@@ -55,23 +59,24 @@ class Rcan(Arch):
         if self.reduction < 1 or self.features < 1 or self.features % self.reduction:
             found = f"found features={self.features}, reduction={self.reduction}"
             raise ValueError(f"features should be a multiple of reduction, both at least 1, {found}")
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> EdsrNet:
         """A fresh network, of torch's own initial weights."""
         groups = (_Group(self.blocks, self.features, self.reduction) for _ in range(self.groups))
-        return EdsrNet(self.scale, self.features, groups)
+        return built(EdsrNet(self.scale, self.features, groups), self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The names of the authors' code, which grew out of EDSR-PyTorch, as ours, which are BasicSR's."""
         return from_edsr_pytorch(state, _GROUP) if "body.0.body.0.body.0.weight" in state else state
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """All options."""
+        """All options but config."""
         squeeze = state.get("body.0.residual_group.0.rcab.3.attention.1.weight")
         if squeeze is None or squeeze.ndim != 4 or not all(_NAMES.fullmatch(name) for name in state):
             return {}
         inner, features = squeeze.shape[:2]
-        scale = upsampler_scale(state, features)
+        scale = upsampler_scale(state, features, "conv_last")
         if scale is None or not inner or features % inner:
             return {}
         groups = sum(name.endswith(".residual_group.0.rcab.0.weight") for name in state)
@@ -83,6 +88,15 @@ class Rcan(Arch):
             "features": features,
             "reduction": features // inner,
         }
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """Of the blocks, then of the upsampler.
+
+        Not the inner maps of the attention: they are numbers, one a map and image, and cost next to nothing.
+        """
+        names = [f"body.{g}.residual_group.{b}.rcab" for g in range(self.groups) for b in range(self.blocks)]
+        inner = (PrunableUnit(name, self.features, rows(f"{name}.0"), (Span(f"{name}.2.weight", 1),)) for name in names)
+        return (*inner, *upsampler_units(self.scale, self.features, "conv_last"))
 
 
 class _Group(nn.Module):

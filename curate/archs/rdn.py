@@ -15,6 +15,7 @@ Axes in names: B batch, C channels (R G B, or maps), H height, W width.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -22,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from curate.archs import Arch
-from curate.archs._layers import PixelShuffleUpsampler, check_scale
+from curate.archs._layers import PixelShuffleUpsampler, check_scale, upsampler_scale, upsampler_units
+from curate.archs._narrow import built
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Rdn", "RdnNet"]
 
 _NAMES = re.compile(r"(sfe[12]|rdbs\.\d+\.(layers\.\d+\.conv|lff)|gff\.[01]|upscale\.[02]|output)\.(weight|bias)")
-
-_UPSCALE = {2: [4], 3: [9], 4: [4, 4]}  # scale -> what the upsampler's convs multiply the number of maps by
 
 _EDSR_PYTORCH_PEAK = 255.0  # the default of its --rgb_range
 _EDSR_PYTORCH = {  # modules -> ours; where UPNet ends depends on the scale
@@ -48,40 +49,59 @@ class Rdn(Arch):
     layers: int = 8  # dense layers of a block; C
     growth: int = 64  # maps that a dense layer adds; G
     features: int = 64  # maps between the blocks; G0
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "output"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
         if min(self.blocks, self.layers, self.growth, self.features) < 1:
             found = f"blocks={self.blocks}, layers={self.layers}, growth={self.growth}, features={self.features}"
             raise ValueError(f"blocks, layers, growth and features should be at least 1, found {found}")
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "RdnNet":
         """A fresh network, of torch's own initial weights."""
-        return RdnNet(self.scale, blocks=self.blocks, layers=self.layers, growth=self.growth, features=self.features)
+        net = RdnNet(self.scale, blocks=self.blocks, layers=self.layers, growth=self.growth, features=self.features)
+        return built(net, self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """EDSR-PyTorch's networks as ours; others already have our names."""
         return _from_edsr_pytorch(state) if "SFENet1.weight" in state else state
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """All options."""
-        first, dense = state.get("sfe1.weight"), state.get("rdbs.0.layers.0.conv.weight")
-        if first is None or dense is None or not all(_NAMES.fullmatch(name) for name in state):
+        """All options but config, growth such that pruning leaves these shapes."""
+        first = state.get("sfe1.weight")
+        dense = [tensor for name, tensor in state.items() if name.endswith(".conv.weight")]
+        if first is None or not dense or not all(_NAMES.fullmatch(name) for name in state):
             return {}
-        if first.ndim != 4 or dense.ndim != 4:
+        if any(weight.ndim != 4 for weight in (first, *dense)):
             return {}
-        features, growth = first.shape[0], dense.shape[0]
-        steps = [state.get(f"upscale.{index}.weight") for index in (0, 2)]
-        maps = [step.shape[0] for step in steps if step is not None and step.ndim == 4]
-        scale = next((scale for scale, factors in _UPSCALE.items() if maps == [features * f for f in factors]), None)
+        features, growth = first.shape[0], max(weight.shape[0] for weight in dense)
+        scale = upsampler_scale(state, features, "output", "upscale")
         if scale is None:
             return {}
         blocks = sum(name.endswith(".lff.weight") for name in state)
         layers = sum(name.startswith("rdbs.0.layers.") and name.endswith(".weight") for name in state)
         return {"scale": scale, "blocks": blocks, "layers": layers, "growth": growth, "features": features}
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """What each dense layer adds, of block by block; what joins the blocks; then of the upsampler."""
+        return tuple(self._units())
+
+    def _units(self) -> Iterator[PrunableUnit]:
+        for block in (f"rdbs.{number}" for number in range(self.blocks)):
+            for layer in range(self.layers):
+                later = [f"{block}.layers.{number}.conv.weight" for number in range(layer + 1, self.layers)]
+                start = self.features + layer * self.growth
+                readers = tuple(Span(name, 1, start) for name in (*later, f"{block}.lff.weight"))
+                yield PrunableUnit(
+                    f"{block}.layers.{layer}", self.growth, rows(f"{block}.layers.{layer}.conv"), readers
+                )
+        yield PrunableUnit("gff", self.features, rows("gff.0"), (Span("gff.1.weight", 1),))
+        yield from upsampler_units(self.scale, self.features, "output", "upscale")
 
 
 class RdnNet(nn.Module):

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from curate.archs import Arch
 from curate.archs._layers import Bicubic, check_scale
+from curate.archs._narrow import built
 from curate.errors import DataError
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Srcnn", "SrcnnNet"]
 
@@ -31,17 +33,20 @@ class Srcnn(Arch):
 
     scale: int = 2  # 2, 3 or 4
     kernel: Literal["9-5-5", "9-1-5"] = "9-5-5"  # kernel sizes of the three layers, px
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "y"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "conv3"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "SrcnnNet":
         """A fresh network whose output is close to its bicubic input: see `SrcnnNet`."""
         first, second, third = (int(size) for size in self.kernel.split("-"))
-        return SrcnnNet(self.scale, (first, second, third))
+        return built(SrcnnNet(self.scale, (first, second, third)), self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The authors' MATLAB arrays as convolution weights; other states already have our names."""
@@ -52,6 +57,13 @@ class Srcnn(Arch):
         weights = [state.get(f"conv{layer}.weight") for layer in (1, 2, 3)]
         kernel = "-".join(str(w.shape[-1]) for w in weights if w is not None and w.ndim == 4)
         return {"kernel": kernel} if kernel in ("9-5-5", "9-1-5") else {}
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """Of each layer but the last."""
+        return tuple(
+            PrunableUnit(f"conv{layer}", width, rows(f"conv{layer}"), (Span(f"conv{layer + 1}.weight", 1),))
+            for layer, width in enumerate(_WIDTHS, start=1)
+        )
 
 
 class SrcnnNet(nn.Module):

@@ -16,6 +16,7 @@ M heads of attention, D features of a head.
 
 import re
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from curate.archs import Arch
-from curate.archs._layers import DIV2K_MEAN, PixelShuffleUpsampler, check_scale
+from curate.archs._layers import (
+    DIV2K_MEAN,
+    SCALES,
+    PixelShuffleUpsampler,
+    check_scale,
+    upsampler_scale,
+    upsampler_units,
+)
+from curate.archs._narrow import built
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Swinir", "SwinirNet", "WindowAttention", "merge_windows", "split_windows"]
 
@@ -35,16 +45,6 @@ _UPSAMPLED = 64  # maps in the classical variant's upsampler
 _INITIAL_STD = 0.02
 
 _PUBLISHED = {"classical": {"embed": 180, "groups": 6}, "light": {"embed": 60, "groups": 4}}
-
-# Output maps of upsample.0 and upsample.2 -> variant and scale.
-_UPSAMPLERS: dict[tuple[int, ...], tuple[str, int]] = {
-    (256,): ("classical", 2),
-    (576,): ("classical", 3),
-    (256, 256): ("classical", 4),
-    (12,): ("light", 2),
-    (27,): ("light", 3),
-    (48,): ("light", 4),
-}
 
 _BLOCK_NAMES = r"residual_group\.blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)"
 _TABLE_NAMES = r"residual_group\.blocks\.\d+\.attn\.relative_position_bias_table"
@@ -65,6 +65,7 @@ class Swinir(Arch):
     blocks: int = 6  # in each group
     heads: int = 6  # of attention
     drop_path: float = 0.1  # share of images that skip the last block in training; less before it, 0 at the first
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 1.0
@@ -79,11 +80,16 @@ class Swinir(Arch):
             raise ValueError(f"embed should be a multiple of heads, both at least 1, {found}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path should be at least 0 and below 1, found {self.drop_path}")
+        object.__setattr__(self, "config", settled(self))
+
+    @property
+    def tail(self) -> str:  # type: ignore[override]
+        return "upsample.0" if self.variant == "light" else "conv_last"
 
     def build(self) -> "SwinirNet":
         """A fresh network: linear layers of small random weights, convolutions of torch's own."""
         embed, groups = self._sizes()
-        return SwinirNet(
+        net = SwinirNet(
             self.scale,
             direct=self.variant == "light",
             embed=embed,
@@ -92,6 +98,7 @@ class Swinir(Arch):
             heads=self.heads,
             drop_path=self.drop_path,
         )
+        return built(net, self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Without the constants that the authors' files carry: they follow from the sizes of window and image."""
@@ -99,11 +106,10 @@ class Swinir(Arch):
         return {name: tensor for name, tensor in state.items() if not name.endswith(constants)}
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
-        """All options but drop_path; embed and groups only where they are not the variant's."""
+        """All options but drop_path and config; embed and groups only where they are not the variant's."""
         first = state.get("conv_first.weight")
         table = state.get("layers.0.residual_group.blocks.0.attn.relative_position_bias_table")
-        steps = (state.get(f"upsample.{index}.weight") for index in (0, 2))
-        upsampler = _UPSAMPLERS.get(tuple(step.shape[0] for step in steps if step is not None and step.ndim))
+        upsampler = _upsampler_in(state)
         if first is None or table is None or upsampler is None or first.ndim != 4 or table.ndim != 2:
             return {}
         blocks = [name for name in state if name.endswith(".norm1.weight")]
@@ -122,12 +128,47 @@ class Swinir(Arch):
         own = {name: size for name, size in sizes.items() if size != published.get(name)}
         return {"scale": scale, "variant": variant, **own}
 
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """Of each block its attention, then its MLP; then of the classical variant's upsampler.
+
+        All heads of an attention keep the same of their features. All other features are summed with others.
+        """
+        return tuple(self._units())
+
+    def _units(self) -> Iterator[PrunableUnit]:
+        embed, groups = self._sizes()
+        for block in (
+            f"layers.{group}.residual_group.blocks.{index}" for group in range(groups) for index in range(self.blocks)
+        ):
+            attn, fc1, fc2 = f"{block}.attn", f"{block}.mlp.fc1", f"{block}.mlp.fc2"
+            makers = rows(f"{attn}.qkv", outer=3 * self.heads)
+            readers = (Span(f"{attn}.proj.weight", 1, outer=self.heads),)
+            queries = rows(f"{attn}.qkv", outer=self.heads)  # without those a feature is in no score
+            yield PrunableUnit(attn, embed // self.heads, makers, readers, gates=queries, count=self.heads)
+            yield PrunableUnit(f"{block}.mlp", _MLP_RATIO * embed, rows(fc1), (Span(f"{fc2}.weight", 1),))
+        if self.variant == "classical":
+            before = "conv_before_upsample.0"
+            yield PrunableUnit(before, _UPSAMPLED, rows(before), (Span("upsample.0.weight", 1),))
+            yield from upsampler_units(self.scale, _UPSAMPLED, "conv_last")
+
     def _sizes(self) -> tuple[int, int]:
         """embed and groups."""
         published = _PUBLISHED[self.variant]
         embed = published["embed"] if self.embed is None else self.embed
         groups = published["groups"] if self.groups is None else self.groups
         return embed, groups
+
+
+def _upsampler_in(state: dict[str, Tensor]) -> tuple[str, int] | None:
+    """The variant and the scale that the last layers are of."""
+    last, before = state.get("upsample.0.weight"), state.get("conv_before_upsample.0.weight")
+    if last is None or last.ndim != 4:
+        return None
+    if before is None:
+        light = {3 * scale**2: scale for scale in SCALES}.get(last.shape[0])
+        return None if light is None or "upsample.2.weight" in state else ("light", light)
+    classical = upsampler_scale(state, before.shape[0], "conv_last") if before.ndim else None
+    return None if classical is None else ("classical", classical)
 
 
 class SwinirNet(nn.Module):

@@ -14,6 +14,7 @@ Axes in names: B batch, C channels (R G B, or maps), H height, W width.
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 
 from curate.archs import Arch
 from curate.archs._layers import Bicubic, check_scale
+from curate.archs._narrow import built
+from curate.units import PrunableUnit, Span, rows, settled
 
 __all__ = ["Unet", "UnetNet"]
 
@@ -41,29 +44,67 @@ class Unet(Arch):
     scale: int = 2  # 2, 3 or 4
     features: int = 32  # maps at the full size, doubled with every level
     levels: int = 4  # times that the image is halved
+    config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
 
     colour: ClassVar[Literal["y", "rgb"]] = "rgb"
     peak: ClassVar[float] = 1.0
+    tail: ClassVar[str | None] = "last"
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
         if self.features < 1 or self.levels < 1:
             found = f"found features={self.features}, levels={self.levels}"
             raise ValueError(f"features and levels should be at least 1, {found}")
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "UnetNet":
         """A fresh network whose output is close to the bicubic image."""
-        return UnetNet(self.scale, features=self.features, levels=self.levels)
+        return built(UnetNet(self.scale, features=self.features, levels=self.levels), self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """features and levels. The scale is not in the weights."""
         first, last = state.get("encoder.0.0.weight"), state.get("last.weight")
-        if first is None or last is None or not all(_NAMES.fullmatch(name) for name in state):
+        skip = state.get("encoder.0.2.weight")
+        if first is None or last is None or skip is None or not all(_NAMES.fullmatch(name) for name in state):
             return {}
         levels = sum(name.startswith("enlarge.") and name.endswith(".weight") for name in state)
-        if first.shape[1:] != (3, 3, 3) or last.shape != (3, first.shape[0], 1, 1) or not levels:
+        if first.shape[1:] != (3, 3, 3) or last.shape != (3, last.shape[1], 1, 1) or not levels:
             return {}
-        return {"features": first.shape[0], "levels": levels}
+        return {"features": skip.shape[0], "levels": levels}
+
+    def prunable(self) -> tuple[PrunableUnit, ...]:
+        """Between the two convs of each pair, and what a pair or a transposed conv makes for one reader alone.
+
+        Not what the encoder makes at each size but the lowest: two read it, and it says how many `features` there are.
+        """
+        return tuple(self._units())
+
+    def _units(self) -> Iterator[PrunableUnit]:
+        widths = [self.features * 2**level for level in range(self.levels + 1)]
+        for level, width in enumerate(widths):
+            yield _pair(f"encoder.{level}", width)
+        yield _read_by_transposed(f"encoder.{self.levels}.2", widths[-1], "enlarge.0")
+        for step, width in enumerate(widths[-2::-1]):
+            # Of a transposed conv maps out are the second axis; they are joined behind those of the encoder.
+            enlarged = (Span(f"enlarge.{step}.weight", 1), Span(f"enlarge.{step}.bias", 0))
+            yield PrunableUnit(f"enlarge.{step}", width, enlarged, (Span(f"decoder.{step}.0.weight", 1, width),))
+            yield _pair(f"decoder.{step}", width)
+            if step + 1 < self.levels:
+                yield _read_by_transposed(f"decoder.{step}.2", width, f"enlarge.{step + 1}")
+        yield PrunableUnit(
+            f"decoder.{self.levels - 1}.2",
+            self.features,
+            rows(f"decoder.{self.levels - 1}.2"),
+            (Span("last.weight", 1),),
+        )
+
+
+def _pair(name: str, width: int) -> PrunableUnit:
+    return PrunableUnit(name, width, rows(f"{name}.0"), (Span(f"{name}.2.weight", 1),))
+
+
+def _read_by_transposed(name: str, width: int, reader: str) -> PrunableUnit:
+    return PrunableUnit(name, width, rows(name), (Span(f"{reader}.weight", 0),))
 
 
 class UnetNet(nn.Module):

@@ -18,6 +18,8 @@ _LEAST = {
     "crop": 1,
     "warmup": 0,
     "hfen": 0,
+    "dual": 0,
+    "teacher_weight": 0,
     "seed": 0,
     "log_every": 1,
     "validate_every": 1,
@@ -53,6 +55,11 @@ class TrainConfig(Config):
         float | None,
         "Weight of the high-frequency error beside the loss (the network's own: 0.2 of dlsr, 0 of others).",
     ] = None
+    dual: Annotated[
+        float, "Weight of the dual regression loss, of small networks that learn the way back to LR; 0 for none."
+    ] = 0.0
+    teacher_weight: Annotated[float, "Weight of the distance to a teacher (--teacher)."] = 1.0
+    teacher_by: Annotated[Literal["features", "answer"], "What is compared with the teacher's."] = "features"
     ema: Annotated[float, "Decay of a running mean of the weights, which then is the result; 0 for none."] = 0.0
     precision: Annotated[Literal["fp32", "bf16"], "Of the network's products."] = "fp32"
     compile: Annotated[bool, "Compile the network first (minutes, once)."] = False

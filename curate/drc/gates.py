@@ -19,14 +19,13 @@ __all__ = ["Gates", "importance"]
 @torch.no_grad()
 def importance(parameters: Mapping[str, Tensor], unit: PrunableUnit) -> Tensor:
     """The L1 norm of what reads each map of a unit, over all that reads it: float32, as long as the unit is wide."""
-    total = torch.zeros(unit.width)
+    norms = []
     for span in unit.readers:
         weight = parameters[span.parameter].detach().float()
-        norms = weight.abs().sum([axis for axis in range(weight.ndim) if axis != span.axis])
-        first = span.start
-        own = norms[first : first + span.length(unit.width)].reshape(span.outer, unit.width, span.inner)
-        total = total.to(own.device) + own.sum((0, 2))
-    return total
+        others = [axis for axis in range(weight.ndim) if axis != span.axis]
+        along = torch.linalg.vector_norm(weight, 1, others)[span.start : span.start + span.length(unit.width)]
+        norms.append(along.reshape(span.outer, unit.width, span.inner).sum((0, 2)))
+    return norms[0] if len(norms) == 1 else torch.stack(norms).sum(0)
 
 
 class Gates:
@@ -59,8 +58,8 @@ class Gates:
             gate = gates[number]
             if span.start > at:
                 pieces.append(gate.new_ones(span.start - at))
-            pieces.append(gate.repeat_interleave(span.inner).repeat(span.outer))
+            pieces.append(gate[None, :, None].expand(span.outer, -1, span.inner).reshape(-1))
             at = span.start + span.length(self.units[number].width)
         if at < length:
             pieces.append(gates[spans[0][0]].new_ones(length - at))
-        return torch.cat(pieces)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
