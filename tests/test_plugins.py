@@ -135,7 +135,7 @@ def test_a_spec_builds_what_it_says(kind: plugins.Kind, spec: str, expected: obj
         ("scorers", "sobel,srcnn", ["separate scorers by spaces: sobel srcnn"]),
         ("strategies", "refine", ["did you mean 'refined'?"]),
         ("archs", "fsrcn:scale=2", ["did you mean 'fsrcnn'?"]),
-        ("archs", "fsrcnn:scael=2", ["it has: d, m, s, scale; did you mean 'scale'?"]),
+        ("archs", "fsrcnn:scael=2", ["it has: config, d, m, s, scale; did you mean 'scale'?"]),
         ("strategies", "refined:drop_top=2.5 %", ["should be a valid number (2.5 % is 0.025), not '2.5 %'"]),
         ("strategies", "srcnn", ["no 'srcnn' in curate.strategies", THERE["strategies"]]),
         ("archs", "", ["no '' in curate.archs", THERE["archs"]]),
