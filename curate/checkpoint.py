@@ -22,10 +22,10 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curate import matlab, plugins, schema, storage
+from curate import matlab, plugins, schema, storage, units
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.plugins import full_spec
 from curate.schema import CheckpointRecipe
@@ -62,6 +62,8 @@ _PREFIXES = ("module.", "netG.")  # before every name: DataParallel's, and GAN t
 _MAX_NAMED = 3  # weights named in a message
 _MAX_RATIO = 4  # of what a zip file unpacks to, to its own size; of float weights 1.1 at most
 _MAX_TIMES, _MAX_MORE = 4, 1000  # how many more weights a network may have than its file, to be built for a comparison
+_MAX_NUMBERS = 3 * 10**8  # in the weights of a network of which the file holds fewer, as one made narrower does
+_FILES = (".json", ".txt")  # ends of options that would be read from a file: a genotype, a config
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,13 +218,13 @@ def weights_hash(state: "Mapping[str, Tensor]") -> str:
 
 def _own(file: Place, record: CheckpointRecipe, tensors: "dict[str, Tensor]", spec: str | None) -> Checkpoint:
     """Checkpoint of a file with a record; `spec` is only needed for an arch outside curate."""
-    arch = _recorded_arch(file, record.arch, spec)
+    arch = _recorded_arch(file, record.arch, tensors, spec)
     if weights_hash(tensors) != record.weights:
         raise DataError(f"{_quoted(file)} is damaged: its weights are not those that were saved")
     return Checkpoint(arch, _fitting(file, tensors, arch), record.training)
 
 
-def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
+def _recorded_arch(file: Place, recorded: str, tensors: "dict[str, Tensor]", spec: str | None) -> "Arch":
     unbuildable = f"{_quoted(file)} is for an arch that this curate cannot build"
     try:
         specs, outside = plugins.within(recorded), plugins.outside(recorded)
@@ -237,11 +239,15 @@ def _recorded_arch(file: Place, recorded: str, spec: str | None) -> "Arch":
         if named := [value for value in values if value.endswith(_FILES)]:
             # Nor open a file, or a URL, of its choice. What curate writes says what was in it.
             raise UsageError(f"it names another file, '{one_line(named[0])}'")
+        given = plugins.given_in(recorded)
+        if given.pop("config", None) is not None:
+            # Nor take memory for a network of any size, of which a config leaves a little.
+            _expected(file, tensors, plugins.parse("archs", recorded.partition(":")[0], **given))
         arch: Arch = plugins.parse("archs", recorded)
     except UsageError as error:
         raise DataError(f"{unbuildable}: {error}") from None
     if spec is not None and not _is_meant(spec, arch):
-        raise UsageError(f"{_quoted(file)} is for {one_line(recorded)}, not for {one_line(spec)}")
+        raise UsageError(f"{_quoted(file)} is for {plugins.shown(recorded)}, not for {plugins.shown(spec)}")
     return arch
 
 
@@ -313,7 +319,19 @@ def _completed(file: Place, spec: str, tensors: "dict[str, Tensor]") -> "Arch":
     for key in (key for key, value in inferred.items() if value is None and key not in given):
         found = f"{_quoted(file)} fits {name} of some {key}, which weights do not show"
         raise UsageError(f"{found}: say which with --arch {name}:{key}=...")
-    return _with_rest(spec, inferred)
+    arch = _with_rest(spec, inferred)
+    return arch if "config" in given else _narrowed(file, arch, tensors)
+
+
+def _narrowed(file: Place, arch: "Arch", tensors: "dict[str, Tensor]") -> "Arch":
+    """The arch with the config that leaves the weights' shapes, where there is one."""
+    full, state = arch.prunable(), arch.adapt(tensors)
+    if not full:
+        return arch
+    expected = {name: tensor.shape for name, tensor in _expected(file, state, arch).items()}
+    shapes = {name: state[name].shape for name in expected if name in state and state[name].ndim == len(expected[name])}
+    widths = units.narrowed(full, expected, shapes)
+    return arch if widths is None else replace(arch, config=units.text(widths, full))  # type: ignore[type-var]
 
 
 def _inferred_arch(file: Place, tensors: "dict[str, Tensor]") -> "Arch":
@@ -473,7 +491,7 @@ def _fitting(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[str
     }
     found = [f"{what}: {_some(keys)}" for what, keys in problems.items() if keys]
     if found:
-        raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}; {'; '.join(found)}")
+        raise DataError(f"{_quoted(file)} does not fit {plugins.shown(arch)}; {'; '.join(found)}")
     state = {key: state[key].to(expected[key].dtype) for key in shared}
     if bad := [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise DataError(f"{_quoted(file)} has weights that are not finite: {_some(bad)}")
@@ -489,14 +507,20 @@ def _expected(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[st
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    most, registered = _MAX_TIMES * len(state) + _MAX_MORE, 0
+    most, registered, numbers = _MAX_TIMES * len(state) + _MAX_MORE, 0, 0
+    largest = max(_MAX_NUMBERS, sum(tensor.numel() for tensor in state.values()))
 
-    def count(*_: object) -> None:
-        nonlocal registered
+    def count(_: object, __: object, parameter: "Tensor | None") -> None:
+        nonlocal registered, numbers
         registered += 1
+        numbers += 0 if parameter is None else parameter.numel()
+        found = ""
         if registered > most:
             found = f"{len(state)} weights, the network has more than {most}"
-            raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}: it has {found}")
+        elif numbers > largest:
+            found = f"{sum(tensor.numel() for tensor in state.values())} numbers, the network more than {largest}"
+        if found:
+            raise DataError(f"{_quoted(file)} does not fit {plugins.shown(arch)}: it has {found}")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -504,7 +528,7 @@ def _expected(file: Place, state: "dict[str, Tensor]", arch: "Arch") -> "dict[st
             warnings.simplefilter("ignore")  # of filling tensors without values
             return _fresh(arch).state_dict()
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor has
-        raise DataError(f"{_quoted(file)} does not fit {plugins.spec_of(arch)}: {one_line(error)}") from None
+        raise DataError(f"{_quoted(file)} does not fit {plugins.shown(arch)}: {one_line(error)}") from None
     finally:
         hook.remove()
 

@@ -123,7 +123,7 @@ def check(folder: Place) -> tuple[list[Place], list[tuple[Place, str]]]:
         if not schema.is_as_written(record, file.read_bytes(), indent=2):
             wrong.append((file, "it is not as curate writes it"))
         if isinstance(record, ChannelsRecord):
-            beside = file.with_name(LIST_FILE)
+            beside = folder / CHANNELS / LIST_FILE
             if not beside.is_file() or beside.read_bytes() != listed(record.units):
                 wrong.append((beside, f"it should repeat the numbers in {CHANNELS_FILE}"))
             else:
@@ -132,8 +132,11 @@ def check(folder: Place) -> tuple[list[Place], list[tuple[Place, str]]]:
 
 
 def _records(folder: Place) -> list[tuple[Place, type[Sealed]]]:
-    kinds = {folder / CHANNELS / CHANNELS_FILE: ChannelsRecord, folder / PRUNED / KEPT_FILE: KeptRecord}
-    return [(file, kind) for file, kind in kinds.items() if file.is_file()]
+    kinds: list[tuple[Place, type[Sealed]]] = [
+        (folder / CHANNELS / CHANNELS_FILE, ChannelsRecord),
+        (folder / PRUNED / KEPT_FILE, KeptRecord),
+    ]
+    return [(file, kind) for file, kind in kinds if file.is_file()]
 
 
 def mend(folder: Place) -> list[Place]:

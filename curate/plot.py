@@ -6,7 +6,7 @@ from html import escape
 __all__ = ["dots", "page", "rows"]
 
 _WIDTH, _ROW, _LEFT, _TOP = 640, 22, 150, 34  # px
-_NOTE = 210  # px, right of a panel whose rows have notes
+_NOTE = 230  # px, right of a panel whose rows have notes
 _STEP = 8  # px between the dots of two series in a row
 _COLOURS = ("#1b6ca8", "#c8553d", "#4c956c", "#7a5195", "#b08900")
 

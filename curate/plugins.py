@@ -37,6 +37,7 @@ __all__ = [
     "outside",
     "parse",
     "require_named",
+    "shown",
     "spec_of",
     "within",
 ]
@@ -46,7 +47,9 @@ Kind = Literal["scorers", "strategies", "archs"]
 _ONE = {"scorers": "scorer", "strategies": "strategy", "archs": "arch"}
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ITEM = re.compile(r'(?:"[^"]*"|[^,])+')  # up to a comma that is not between double quotes
-_SHOWN = 200  # characters of what is wrong, in a message
+_VALUE = re.compile(r'=((?:"[^"]*"|[^,])+)')
+_SHOWN = 40  # characters of a value in a message
+_SPEC_SHOWN = 200  # of a whole spec
 _DEPTH = 3  # specs, one in the other: `loss:arch=slim:arch=my_lab.net`
 
 
@@ -119,7 +122,7 @@ def within(spec: str) -> list[str]:
     while (inner := given_in(specs[-1]).get("arch", "").strip('"')) and len(specs) <= _DEPTH:
         specs.append(inner)
     if len(specs) > _DEPTH:
-        raise UsageError(f"'{short(spec, _SHOWN)}' is not a spec: it has more than {_DEPTH}, one in the other")
+        raise UsageError(f"'{short(spec, _SPEC_SHOWN)}' is not a spec: it has more than {_DEPTH}, one in the other")
     return specs
 
 
@@ -162,6 +165,12 @@ def spec_of(plugin: Any) -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(plugin)}
     changed = [f"{key}={value}" for key, value in options_of(plugin).items() if value != defaults[key]]
     return f"{name}:{','.join(changed)}" if changed else name
+
+
+def shown(plugin: Any) -> str:
+    """A plugin's spec, or a text that should be one, as one line for a message: values of any length are cut."""
+    spec = plugin if isinstance(plugin, str) else spec_of(plugin)
+    return one_line(_VALUE.sub(lambda match: f"={short(match[1], _SHOWN)}", spec))
 
 
 def _name_of(plugin: Any) -> str:

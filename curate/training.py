@@ -556,7 +556,7 @@ def _load(net: nn.Module, init: Checkpoint, arch: Arch) -> None:
     same = {k: v.shape for k, v in init.state.items()} == {k: v.shape for k, v in fresh.items()}
     rescaled = type(init.arch) is type(arch) and asdict(init.arch) | {"scale": arch.scale} == asdict(arch)  # type: ignore[call-overload]
     if not same and not (rescaled and fitting):
-        raise UsageError(f"the weights of {plugins.spec_of(init.arch)} do not fit {plugins.spec_of(arch)}")
+        raise UsageError(f"the weights of {plugins.shown(init.arch)} do not fit {plugins.shown(arch)}")
     net.load_state_dict({**fresh, **fitting})
 
 

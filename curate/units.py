@@ -8,7 +8,7 @@ file ending in .txt with one number a line, as the authors of DRC (Guo et al.) p
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "fitted",
     "kept_first",
     "left",
+    "narrowed",
     "read_config",
     "removed",
     "rows",
@@ -30,7 +31,8 @@ __all__ = [
     "text",
 ]
 
-_TEXT = re.compile(r"\d{1,6}(\.\d{1,6})*")
+_NUMBER = "[0-9]{1,6}"
+_TEXT = re.compile(rf"{_NUMBER}(\.{_NUMBER})*")
 _ENDING = ".txt"
 _LARGEST = 1 << 20  # bytes of a file
 _SHOWN = 200  # characters of what is wrong, in a message
@@ -93,12 +95,16 @@ def text(widths: Sequence[int], units: Sequence[PrunableUnit]) -> str:
     return ".".join(str(width * unit.count) for width, unit in zip(widths, units, strict=True))
 
 
-def settled(config: str | None, units: Sequence[PrunableUnit]) -> str | None:
-    """The config that a network is built with, as text; None where nothing is removed. Raises as `fitted` does."""
-    if config is None:
+def settled(arch: Any) -> str | None:
+    """The config of an arch as text, None where nothing is removed; for its `__post_init__`. Raises as `fitted` does.
+
+    Units are only counted where there is a config: what a file says of a network may be of any size.
+    """
+    if arch.config is None:
         return None
-    widths = fitted(config.strip('"'), units)
-    return None if widths == [unit.width for unit in units] else text(widths, units)
+    full: tuple[PrunableUnit, ...] = arch.prunable()
+    widths = fitted(arch.config.strip('"'), full)
+    return None if widths == [unit.width for unit in full] else text(widths, full)
 
 
 def fitted(config: str | Place, units: Sequence[PrunableUnit]) -> list[int]:
@@ -141,8 +147,8 @@ def read_config(config: str | Place) -> tuple[list[int], str]:
         raise UsageError(f"no config {shown}: {one_line(error.strerror or error)}") from None
     except UnicodeDecodeError:
         raise DataError(f"{shown} is not a config: it should have one number a line") from None
-    if not lines or not all(re.fullmatch(r"\d{1,6}", line) for line in lines):
-        wrong = next((line for line in lines if not re.fullmatch(r"\d{1,6}", line)), "nothing")
+    if not lines or not all(re.fullmatch(_NUMBER, line) for line in lines):
+        wrong = next((line for line in lines if not re.fullmatch(_NUMBER, line)), "nothing")
         raise DataError(f"{shown} is not a config: it should have one number a line, found {short(wrong, _SHOWN)}")
     return [int(line) for line in lines], shown
 
@@ -185,6 +191,35 @@ def removed(units: Sequence[PrunableUnit], kept: Sequence[Sequence[int]]) -> Ite
             gone.setdefault((span.parameter, span.axis), set()).update(span.places(unit.width, left_out))
     for (parameter, axis), places in gone.items():
         yield parameter, axis, places
+
+
+def narrowed(
+    full: Sequence[PrunableUnit], before: Mapping[str, Sequence[int]], after: Mapping[str, Sequence[int]]
+) -> list[int] | None:
+    """The widths with which parameters of the shapes `before` have the shapes `after`; None where there are none.
+
+    An axis on which one unit alone lies tells how wide it is; so does one of several units, once the others are known.
+    """
+    lying: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for number, unit in enumerate(full):
+        for span in unit.spans:
+            lying.setdefault((span.parameter, span.axis), []).append((number, span.length(1)))
+    left_over = {(name, axis): before[name][axis] - after[name][axis] for name, axis in lying if name in after}
+    widths: dict[int, int] = {}
+    while True:
+        alone = [(key, units[0]) for key, units in lying.items() if len(units) == 1 and key in left_over]
+        new = {number: full[number].width - left_over[key] // length for key, (number, length) in alone}
+        if not new:
+            break
+        widths |= new
+        for key, units in lying.items():
+            for number, length in [one for one in units if one[0] in new]:
+                units.remove((number, length))
+                if key in left_over:
+                    left_over[key] -= length * (full[number].width - new[number])
+    found = [widths.get(number, 0) for number in range(len(full))]
+    fitting = all(1 <= width <= unit.width for width, unit in zip(found, full, strict=True))
+    return found if fitting and not any(left_over.values()) else None
 
 
 def left(arch: Any) -> tuple[PrunableUnit, ...]:

@@ -491,10 +491,11 @@ def warm() -> None:
     import pyarrow as pa
     import pyarrow.parquet
     import torch
+    import torch._dynamo  # or every child that counts multiply-adds would
     import torch.utils.tensorboard.writer
     import typer
 
-    from curate import cli, exporting, pipeline, pool, records, reporting, survey, targets, training  # noqa: F401
+    from curate import cli, drc, exporting, pipeline, pool, records, reporting, survey, targets, training  # noqa: F401
 
     distilled.add_verb()
     cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment] # made once, not in every child

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.func import functional_call
 from curate import plugins, units
 from curate.archs import Arch
 from curate.archs._narrow import narrow
-from curate.checkpoint import full_spec
+from curate.checkpoint import Checkpoint, full_spec
 from curate.drc.gates import Gates
 
 SEPARABLE = "sep_3x3+dil_5x5+sep_7x7@12.13.234.1"
@@ -136,3 +137,58 @@ def test_an_arch_with_a_config_builds_the_smaller_network(arch: Arch) -> None:
     assert [unit.width for unit in units.left(named)] == [len(chosen) for chosen in kept]
     layers = zip(fresh.modules(), smaller.modules(), strict=True)
     assert all(repr(one) == repr(other) for one, other in layers)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in TINY if spec.startswith("swinir")])
+def test_gates_of_attention_are_learned_through_queries_and_projection(spec: str) -> None:
+    """A gate counts where a feature is read and, of queries, where it is looked for; its gradient is that of both."""
+    arch: Arch = plugins.parse("archs", spec)
+    net = rough(arch)
+    weights = dict(net.named_parameters())
+    number = next(number for number, unit in enumerate(arch.prunable()) if unit.gates)
+    of = arch.prunable()[number]
+
+    def made(gate: Tensor) -> Tensor:
+        return functional_call(net, Gates([of], weights)(weights, [gate]), (image(arch),)).mean()
+
+    gate = torch.full((of.width,), 0.5, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(made(gate), gate)
+    with torch.no_grad():
+        for place in range(of.width):
+            step = torch.zeros(of.width, dtype=torch.float64)
+            step[place] = 1e-6
+            assert (made(gate + step) - made(gate - step)) / 2e-6 == pytest.approx(float(gradient[place]), rel=1e-4)
+    readers_alone = Gates([replace(of, gates=())], weights)(weights, [gate.detach()])
+    other = answer(net, arch, readers_alone)
+    assert apart(other, answer(net, arch, Gates([of], weights)(weights, [gate.detach()]))) > 1e-6
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_knows_its_config(arch: Arch, tmp_path: Path) -> None:
+    """One of curate's own says it; of others' the shapes do."""
+    of = arch.prunable()
+    kept = some(of, 6)
+    named = replace(arch, config=units.text([len(chosen) for chosen in kept], of))
+    state = {name: tensor.float() for name, tensor in narrow(copied(arch), of, kept).state_dict().items()}
+    Checkpoint(named, state, {}).save(tmp_path)
+    assert Checkpoint.load(tmp_path).arch == named
+    torch.save(state, tmp_path / "net.pth")
+    spec = plugins.spec_of(arch)
+    loaded = Checkpoint.load(tmp_path / "net.pth", spec)
+    assert loaded.arch == named == Checkpoint.load(tmp_path / "net.pth", plugins.spec_of(named)).arch
+    assert all(torch.equal(loaded.state[name], tensor) for name, tensor in state.items())
+
+
+def test_shapes_alone_tell_a_network_that_fits(arch: Arch, tmp_path: Path) -> None:
+    """Perhaps another one of the same layers: of a chain of layers nothing says how wide they all were."""
+    of = arch.prunable()
+    named = replace(arch, config=units.text([max(1, unit.width // 2) for unit in of], of))
+    state = named.build().state_dict()
+    torch.save(state, tmp_path / "net.pth")
+    name = plugins.spec_of(arch).partition(":")[0]
+    told = ("scale=", "genotype=", "units=")  # not in the weights
+    given = [option for option in plugins.spec_of(arch).partition(":")[2].split(",") if option.startswith(told)]
+    loaded = Checkpoint.load(tmp_path / "net.pth", f"{name}:{','.join(given)}" if given else name)
+    assert {n: t.shape for n, t in loaded.arch.build().state_dict().items()} == {n: t.shape for n, t in state.items()}

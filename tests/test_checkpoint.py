@@ -529,6 +529,9 @@ HUGE = [
     "rcan:scale=2,groups=100000,blocks=100000,reduction=16,features=64",
     "fsrcnn:scale=2,d=99999999999,s=12,m=4",
     "fsrcnn:scale=2,d=56,s=12,m=2000000000",
+    "fsrcnn:scale=2,d=99999999999,s=12,m=4,config=1.1.1.1.1.1.1",
+    "edsr:scale=2,features=64,blocks=1000000000,config=1.1",
+    "rdn:scale=2,blocks=1,layers=1000000000,config=1.1",
 ]
 
 
@@ -540,6 +543,38 @@ def test_a_network_of_any_size_that_a_file_claims_is_not_built(spec: str, tmp_pa
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "does not fit" in one_line_error(DataError, tmp_path / "net.safetensors")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+
+
+def test_memory_is_not_taken_for_what_a_config_removes(tmp_path: Path) -> None:
+    """All weights would be there, and fit."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in Fsrcnn(config="1.1.1.1.1.1.1").build().state_dict().items()}
+    weights = {name: torch.ones(shape) for name, shape in shapes.items()}
+    huge = f"fsrcnn:scale=2,d={10**8},s=12,m=4,config=1.1.1.1.1.1.1"
+    record = {"format": 1, "arch": huge, "weights": weights_hash(weights), "training": {}}
+    safetensors.torch.save_file(weights, tmp_path / "net.safetensors", {"curate": json.dumps(record)})
+    message = one_line_error(DataError, tmp_path / "net.safetensors")
+    assert message.endswith("it has 159 numbers, the network more than 300000000")
+
+
+def test_a_record_opens_no_config(tmp_path: Path) -> None:
+    """Whoever made it would choose what is read here, or which server is asked."""
+    file = tmp_path / "config.txt"
+    file.write_text("3\n4\n")
+    weights = Srcnn(config="3.4").build().state_dict()
+    for named in (str(file), f'"{file}"'):
+        record = {"format": 1, "arch": f"srcnn:config={named}", "weights": weights_hash(weights), "training": {}}
+        safetensors.torch.save_file(weights, tmp_path / "net.safetensors", {"curate": json.dumps(record)})
+        assert f"it names another file, '{named}'" in one_line_error(DataError, tmp_path / "net.safetensors")
+
+
+def test_a_long_config_is_cut_in_messages(tmp_path: Path) -> None:
+    Checkpoint(Srcnn(config="3.4"), Srcnn(config="3.4").build().state_dict(), {}).save(tmp_path)
+    long = ".".join("9" * 99)
+    message = one_line_error(UsageError, tmp_path, f"drn:config={'.'.join(['2'] * 64)},scale=4")
+    cut = "2.2.2.2.2.2.2.2.2.2….2.2.2.2.2.2.2.2.2.2"
+    assert message.endswith(f"is for srcnn:scale=2,kernel=9-5-5,config=3.4, not for drn:config={cut},scale=4")
+    assert plugins.shown(f"drn:config={long},scale=4") == f"drn:config={long[:19]}…{long[-20:]},scale=4"
 
 
 @pytest.mark.parametrize("name", plugins.names("archs"))

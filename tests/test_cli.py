@@ -429,7 +429,7 @@ MISTAKES = {
     ),
     "an architecture that does not exist": (
         ["train", "{work}/half.parquet", "--arch", "fsrcn", "--steps", "1", "-o", "{new}"],
-        "there are: dlsr, drrn, edsr, fsrcnn",
+        "there are: dlsr, drn, drrn, edsr, fsrcnn",
     ),
     "no steps": (
         ["train", "{work}/half.parquet", "--arch", "fsrcnn", "--steps", "0", "-o", "{new}"],

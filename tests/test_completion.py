@@ -164,7 +164,7 @@ def test_choices_and_devices(tab: Tab) -> None:
 
 def test_a_group_s_own_command_is_completed_without_its_name(tab: Tab) -> None:
     assert tab("drc", "").keys() == {"compress", "slim"}
-    for words in (("run", "half.parquet", "--num"), ("compress", "run", "half.parquet", "--num"), ("--num",)):
+    for words in (("run", "half.parquet", "--num"), ("compress", "run", "half.parquet", "--num")):
         assert tab("drc", *words).keys() == {"--numbers"}, words
     assert tab("drc", "--ratio", "0.3", "run", "half.parquet", "--stage", "p").keys() == {"prune"}
     assert tab("drc", "slim", "run", "--con").keys() == {"--config"}

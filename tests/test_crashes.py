@@ -147,11 +147,20 @@ SCENES = {
     "train": ("chosen", [[*TRAIN, *STEPS]]),
     "nas dlsr": ("wide", [SEARCH]),
     "drc": ("trained", [DRC]),
-    "drc, by rules": ("trained", [RULES, SLIM]),
+    "drc, by rules": ("trained", [RULES]),
+    "drc slim": ("trained", [SLIM]),
     "run": ("photos", [["run", "study.toml", "out", "photos", "--test", "bench"]]),
 }
 
-LONG = ("nas dlsr", "drc", "report", "run", "train", "train, other options")  # which only the slow tests take
+LONG = (
+    "nas dlsr",
+    "drc",
+    "drc, by rules",
+    "report",
+    "run",
+    "train",
+    "train, other options",
+)  # which only the slow tests take
 
 
 def crash(ask: Ask, starts: dict[str, Path], scene: str, **options: Any) -> Any:

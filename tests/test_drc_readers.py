@@ -35,9 +35,9 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """A conv, three blocks in a row, what goes around them; `turns` times, in place where asked."""
+    """A conv, three blocks in a row, `turns` times, what goes around them; in place `before` or `after` them."""
 
-    def __init__(self, turns: int = 1, in_place: bool = False) -> None:
+    def __init__(self, turns: int = 1, in_place: str = "") -> None:
         super().__init__()
         self.first = nn.ModuleList([Counted()])
         self.row = nn.Sequential(Block(), Block(), Block())
@@ -46,10 +46,12 @@ class Net(nn.Module):
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
         first_BCHW = self.first[0](maps_BCHW)
+        if self.in_place == "before":
+            first_BCHW += maps_BCHW
         found_BCHW = first_BCHW
         for _ in range(self.turns):
             found_BCHW = self.row(found_BCHW)
-        if self.in_place:
+        if self.in_place == "after":
             first_BCHW += found_BCHW
             found_BCHW = first_BCHW
         answer_BCHW: Tensor = self.last(found_BCHW + first_BCHW)
@@ -115,14 +117,26 @@ def test_of_several_layers_the_first_counts(batches: list[Tensor]) -> None:
     assert torch.equal(answer, net(batches[0]))
 
 
-@pytest.mark.parametrize("limit", [ROOM, 0])
-def test_all_is_computed_where_nothing_can_be_kept(limit: int, batches: list[Tensor]) -> None:
+@pytest.mark.parametrize(("in_place", "limit"), [("", 6911), ("before", ROOM), ("after", ROOM)])
+def test_all_is_computed_where_nothing_can_be_kept(in_place: str, limit: int, batches: list[Tensor]) -> None:
     """No room, or a kept tensor is added to in place: it would be another one the next time."""
-    net = Net(in_place=limit > 0)
-    prefix = Prefix(net, [net.get_submodule("row.1.body.2")], batches, limit)
+    net = Net(in_place=in_place)
+    prefix = Prefix(net, [net.get_submodule("row.2.body.2")], batches, limit)
     wanted = [net(batch) for batch in batches]
     with torch.no_grad():
         assert all(torch.equal(prefix(number, batches[number]), wanted[number]) for number in (0, 0, 1, 0, 1))
+    net.times()
+    prefix(0, batches[0])
+    assert net.times() == [1] * 8
+
+
+def test_of_modules_in_a_row_the_last_is_kept(batches: list[Tensor]) -> None:
+    """Of each of two batches three tensors of 1152 bytes: first, the second block, the ReLU in the third."""
+    net = Net()
+    prefix = Prefix(net, [net.get_submodule("row.2.body.2")], batches, 6912)
+    net.times()
+    prefix(0, batches[0])
+    assert net.times() == [0, 0, 0, 0, 0, 0, 1, 1]
 
 
 def test_modules_that_are_changed_in_place_while_they_are_kept(batches: list[Tensor]) -> None:

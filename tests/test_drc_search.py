@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -75,6 +76,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in there}
 
 
+def events(folder: Path, name: str) -> list[Any]:
+    """The points of a loss's curve."""
+    return list(EventAccumulator(str(folder)).Reload().Scalars(f"search/{name}"))
+
+
 def test_what_a_search_writes(make: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = make()
     before = torch.get_rng_state()
@@ -84,8 +90,8 @@ def test_what_a_search_writes(make: Callable[..., Work], tmp_path: Path, monkeyp
     alphas = load_file(tmp_path / "alpha.safetensors")
     rows = pq.read_table(tmp_path / "history.parquet").to_pylist()
     assert sorted({row["step"] for row in rows}) == [0, 2, 4, 5]
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert [point.step for point in events.Scalars("search/validation")] == [2, 4, 5]
+    assert [point.step for point in events(tmp_path, "validation")] == [2, 4, 5]
+    curves = EventAccumulator(str(tmp_path)).Reload()
     for unit, width in zip(work.units, found.widths, strict=True):
         last = [row for row in rows if row["step"] == 5 and row["unit"] == unit.name]
         assert [row["candidate"] for row in last] == candidates(unit.width, 0.2)
@@ -93,7 +99,7 @@ def test_what_a_search_writes(make: Callable[..., Work], tmp_path: Path, monkeyp
         assert sum(row["share"] for row in last) == pytest.approx(1)
         assert width == max(last, key=lambda row: float(row["alpha"]))["candidate"]
         mean = sum(row["share"] * row["candidate"] for row in last)
-        assert events.Scalars(f"maps/{unit.name}")[-1].value == pytest.approx(mean)
+        assert curves.Scalars(f"maps/{unit.name}")[-1].value == pytest.approx(mean)
     first = [row["alpha"] for row in rows if row["step"] == 0]
     assert 0 < max(map(abs, first)) < 0.01
     monkeypatch.setattr(stage, "_fit", lambda *_: pytest.fail("searched again"))
@@ -119,6 +125,9 @@ def test_a_search_that_is_stopped_goes_on_to_the_same_bytes(
         search(make(numbers=numbers, rate=1e-3), tmp_path / "parts")
     assert search(work, tmp_path / "parts") == whole
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
+    for name in ("training", "validation"):
+        one, other = ([(point.step, point.value) for point in events(tmp_path / of, name)] for of in ("whole", "parts"))
+        assert one == other
 
 
 @pytest.mark.parametrize("numbers", ["search", "darts"])
@@ -152,6 +161,19 @@ def test_what_is_searched_with(make: Callable[..., Work], monkeypatch: pytest.Mo
     assert loss != gradient(precision="bf16")[0] == pytest.approx(loss, rel=0.02)
     monkeypatch.setattr(relaxation, "importance", lambda *_: pytest.fail("ranked"))
     gradient(importance=False)
+
+
+def test_what_is_drawn_in_a_step_is_the_steps_own(make: Callable[..., Work]) -> None:
+    """As that of stochastic depth, whatever was drawn before."""
+    found = []
+    for seed in (1, 2):
+        live = stage._Live.start(make(), None)
+        live.regression.net.head.register_forward_hook(lambda module, inputs, answer: F.dropout(answer))
+        held, trained = batch(1), batch(2)
+        torch.manual_seed(seed)
+        live.move(trained, held)
+        found.append((live.losses["validation"], live.losses["training"]))
+    assert found[0] == found[1]
 
 
 def test_weights_are_clipped_and_their_steps_fall(make: Callable[..., Work]) -> None:

@@ -111,6 +111,17 @@ def dlsr_operations(c: int) -> int:
     return c * c + 2 * (7 * 7 * c + c * c) + 2 * (5 * 5 * c + c * c)  # conv_1x1, sep_7x7, sep_5x5
 
 
+def drn(c: int, blocks: int) -> int:
+    """x4, for c maps at the answer's size: of all its answers, and of the attentions, which work on one px each."""
+    size = [PX[1], PX[2], PX[4]]
+    down = (9 * c * c + 9 * c * 2 * c) * size[1] + (9 * 2 * c * 2 * c + 9 * 2 * c * 4 * c) * size[2]
+    body = blocks * 2 * 9 * 4 * c * 4 * c + 9 * 4 * c * 16 * c
+    up = body * size[2] + 4 * c * 2 * c * size[1] + body * size[1] + 4 * c * c * size[0]
+    tails = 9 * 4 * c * 3 * (size[2] + size[1]) + 9 * 2 * c * 3 * size[0]
+    means = 9 * (2 * size[0] + size[1] + size[2])
+    return 9 * 3 * c * size[0] + down + up + tails + means + 2 * blocks * 2 * 4 * c * (4 * c // 16)
+
+
 CLOSED = {  # spec: parameters, multiply-adds for 1280x720
     "srcnn": (57_281, 57_184 * 921_600),
     "srcnn:scale=3": (57_281, srcnn(5) * 1281 * 720),
@@ -138,6 +149,7 @@ CLOSED = {  # spec: parameters, multiply-adds for 1280x720
     "rdn": (22_123_395, rdn(2) * PX[2]),
     "rdn:scale=3": (22_308_035, rdn(3) * PX[3]),
     "rdn:scale=4": (22_271_107, rdn(4) * PX[4]),
+    "drn": (4_804_065, drn(16, 30)),
     "unet": (7_760_163, unet() * PX[1]),
     "dlsr": (322_620, dlsr(2, 48, dlsr_operations(48))),
     "dlsr:scale=3": (329_115, dlsr(3, 48, dlsr_operations(48))),

@@ -84,7 +84,7 @@ METHODS = ["milenas", "darts", "darts2", "random", "evolution"]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_found_trains(method: str, manifest: Manifest, tmp_path: Path) -> None:
-    few = {"random": 1, "evolution": 1, "darts2": 3}
+    few = {"random": 1, "evolution": 1, "darts": 3, "darts2": 3}
     small = {"steps": few[method], "warmup": 0, "snapshots": ()} if method in few else {}
     found = nas.search(manifest, config(method=method, **small), tmp_path / "search")
     assert not (tmp_path / "search" / STATE_FILE).exists()
@@ -147,7 +147,7 @@ def test_a_search_may_be_at_a_url(manifest: Manifest, memory: str) -> None:
 
 
 def test_without_connections(manifest: Manifest, tmp_path: Path) -> None:
-    report = nas.search(manifest, config(connections=False), tmp_path / "run")
+    report = nas.search(manifest, config(connections=False, steps=3, warmup=1), tmp_path / "run")
     assert report.genotype.inputs == ((2,), (3,), (4,), (5,))
     assert load_file(tmp_path / "run" / "architecture.safetensors").keys() == {"alpha"}
 
@@ -188,7 +188,7 @@ def test_a_measured_latency_is_measured_once(
         return float(len(measured))
 
     monkeypatch.setattr(nas.costs, "milliseconds", fake)
-    latency = config(cost="latency", target=5.0)
+    latency = config(cost="latency", target=5.0, steps=3)
     with monkeypatch.context() as patched:
         patched.setattr(stopping, "caught", lambda: True)
         with pytest.raises(stopping.Stopped):

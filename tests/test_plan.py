@@ -215,7 +215,6 @@ def test_each_method_is_fed_with_each_manifest_and_seed(load: Callable[[str], Pi
         ("[3, 8]", "[-1]", "seed should be 0 or more, found -1"),
         ("methods.drc]", 'methods."../drc"]', "small: a method's name should be letters, digits, '-', '_'"),
         ("methods.drc]", "methods.unpruned]", "and its own, found 'unpruned'"),
-        ('"drn:features=4,blocks=1"', '"drrn"', "small: drrn has no maps that curate can prune"),
         ('"drn:features=4,blocks=1"', '"dran"', "no 'dran' in curate.archs"),
         ('"drn:features=4,blocks=1"', '"lab.net"', "'lab.net' is code outside curate"),
         ("crop = 48, seed", "crop = 50, seed", "small: train: a crop should be a multiple of 4, and at most the"),
@@ -241,6 +240,14 @@ def test_what_is_wrong_with_a_compression_is_said(
     with pytest.raises(UsageError) as error:
         load(STUDY + DRC.replace(old, new, 1))
     assert reason in str(error.value) and str(error.value).isprintable()
+
+
+def test_a_network_without_units_is_not_compressed(
+    load: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curate.archs.drn.Drn.prunable", lambda _: ())
+    with pytest.raises(UsageError, match="small: drn:features=4,blocks=1 has no maps that curate can prune"):
+        load(STUDY + DRC)
 
 
 def test_a_text_with_the_seed_in_it_stays_a_text(load: Callable[[str], Pipeline]) -> None:

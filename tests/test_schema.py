@@ -21,6 +21,7 @@ from curate.schema import (
     DistilledFrom,
     Distilling,
     Document,
+    DualRecord,
     ExportRecord,
     GenotypeRecord,
     KeptRecord,
@@ -131,6 +132,7 @@ DOCUMENTS: dict[str, Document] = {
     "channels-record": ChannelsRecord(
         units=[PrunedUnit(name="body.é", maps=16, left=12)], identity={"ratio": 0.3}, versions={"curate": "0.1.0"}
     ),
+    "dual-record": DualRecord(arch="edsr:scale=2", network="ff", weights="ee"),
     "kept-record": KeptRecord(
         units=[PrunedUnit(name="body.é", maps=3, left=2)], kept=[[0, 2]], identity={"criterion": "l1"}, versions={}
     ),

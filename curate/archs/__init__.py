@@ -88,5 +88,5 @@ def check_side(arch: Arch, side: int, what: str) -> None:
     """UsageError for HR squares of `side` px, named by `what`, whose LR is smaller than the network can take."""
     least = arch.scale * arch.least
     if side < least:
-        takes = f"{plugins.spec_of(arch)} takes LR of {arch.least} px or more a side"
+        takes = f"{plugins.shown(arch)} takes LR of {arch.least} px or more a side"
         raise UsageError(f"{takes}: {what} should be {least} px or more, found {side}, in LR {side // arch.scale}")

@@ -5,7 +5,7 @@ place that knows how a layer becomes narrower.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,9 +18,16 @@ __all__ = ["built", "narrow"]
 _Net = TypeVar("_Net", bound=nn.Module)
 
 
-def built(net: _Net, of: Sequence[PrunableUnit], config: str | None) -> _Net:
-    """A fresh network with the widths of a config (`units.settled`): of each unit its first maps."""
-    return net if config is None else narrow(net, of, units.kept_first(units.fitted(config, of)))
+def built(net: _Net, arch: Any) -> _Net:
+    """A fresh network, made narrower where the arch has a config.
+
+    Of each unit its first maps are left, with the initial weights that they have in the full network: their spread is
+    that of layers as wide as those.
+    """
+    if arch.config is None:
+        return net
+    full = arch.prunable()
+    return narrow(net, full, units.kept_first(units.fitted(arch.config, full)))
 
 
 @torch.no_grad()

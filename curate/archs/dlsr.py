@@ -67,7 +67,7 @@ class Dlsr(Arch):
         features = self.features or (_SMALL if self.genotype == "dlsr-s" else _FEATURES)
         object.__setattr__(self, "features", None if features == _FEATURES else features)
         object.__setattr__(self, "genotype", Genotype.parse(self.genotype.strip('"')).name)
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     @property
     def width(self) -> int:
@@ -76,7 +76,7 @@ class Dlsr(Arch):
 
     def build(self) -> "DlsrNet":
         """A fresh network, of torch's own initial weights."""
-        return built(DlsrNet(self.scale, Genotype.parse(self.genotype), self.width), self.prunable(), self.config)
+        return built(DlsrNet(self.scale, Genotype.parse(self.genotype), self.width), self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """Scale, features, and the genotype: a published one with these operations and as many inputs, or None.

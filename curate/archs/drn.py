@@ -70,7 +70,7 @@ class Drn(Arch):
         published = _PUBLISHED[self.size, self.scale]
         object.__setattr__(self, "features", None if features == published[0] else features)
         object.__setattr__(self, "blocks", None if blocks == published[1] else blocks)
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     @property
     def _phases(self) -> int:
@@ -92,7 +92,7 @@ class Drn(Arch):
     def build(self) -> "DrnNet":
         """A fresh network, of torch's own initial weights."""
         features, blocks = self._sizes()
-        return built(DrnNet(self.scale, features=features, num_blocks=blocks), self.prunable(), self.config)
+        return built(DrnNet(self.scale, features=features, num_blocks=blocks), self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """All options but config."""

@@ -53,11 +53,11 @@ class Drrn(Arch):
         if self.units < 1 or self.features < 1:
             found = f"found units={self.units}, features={self.features}"
             raise ValueError(f"units and features should be at least 1, {found}")
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "DrrnNet":
         """A fresh network whose output is the bicubic image and a little noise."""
-        return built(DrrnNet(self.scale, units=self.units, features=self.features), self.prunable(), self.config)
+        return built(DrrnNet(self.scale, units=self.units, features=self.features), self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The names of yjn870/DRRN-pytorch as ours."""

@@ -72,12 +72,12 @@ class Edsr(Arch):
             raise ValueError(f"features and blocks should be at least 1, {found}")
         if not 0 < self.res_scale <= 1:
             raise ValueError(f"res_scale should be above 0 and up to 1, found {self.res_scale}")
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "EdsrNet":
         """A fresh network, of torch's own initial weights."""
         blocks = (_ResidualBlock(self.features, self.res_scale) for _ in range(self.blocks))
-        return built(EdsrNet(self.scale, self.features, blocks), self.prunable(), self.config)
+        return built(EdsrNet(self.scale, self.features, blocks), self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """EDSR-PyTorch's names as ours, which are BasicSR's."""

@@ -42,11 +42,11 @@ class Fsrcnn(Arch):
         check_scale(self.scale)
         if self.d < 1 or self.s < 1 or self.m < 0:
             raise ValueError(f"d and s should be at least 1 and m at least 0, found d={self.d}, s={self.s}, m={self.m}")
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "FsrcnnNet":
         """A fresh network whose output is close to zero."""
-        return built(FsrcnnNet(self.scale, d=self.d, s=self.s, m=self.m), self.prunable(), self.config)
+        return built(FsrcnnNet(self.scale, d=self.d, s=self.s, m=self.m), self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """d, s and m, such that pruning leaves these shapes. The scale is a stride, so not in the weights."""

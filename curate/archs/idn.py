@@ -60,24 +60,25 @@ class Idn(Arch):
             raise ValueError(f"{what}, found features={self.features}, d={self.d}")
         if self.blocks < 1:
             raise ValueError(f"blocks should be at least 1, found {self.blocks}")
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "IdnNet":
         """A fresh network whose output is the bicubic image and a little noise."""
         channels = 1 if self.colour == "y" else 3
         net = IdnNet(self.scale, channels=channels, features=self.features, d=self.d, blocks=self.blocks)
-        return built(net, self.prunable(), self.config)
+        return built(net, self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """All options but config, and the scale, which is a stride."""
-        first, last = state.get("fblock.module.0.weight"), state.get("dblocks.0.compression.weight")
-        if first is None or last is None or not all(_NAMES.fullmatch(name) for name in state):
+        names = ("fblock.module.0.weight", "dblocks.0.enhancement_top.0.weight", "dblocks.0.compression.weight")
+        first, top, last = map(state.get, names)
+        if first is None or top is None or last is None or not all(_NAMES.fullmatch(name) for name in state):
             return {}
-        if first.shape[1:] not in ((1, 3, 3), (3, 3, 3)) or last.ndim != 4:
+        if first.shape[1:] not in ((1, 3, 3), (3, 3, 3)) or top.ndim != 4 or last.ndim != 4:
             return {}
         colour = "y" if first.shape[1] == 1 else "rgb"
         features, d = last.shape[0], last.shape[1] - last.shape[0]
-        if not _is_width(features, d):
+        if not _is_width(features, d) or top.shape[0] > features - d:
             return {}
         blocks = sum(name.endswith(".compression.weight") for name in state)
         return {"features": features, "d": d, "blocks": blocks, "colour": colour}

@@ -51,12 +51,12 @@ class Imdn(Arch):
             raise ValueError(f"features should be a multiple of {_REDUCTION}, found {self.features}")
         if self.modules < 1:
             raise ValueError(f"modules should be at least 1, found {self.modules}")
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "ImdnNet":
         """A fresh network, of torch's own initial weights."""
         net = ImdnNet(self.scale, features=self.features, num_modules=self.modules)
-        return built(net, self.prunable(), self.config)
+        return built(net, self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """All options but config."""

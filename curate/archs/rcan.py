@@ -59,12 +59,12 @@ class Rcan(Arch):
         if self.reduction < 1 or self.features < 1 or self.features % self.reduction:
             found = f"found features={self.features}, reduction={self.reduction}"
             raise ValueError(f"features should be a multiple of reduction, both at least 1, {found}")
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> EdsrNet:
         """A fresh network, of torch's own initial weights."""
         groups = (_Group(self.blocks, self.features, self.reduction) for _ in range(self.groups))
-        return built(EdsrNet(self.scale, self.features, groups), self.prunable(), self.config)
+        return built(EdsrNet(self.scale, self.features, groups), self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The names of the authors' code, which grew out of EDSR-PyTorch, as ours, which are BasicSR's."""

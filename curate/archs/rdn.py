@@ -60,12 +60,12 @@ class Rdn(Arch):
         if min(self.blocks, self.layers, self.growth, self.features) < 1:
             found = f"blocks={self.blocks}, layers={self.layers}, growth={self.growth}, features={self.features}"
             raise ValueError(f"blocks, layers, growth and features should be at least 1, found {found}")
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "RdnNet":
         """A fresh network, of torch's own initial weights."""
         net = RdnNet(self.scale, blocks=self.blocks, layers=self.layers, growth=self.growth, features=self.features)
-        return built(net, self.prunable(), self.config)
+        return built(net, self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """EDSR-PyTorch's networks as ours; others already have our names."""

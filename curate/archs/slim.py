@@ -52,7 +52,7 @@ class Slim(Arch):
             raise ValueError(f"arch should have no option with a comma or a quote, found {one_line(full)}")
         object.__setattr__(self, "scale", inner.scale)
         object.__setattr__(self, "arch", f'"{full}"' if "," in full else full)
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     @cached_property
     def inner(self) -> Arch:
@@ -101,7 +101,7 @@ class Slim(Arch):
                 if not is_there or (span.parameter, span.axis) in seen:
                     raise UsageError(f"units do not fit {one_line(self.arch)}: {one_line(span.parameter)}")
                 seen.add((span.parameter, span.axis))
-        return built(net, units, self.config)
+        return built(net, self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """As the arch named does."""

@@ -41,12 +41,12 @@ class Srcnn(Arch):
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "SrcnnNet":
         """A fresh network whose output is close to its bicubic input: see `SrcnnNet`."""
         first, second, third = (int(size) for size in self.kernel.split("-"))
-        return built(SrcnnNet(self.scale, (first, second, third)), self.prunable(), self.config)
+        return built(SrcnnNet(self.scale, (first, second, third)), self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The authors' MATLAB arrays as convolution weights; other states already have our names."""

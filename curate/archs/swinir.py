@@ -80,7 +80,7 @@ class Swinir(Arch):
             raise ValueError(f"embed should be a multiple of heads, both at least 1, {found}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path should be at least 0 and below 1, found {self.drop_path}")
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     @property
     def tail(self) -> str:  # type: ignore[override]
@@ -98,7 +98,7 @@ class Swinir(Arch):
             heads=self.heads,
             drop_path=self.drop_path,
         )
-        return built(net, self.prunable(), self.config)
+        return built(net, self)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Without the constants that the authors' files carry: they follow from the sizes of window and image."""

@@ -55,11 +55,11 @@ class Unet(Arch):
         if self.features < 1 or self.levels < 1:
             found = f"found features={self.features}, levels={self.levels}"
             raise ValueError(f"features and levels should be at least 1, {found}")
-        object.__setattr__(self, "config", settled(self.config, self.prunable()))
+        object.__setattr__(self, "config", settled(self))
 
     def build(self) -> "UnetNet":
         """A fresh network whose output is close to the bicubic image."""
-        return built(UnetNet(self.scale, features=self.features, levels=self.levels), self.prunable(), self.config)
+        return built(UnetNet(self.scale, features=self.features, levels=self.levels), self)
 
     def infer(self, state: dict[str, Tensor]) -> dict[str, Any]:
         """features and levels. The scale is not in the weights."""

@@ -116,7 +116,8 @@ def _shares(net: nn.Module, unit: PrunableUnit, call: Call, number: int, draws: 
     """What each map contributes to so many values of what a reader made, drawn at random: float64 WN, on the CPU."""
     drawn_N = torch.randint(call.made.numel(), (number,), generator=draws)
     spans = [span for span in unit.readers if readers.layers(net, [span])[0] is call.layer]
-    constant = {"bias": torch.zeros_like(call.layer.bias)} if isinstance(call.layer.bias, Tensor) else {}
+    bias = getattr(call.layer, "bias", None)
+    constant = {} if bias is None else {"bias": torch.zeros_like(bias)}
     shares = []
     for one in range(unit.width):
         alone = dict(constant)

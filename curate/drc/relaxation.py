@@ -91,7 +91,8 @@ class Relaxation:
         """What each map of each unit counts; gradients go to alpha."""
         by_rank_UW = (self.shares(alpha_UV)[..., None] * self._counted_UVW).sum(1)
         gate_UW = by_rank_UW.gather(1, self._ranks(parameters)) if self.ranked else by_rank_UW
-        return [gate_W[: unit.width] for unit, gate_W in zip(self.units, gate_UW, strict=True)]
+        gates = gate_UW.flatten().index_select(0, self._places)
+        return list(gates.split_with_sizes([unit.width for unit in self.units]))
 
     def weights(self, parameters: Mapping[str, Tensor], alpha_UV: Tensor) -> dict[str, Tensor]:
         """Those of the network's parameters that are others in the network between the candidates."""
