@@ -507,7 +507,7 @@ def table_rows(page: str, heading: str) -> list[list[str]]:
 
 def test_the_formats_can_be_read_without_curate(photographs: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = run_page(FORMATS, photographs.folder, {"--steps 1000": "--steps 2 --batch-size 2 --crop 48"}, monkeypatch)
-    _, tables, hardest, window, record, manifest, grouped, checkpoint, duals, genotype, report = printed
+    _, tables, hardest, window, record, manifest, grouped, checkpoint, _, duals, genotype, report = printed
     assert tables.startswith(f"{len(photographs.images)} files, {len(photographs.patches)} scores, ")
     of = [(p["image"]["name"], p["y"], p["x"], p["size"]) for p in photographs.hardest[:3]]
     assert [row[:4] for row in eval(hardest)] == of

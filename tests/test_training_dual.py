@@ -184,6 +184,20 @@ def test_a_folder_with_dual_networks_alone_takes_no_other_run(manifest: Manifest
     assert distance(train(NET, manifest, BRIEF, tmp_path).state, made.state) == 0
 
 
+def test_a_run_of_before_there_were_these_options_is_known(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = replace(BRIEF, dual=0.0)
+    made = train(NET, manifest, plain, tmp_path)
+    new = {"dual", "teacher_weight", "teacher_by"}
+    recipe = {name: value for name, value in made.recipe.items() if name not in ("teacher", "dual_init")}
+    recipe["config"] = {name: value for name, value in recipe["config"].items() if name not in new}
+    replace(made, recipe=recipe).save(tmp_path)
+    monkeypatch.setattr(training, "batches", lambda *_, **__: pytest.fail("it is trained again"))
+    assert train(NET, manifest, plain, tmp_path).recipe == recipe
+    assert "dual 0.0, not 0.1" in refusal(UsageError, lambda: train(NET, manifest, BRIEF, tmp_path))
+
+
 # Where it starts
 
 
