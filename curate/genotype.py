@@ -28,6 +28,7 @@ GENOTYPE_FILE = "genotype.json"  # in the folder of a search that has ended
 
 _TEXT = re.compile(r"([^@]*)@([0-9.]*)")
 _LARGEST = 1 << 20  # bytes of a file
+_LONGEST = 1000  # characters of a text; a genotype has about 50
 _SHOWN = 200  # characters of what is wrong, in a message
 
 
@@ -73,7 +74,7 @@ class Genotype:
             return cls.load(text)
         if text in PUBLISHED:
             return PUBLISHED[text]
-        match = _TEXT.fullmatch(text)
+        match = _TEXT.fullmatch(text) if len(text) <= _LONGEST else None
         if match is None:
             known = f"there are: {', '.join(PUBLISHED)}{meant(text, PUBLISHED)}"
             others = f"or give a text such as {_DLSR}, or a file such as genotype.json"

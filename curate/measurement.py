@@ -7,16 +7,13 @@ from typing import Any
 
 import torch
 
-from curate import files
+from curate import files, latency
 from curate.archs import Arch
 from curate.checkpoint import Checkpoint, full_spec, weights_hash
 from curate.evaluation import averages, evaluate, fingerprint
-from curate.latency import milliseconds
 from curate.tensors import pick_device
 
 __all__ = ["kept", "measured", "timed"]
-
-_ANSWER = {"cuda": (720, 1280), "cpu": (180, 320)}  # height, width, px, of what networks are timed with on a device
 
 
 def measured(made: Checkpoint, record: Path, test: str | Path, device: str) -> dict[str, float]:
@@ -47,18 +44,9 @@ def timed(archs: Sequence[Arch], record: Path, device: str) -> list[float]:
     times = {spec: time for spec, time in known.items() if type(time) is float} if isinstance(known, dict) else {}
     for arch in archs:
         if full_spec(arch) not in times:
-            times[full_spec(arch)] = _time(arch, where)
+            times[full_spec(arch)] = latency.of(arch, where)
             files.publish_bytes(record, json.dumps({"device": name, "milliseconds": times}, indent=2).encode())
     return [times[full_spec(arch)] for arch in archs]
-
-
-def _time(arch: Arch, device: torch.device) -> float:
-    height, width = (side // arch.scale for side in _ANSWER[device.type])
-    generator = torch.Generator().manual_seed(0)
-    image_BCHW = torch.rand(1, 1 if arch.colour == "y" else 3, height, width, generator=generator) * arch.peak
-    with torch.random.fork_rng(devices=[]):
-        net = arch.build().eval()
-    return milliseconds(net, image_BCHW.to(device, memory_format=torch.channels_last))
 
 
 def kept(record: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 import torch
 
-from curate import cli, compressions, drc, macs, stopping, units
+from curate import cli, compressions, drc, latency, macs, stopping, units
 from curate import dual as dual_networks
 from curate.archs import Arch
 from curate.checkpoint import Checkpoint, weights_hash
@@ -386,7 +386,7 @@ def test_the_command_s_name_may_be_left_out(
 ) -> None:
     made(TINY).save(tmp_path / "full")
     few = ["--numbers", "uniform", "--criterion", "l1", "--finetune-steps", "0", "--device", "cpu"]
-    monkeypatch.setattr(drc, "_SMALL", (36, 64))
+    monkeypatch.setitem(latency._ANSWER, "cpu", (36, 64))
     for words in (["full"], ["compress", "full"], ["--stage", "prune", "full"]):
         monkeypatch.setattr(sys, "argv", ["curate", "drc", *words, str(manifest.path), *few, "-o", "run", "--quiet"])
         monkeypatch.chdir(tmp_path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from curate import latency
 from curate import measurement as module
 from curate.archs.fsrcnn import Fsrcnn
 from curate.checkpoint import Checkpoint
@@ -51,7 +52,7 @@ def test_a_damaged_measurement_is_made_again(record: bytes, tmp_path: Path, monk
 
 def test_networks_are_timed_once_and_all_with_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archs, seen, file = [Fsrcnn(scale=3, d=d, s=2, m=1) for d in (4, 6)], list[Any](), tmp_path / "latency.json"
-    monkeypatch.setattr(module, "milliseconds", lambda net, image: seen.append((net, image)) or 10.5 * len(seen))
+    monkeypatch.setattr(latency, "milliseconds", lambda net, image: seen.append((net, image)) or 10.5 * len(seen))
     assert timed([*archs, archs[0]], file, "cpu") == [10.5, 21.0, 10.5] == timed([*archs, archs[0]], file, "cpu")
     (small, one), (large, other) = seen
     assert one.equal(other) and one.shape == (1, 1, 60, 106) and 0 <= one.min() < one.max() <= 1

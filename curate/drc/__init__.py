@@ -7,32 +7,30 @@
 What they leave in the folder: `curate.compressions`. The same call goes on where the one before was stopped.
 """
 
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from curate import compressions, evaluation, files, latency, resume, schema, storage, training, units
 from curate import dual as dual_networks
 from curate.archs import Arch, check_side
 from curate.archs._narrow import narrow
-from curate.checkpoint import MODEL_FILE, RECIPE_FILE, Checkpoint, full_spec, read_recipe, weights_hash
+from curate.checkpoint import MODEL_FILE, Checkpoint, full_spec
 from curate.compressions import CHANNELS, CHANNELS_FILE, KEPT_FILE, LIST_FILE, PRUNED, SECONDS_FILE, STAGES
 from curate.config import DrcConfig, TrainConfig
 from curate.drc.chosen import Chosen
-from curate.drc.criteria import by_criterion, largest
+from curate.drc.criteria import by_criterion
 from curate.drc.crops import check_patches
 from curate.drc.foreign import prepared
 from curate.drc.greedy import greedy
 from curate.drc.search import ALPHA_FILE, candidates, search
+from curate.drc.slimming import SlimReport, publish, slim, slimmed, versions
 from curate.drc.work import Work
 from curate.errors import DataError, UsageError, one_line
 from curate.loader import batches
@@ -51,7 +49,6 @@ Stage = Literal["channels", "prune", "finetune"]
 
 _VERSION = 1  # raise it when the same options begin to choose other maps
 _HD = (720, 1280)  # height and width of the answer that multiply-adds are counted for
-_SMALL = (180, 320)  # and of the one that a CPU is timed with
 _OF_BATCHES = ("dual", "batch_size", "crop", "degrade", "precision")
 _OF_SEARCH = ("ratio", "importance", "search_steps", "rate", "arch_rate", "arch_decay", "clip", *_OF_BATCHES)
 _OF_NUMBERS = {"search": _OF_SEARCH, "darts": _OF_SEARCH, "uniform": ("ratio",)}
@@ -82,16 +79,6 @@ class Latency(NamedTuple):
     size: str  # of the answer: 1280x720
     device: str
     milliseconds: tuple[float, float]
-
-
-class SlimReport(NamedTuple):
-    """What a checkpoint of a config has."""
-
-    path: Place
-    arch: Arch
-    parameters: int
-    dual_parameters: int  # of its dual networks, which authors count too
-    multiply_adds: int  # for an answer of 1280x720
 
 
 def compress(
@@ -285,7 +272,7 @@ def _channels(run: _Run) -> None:
             widths = search(work, folder, run.progress("channels")).widths  # which locks the folder
         else:
             widths = [candidates(unit.width, work.config.ratio, unit.count)[-1] for unit in work.units]
-        made = ChannelsRecord(units=run.shapes(widths), identity=run.of_channels, versions=_versions())
+        made = ChannelsRecord(units=run.shapes(widths), identity=run.of_channels, versions=versions())
         with _locked(folder):
             storage.publish_bytes(folder / LIST_FILE, compressions.listed(made.units))
             storage.publish_bytes(folder / CHANNELS_FILE, schema.dump(made, indent=2))
@@ -319,7 +306,7 @@ def _prune(run: _Run) -> None:
             dual_networks.save(folder, work.dual, made)
         made.save(folder)
         kept = [list(maps) for maps in chosen.kept]
-        record = KeptRecord(units=run.shapes(widths), kept=kept, identity=identity, versions=_versions())
+        record = KeptRecord(units=run.shapes(widths), kept=kept, identity=identity, versions=versions())
         storage.publish_bytes(folder / KEPT_FILE, schema.dump(record, indent=2))
         _tidy(folder)
 
@@ -340,7 +327,7 @@ def _smaller(run: _Run, chosen: Chosen, identity: Mapping[str, Any]) -> Checkpoi
         "compressed": dict(identity),
         "channels_by": channels.identity,
         "device": work.device.type,
-        "versions": _versions(),
+        "versions": versions(),
     }
     return Checkpoint(run.arch([len(maps) for maps in chosen.kept]), state, recipe)
 
@@ -400,22 +387,7 @@ def _copy(run: _Run) -> None:
     with storage.lock(run.folder):
         if run.work.dual is not None:
             dual_networks.save(run.folder, run.work.dual, pruned)
-        _save(pruned, run.folder)
-
-
-def _save(made: Checkpoint, folder: Place) -> None:
-    """Write a checkpoint that is of no training. UsageError where there is another one."""
-    if (folder / MODEL_FILE).is_file():
-        try:
-            found = read_recipe(folder)["weights"]
-        except DataError as error:
-            raise UsageError(f"{error}; {_ELSEWHERE}") from None
-        if found != weights_hash(made.state):
-            raise UsageError(f"'{one_line(folder)}' holds another model; {_ELSEWHERE}")
-        if (folder / RECIPE_FILE).is_file():
-            return
-    made.save(folder)
-    storage.remove_leftovers(folder)
+        publish(pruned, run.folder)
 
 
 # What the stages share
@@ -479,10 +451,6 @@ def _tidy(folder: Place) -> None:
     storage.remove_leftovers(folder)
 
 
-def _versions() -> dict[str, str]:
-    return {"curate": version("curate"), "torch": torch.__version__, "python": platform.python_version()}
-
-
 def _report(run: _Run, last: str) -> DrcReport:
     widths = _widths(run) if last != "finetune" else None
     paths = {"channels": run.folder / CHANNELS / LIST_FILE, "prune": run.folder / PRUNED, "finetune": run.folder}
@@ -502,50 +470,5 @@ def _report(run: _Run, last: str) -> DrcReport:
 def measured(report: DrcReport, device: str = "auto") -> Latency:
     """How long both networks take for an answer: of 1280x720 on a GPU, of 320x180 on a CPU."""
     on = pick_device(device)
-    height, width = _HD if on.type == "cuda" else _SMALL
-    times = [_milliseconds(arch, height, width, on) for arch in (report.before, report.arch)]
-    return Latency(f"{width}x{height}", on.type, (times[0], times[1]))
-
-
-def _milliseconds(arch: Arch, height: int, width: int, on: torch.device) -> float:
-    """Of a network of random weights, which take as long as others."""
-    channels = 1 if arch.colour == "y" else 3
-    with torch.random.fork_rng(devices=[]):
-        net = arch.build().eval()
-    return latency.milliseconds(net, torch.zeros(1, channels, height // arch.scale, width // arch.scale, device=on))
-
-
-# By a config alone
-
-
-def slim(checkpoint: Checkpoint | str | Path, config: str | Path, arch: str | None = None) -> Checkpoint:
-    """The checkpoint with the widths that a config says, a text or a .txt file, and of each unit its largest maps.
-
-    Largest by the L1 norm of the weights that read them. Raises UsageError for a network without units and a config
-    that does not fit it, DataError for a file that is damaged.
-    """
-    before = prepared(Checkpoint.load(checkpoint, arch) if isinstance(checkpoint, str | Path) else checkpoint)
-    own = units.left(before.arch)
-    widths = units.fitted(storage.place(config, "a config") if isinstance(config, Path) else config, own)
-    net = before.module()
-    named = dict(net.named_parameters())
-    kept = [largest(named, unit, width) for unit, width in zip(own, widths, strict=True)]
-    smaller: Arch = replace(before.arch, config=units.text(widths, own))  # type: ignore[type-var]
-    made_of = {"arch": full_spec(before.arch), "weights": weights_hash(before.state), "criterion": "l1"}
-    recipe = {"compressed": made_of, "versions": _versions()}
-    return Checkpoint(smaller, narrow(net, own, kept).state_dict(), recipe)
-
-
-def slimmed(
-    checkpoint: Checkpoint | str | Path, config: str | Path, out: str | Path, arch: str | None = None
-) -> SlimReport:
-    """`slim`, written to the folder `out`, and counted. UsageError too where that holds another model."""
-    folder = storage.place(out, "a checkpoint")
-    made = slim(checkpoint, config, arch)
-    if folder.is_file():
-        raise UsageError(f"'{one_line(folder)}' is a file; name a folder with -o")
-    _save(made, folder)
-    with torch.random.fork_rng(devices=[]):
-        duals = dual_networks.dual_networks(made.arch)
-    numbers = sum(parameter.numel() for parameter in duals.parameters())
-    return SlimReport(folder, made.arch, parameters(made.arch), numbers, multiply_adds(made.arch, *_HD))
+    height, width = latency.answer(on)
+    return Latency(f"{width}x{height}", on.type, (latency.of(report.before, on), latency.of(report.arch, on)))
