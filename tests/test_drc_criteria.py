@@ -138,8 +138,9 @@ def test_thinet_of_attention(manifest: Manifest) -> None:
     """A feature of the heads that is never read goes, with its queries."""
     made = work(SWINIR, manifest, criterion="thinet")
     made = doubled(made, 0, twin=0, dead=2)
-    chosen = by_criterion(made, [3, 16])
-    assert chosen.kept[0] == [0, 1, 3]
+    said: list[tuple[int, int]] = []
+    chosen = by_criterion(made, [3, 16], lambda done, total, note: said.append((done, total)))
+    assert chosen.kept[0] == [0, 1, 3] and said == [(0, 19), (3, 19)]
     check_removal(made, chosen)
     assert chosen.kept == by_criterion(made, [3, 16]).kept
 

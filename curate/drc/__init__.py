@@ -300,7 +300,8 @@ def _prune(run: _Run) -> None:
     if not greedily:
         _require_none(folder, resume.STATE_FILE)
     with _locked(folder), _timed(run.folder, "prune"):
-        chosen = greedy(work, widths, folder, run.progress("prune")) if greedily else by_criterion(work, widths)
+        progress = run.progress("prune")
+        chosen = greedy(work, widths, folder, progress) if greedily else by_criterion(work, widths, progress)
         made = _smaller(run, chosen, identity)
         if work.dual is not None:
             dual_networks.save(folder, work.dual, made)

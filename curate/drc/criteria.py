@@ -27,6 +27,7 @@ from curate.drc.crops import selection_set
 from curate.drc.gates import importance
 from curate.drc.readers import Call
 from curate.drc.work import Work
+from curate.progress import Progress, silent
 from curate.units import PrunableUnit
 
 __all__ = ["by_criterion", "largest", "rebuilding"]
@@ -36,15 +37,15 @@ _RIDGE = 1e-6  # of the mean power of the kept maps: factors stay near 1 where t
 _NOTHING = 1e-9  # of a map's power: what is left of it is rounding
 
 
-def by_criterion(work: Work, widths: Sequence[int]) -> Chosen:
+def by_criterion(work: Work, widths: Sequence[int], progress: Progress = silent) -> Chosen:
     """Choose `widths` maps of each unit by the config's criterion, which is not greedy: `curate.drc.greedy`.
 
-    The same inputs and seed give the same maps. UsageError for a manifest of too few patches (thinet).
+    The same inputs and seed give the same maps. Progress counts maps, of thinet. UsageError for a manifest of too few patches (thinet).
     """
     state = {name: tensor.clone() for name, tensor in work.checkpoint.state.items()}
     criterion = work.config.criterion
     if criterion == "thinet":
-        return _thinet(work, widths)
+        return _thinet(work, widths, progress)
     kept = []
     for number, (unit, width) in enumerate(zip(work.units, widths, strict=True)):
         if criterion == "l1":
@@ -89,13 +90,14 @@ def rebuilding(gram_WW: Tensor, width: int) -> tuple[list[int], Tensor]:
 
 
 @torch.no_grad()
-def _thinet(work: Work, widths: Sequence[int]) -> Chosen:
+def _thinet(work: Work, widths: Sequence[int], progress: Progress) -> Chosen:
     batches, whole = selection_set(work), work.regression()
     weights = dict(whole.net.named_parameters())
     of = [readers.layers(whole.net, unit.readers) for unit in work.units]
     calls = readers.calls(whole, batches[0].lr_BCHW, of)
     kept = []
     for number, (unit, width) in enumerate(zip(work.units, widths, strict=True)):
+        progress(sum(map(len, kept)), sum(widths), unit.name)
         if width == unit.width:
             kept.append(list(range(width)))
             continue
@@ -114,7 +116,7 @@ def _thinet(work: Work, widths: Sequence[int]) -> Chosen:
 
 def _shares(net: nn.Module, unit: PrunableUnit, call: Call, number: int, draws: torch.Generator) -> Tensor:
     """What each map contributes to so many values of what a reader made, drawn at random: float64 WN, on the CPU."""
-    drawn_N = torch.randint(call.made.numel(), (number,), generator=draws)
+    drawn_N = torch.randint(call.made.numel(), (number,), generator=draws).to(call.made.device)
     spans = [span for span in unit.readers if readers.layers(net, [span])[0] is call.layer]
     bias = getattr(call.layer, "bias", None)
     constant = {} if bias is None else {"bias": torch.zeros_like(bias)}
@@ -128,8 +130,8 @@ def _shares(net: nn.Module, unit: PrunableUnit, call: Call, number: int, draws: 
             columns = alone.setdefault(name, torch.zeros_like(weight))
             columns.index_copy_(span.axis, places, weight.index_select(span.axis, places))
         made = functional_call(call.layer, alone, call.given)
-        shares.append(made.reshape(-1)[drawn_N.to(made.device)].double().cpu())
-    return torch.stack(shares)
+        shares.append(made.reshape(-1)[drawn_N])
+    return torch.stack(shares).double().cpu()  # at once: a device is waited for once, not for each map
 
 
 def _scale(weights: Mapping[str, Tensor], unit: PrunableUnit, maps: Sequence[int], factor_K: Tensor) -> None:
