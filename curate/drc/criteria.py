@@ -40,7 +40,8 @@ _NOTHING = 1e-9  # of a map's power: what is left of it is rounding
 def by_criterion(work: Work, widths: Sequence[int], progress: Progress = silent) -> Chosen:
     """Choose `widths` maps of each unit by the config's criterion, which is not greedy: `curate.drc.greedy`.
 
-    The same inputs and seed give the same maps. Progress counts maps, of thinet. UsageError for a manifest of too few patches (thinet).
+    The same inputs and seed give the same maps. Progress counts maps, of thinet, which also wants patches: UsageError
+    for a manifest of too few.
     """
     state = {name: tensor.clone() for name, tensor in work.checkpoint.state.items()}
     criterion = work.config.criterion
@@ -95,7 +96,7 @@ def _thinet(work: Work, widths: Sequence[int], progress: Progress) -> Chosen:
     weights = dict(whole.net.named_parameters())
     of = [readers.layers(whole.net, unit.readers) for unit in work.units]
     calls = readers.calls(whole, batches[0].lr_BCHW, of)
-    kept = []
+    kept: list[list[int]] = []
     for number, (unit, width) in enumerate(zip(work.units, widths, strict=True)):
         progress(sum(map(len, kept)), sum(widths), unit.name)
         if width == unit.width:
