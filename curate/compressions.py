@@ -82,10 +82,14 @@ def listed(units: list[PrunedUnit]) -> bytes:
 def seconds(folder: Place) -> dict[str, float]:
     """How long each stage took, as far as that is known: not of a process that was killed."""
     file = folder / SECONDS_FILE
+    if not file.is_file():
+        return {}
     try:
-        found: dict[str, float] = json.loads(file.read_bytes()) if file.is_file() else {}
-    except ValueError:
-        raise DataError(f"'{one_line(file)}' is damaged; delete it") from None
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(type(time) in (int, float) for time in found.values()):
+        raise DataError(f"'{one_line(file)}' is damaged; delete it")
     return found
 
 

@@ -25,7 +25,8 @@ from workshop import TINY, Workshop, pictures, tars
 from curate import cli, config, degrade, images, plugins, schema, storage
 from curate.checkpoint import Checkpoint, read_recipe
 from curate.comparison import diff
-from curate.config import TrainConfig
+from curate.config import DrcConfig, TrainConfig
+from curate.drc import compress
 from curate.engine import Part
 from curate.errors import CurateError, UsageError
 from curate.exporting import export
@@ -42,6 +43,7 @@ from curate.selection import select
 from curate.sources import find
 from curate.store import Store
 from curate.training import train
+from curate.verification import verify
 
 __all__ = ["TARGETS", "Target"]
 
@@ -347,6 +349,38 @@ def _genotype(shop: Workshop) -> Target:
     return Target([file.read_bytes()], act, mutations.rejson)
 
 
+def _config(shop: Workshop) -> Target:
+    """What is left of a network's units, as the option of one."""
+    file = shop.folder / "channels.txt"
+
+    def act(data: bytes) -> int:
+        file.write_bytes(data)
+        return answered(partial(_parsed, "archs", f"edsr:features=8,blocks=2,config={file}"))
+
+    return Target([b"4\n8\n6\n", b"8 8 8"], act)
+
+
+def _compression(name: str) -> Callable[[Workshop], Target]:
+    """A record of a compression, on which its next stage goes on."""
+
+    def make(shop: Workshop) -> Target:
+        made, options = shop.copy(), DrcConfig(numbers="uniform", criterion="l1", finetune_steps=0)
+        arch = plugins.parse("archs", TINY)
+        before, run = Checkpoint(arch, arch.build().state_dict(), {}), made / "small"
+        compress(before, made / "all.parquet", options, run, device="cpu")
+        file = run / name
+
+        def act(data: bytes) -> int:
+            file.write_bytes(data)
+            again = partial(compress, before, made / "all.parquet", options, run, device="cpu")
+            return answered(lambda: info(run), lambda: verify(run), again)
+
+        mutation = mutations.edit if name == "seconds.json" else mutations.rejson
+        return Target([file.read_bytes()], act, mutation)
+
+    return make
+
+
 # Text
 
 
@@ -417,7 +451,7 @@ fsrcnn:scale=2,d=56,s=12,m=4
 swinir:scale=2,variant=light
 rdn:scale=4,blocks=16
 dlsr:scale=2,genotype=conv_1x1+sep_7x7+sep_5x5@12.23.24.45,features=18
-edsr:scale=2,features=64,blocks=16,res_scale=0.1
+edsr:scale=2,features=64,blocks=2,res_scale=0.1,config=64.32.16
 blur:sigma=0.2:4+noise+jpeg
 second_order:first.sigma=0.1:2""".split(b"\n")
 
@@ -519,6 +553,10 @@ TARGETS: dict[str, Callable[[Workshop], Target]] = {
     "training_state": _training_state,
     "export": _export_record,
     "genotype": _genotype,
+    "config": _config,
+    "channels": _compression("channels/channels.json"),
+    "kept": _compression("pruned/kept.json"),
+    "seconds": _compression("seconds.json"),
     "study": _toml(_STUDY, Pipeline.load),
     "recipe": _toml(_RECIPE, lambda file: config.plan(file, None, {})),
     "spec": _spec,

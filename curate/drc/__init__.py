@@ -286,7 +286,10 @@ def _widths(run: _Run) -> list[int]:
         asked = "do --stage channels first, or give --channels"
         raise UsageError(f"'{one_line(run.folder)}' has no {CHANNELS}/{CHANNELS_FILE}: {asked}")
     _require_same(run, record.identity, "channels")
-    return [one.left // unit.count for one, unit in zip(record.units, run.work.units, strict=True)]
+    try:
+        return units.fitted(".".join(str(one.left) for one in record.units), run.work.units)
+    except UsageError as error:
+        raise DataError(f"'{one_line(run.folder)}' has a {CHANNELS_FILE} that is not of its network: {error}") from None
 
 
 def _prune(run: _Run) -> None:
