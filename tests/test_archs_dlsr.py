@@ -342,7 +342,7 @@ def test_a_record_opens_no_other_file(tmp_path: Path) -> None:
     for named in (str(file), f'"{file}"'):
         record = CheckpointRecipe(arch=f"dlsr:genotype={named},features=4", weights=weights_hash(state), training={})
         safetensors.torch.save_file(state, tmp_path / MODEL_FILE, {"curate": dump(record).decode()})
-        assert f"it names another file, '{named}'" in refused(DataError, tmp_path)
+        assert f"it names another file, '{file}'" in refused(DataError, tmp_path)
 
 
 # The authors' files

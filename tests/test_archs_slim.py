@@ -196,7 +196,7 @@ def test_a_record_opens_no_other_file(spec: str, file: str, tmp_path: Path) -> N
         ("slim:arch=edsr:features=1000000000000000", "does not fit"),
         (
             'slim:arch="edsr:features=10000000,blocks=4",units=8-body.0.conv1.weight-x.weight,config=3',
-            "units do not fit",
+            "does not fit",
         ),
     ],
 )

@@ -565,7 +565,7 @@ def test_a_record_opens_no_config(tmp_path: Path) -> None:
     for named in (str(file), f'"{file}"'):
         record = {"format": 1, "arch": f"srcnn:config={named}", "weights": weights_hash(weights), "training": {}}
         safetensors.torch.save_file(weights, tmp_path / "net.safetensors", {"curate": json.dumps(record)})
-        assert f"it names another file, '{named}'" in one_line_error(DataError, tmp_path / "net.safetensors")
+        assert f"it names another file, '{file}'" in one_line_error(DataError, tmp_path / "net.safetensors")
 
 
 def test_a_long_config_is_cut_in_messages(tmp_path: Path) -> None:

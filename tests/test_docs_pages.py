@@ -507,7 +507,7 @@ def table_rows(page: str, heading: str) -> list[list[str]]:
 
 def test_the_formats_can_be_read_without_curate(photographs: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = run_page(FORMATS, photographs.folder, {"--steps 1000": "--steps 2 --batch-size 2 --crop 48"}, monkeypatch)
-    _, tables, hardest, window, record, manifest, grouped, checkpoint, _, duals, genotype, report = printed
+    _, tables, hardest, window, record, manifest, grouped, checkpoint, _, duals, genotype, config, report = printed
     assert tables.startswith(f"{len(photographs.images)} files, {len(photographs.patches)} scores, ")
     of = [(p["image"]["name"], p["y"], p["x"], p["size"]) for p in photographs.hardest[:3]]
     assert [row[:4] for row in eval(hardest)] == of
@@ -516,6 +516,7 @@ def test_the_formats_can_be_read_without_curate(photographs: Known, monkeypatch:
     assert grouped.count('"strategy": "refined"') == 1 and checkpoint.startswith("fsrcnn:")
     assert eval(duals) == {"0.dual_module.0.0.weight": (16, 1, 3, 3), "0.dual_module.1.weight": (1, 16, 3, 3)}
     assert genotype == f"{Genotype.parse('genotype.json')}\n" == "conv_1x1+sep_7x7+sep_5x5@12.23.24.45\n"
+    assert config == "40.12.12.12.12.12.30\n"
     candidates = photographs.candidates
     places = [place for place, patch in enumerate(candidates) if photographs.rank(patch) is not None]
     every = re.findall(r"\w+ ranks (\d+) to (\d+) of (\d+)", report)

@@ -221,7 +221,7 @@ def by_hand(run: Sampling, made: Checkpoint) -> float:
     """The mean over 16 batches of L1 + hfen * HFEN, of values in [0, 255]."""
     feed = batches(run.architecture, scale=2, crop=30, batch_size=2, seed=run.config.seed, augment=False)
     net, losses = made.module(), list[Tensor]()
-    for lr_BCHW, hr_BCHW, weight_B, _ in islice(feed, 16):
+    for lr_BCHW, hr_BCHW, weight_B, *_ in islice(feed, 16):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=run.config.precision == "bf16"):
             sr_BCHW = net(255 * lr_BCHW)
         sr_BCHW, hr_BCHW = sr_BCHW.float(), 255 * hr_BCHW

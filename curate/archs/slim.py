@@ -52,6 +52,7 @@ class Slim(Arch):
             raise ValueError(f"arch should have no option with a comma or a quote, found {one_line(full)}")
         object.__setattr__(self, "scale", inner.scale)
         object.__setattr__(self, "arch", f'"{full}"' if "," in full else full)
+        self.prunable()  # what cannot be read is refused here, as other options are
         object.__setattr__(self, "config", settled(self))
 
     @cached_property

@@ -24,12 +24,12 @@ from curate.archs._narrow import narrow
 from curate.checkpoint import MODEL_FILE, Checkpoint, full_spec
 from curate.compressions import CHANNELS, CHANNELS_FILE, KEPT_FILE, LIST_FILE, PRUNED, SECONDS_FILE, STAGES
 from curate.config import DrcConfig, TrainConfig
+from curate.drc import greedy, search
 from curate.drc.chosen import Chosen
 from curate.drc.criteria import by_criterion
 from curate.drc.crops import check_patches
 from curate.drc.foreign import prepared
-from curate.drc.greedy import greedy
-from curate.drc.search import ALPHA_FILE, candidates, search
+from curate.drc.search import ALPHA_FILE, candidates
 from curate.drc.slimming import SlimReport, publish, slim, slimmed, versions
 from curate.drc.work import Work
 from curate.errors import DataError, UsageError, one_line
@@ -269,7 +269,7 @@ def _channels(run: _Run) -> None:
         if run.known is not None:
             widths = run.known
         elif searching:
-            widths = search(work, folder, run.progress("channels")).widths  # which locks the folder
+            widths = search.search(work, folder, run.progress("channels")).widths  # which locks the folder
         else:
             widths = [candidates(unit.width, work.config.ratio, unit.count)[-1] for unit in work.units]
         made = ChannelsRecord(units=run.shapes(widths), identity=run.of_channels, versions=versions())
@@ -304,7 +304,7 @@ def _prune(run: _Run) -> None:
         _require_none(folder, resume.STATE_FILE)
     with _locked(folder), _timed(run.folder, "prune"):
         progress = run.progress("prune")
-        chosen = greedy(work, widths, folder, progress) if greedily else by_criterion(work, widths, progress)
+        chosen = greedy.greedy(work, widths, folder, progress) if greedily else by_criterion(work, widths, progress)
         made = _smaller(run, chosen, identity)
         if work.dual is not None:
             dual_networks.save(folder, work.dual, made)
