@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from curate import coverage, files, images, packing, pool, resize, windows
 from curate.engine import Part
@@ -104,7 +105,11 @@ def take(manifest: Manifest, number: int, **options: Any) -> list[Batch]:
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
-    return all(torch.equal(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True))
+    def tensors(batch: Batch) -> tuple[Tensor, ...]:
+        return (*batch[:4], *batch.between)
+
+    pairs = ((tensors(one), tensors(two)) for one, two in zip(a, b, strict=True))
+    return all(torch.equal(x, y) for one, two in pairs for x, y in zip(one, two, strict=True))
 
 
 def masks(manifest: Manifest, store: Store, margin: int) -> dict[str, npt.NDArray[np.bool_]]:

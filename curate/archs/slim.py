@@ -27,7 +27,7 @@ from curate.units import PrunableUnit, Span, settled
 
 __all__ = ["Slim", "is_writable", "written"]
 
-_SCALE = 2
+_SCALE = 2  # the default, which the inner spec may overrule
 _MAKES, _READS = 0, 1  # axes of a layer's weights: what it makes, what it reads
 _PARAMETER = re.compile(r"\w+(\.\w+)*")
 _UNIT = re.compile(rf"[1-9]\d{{0,5}}(-{_PARAMETER.pattern}(@[01])?){{2,}}")
@@ -37,7 +37,7 @@ _UNIT = re.compile(rf"[1-9]\d{{0,5}}(-{_PARAMETER.pattern}(@[01])?){{2,}}")
 class Slim(Arch):
     """Slim's options."""
 
-    scale: int = _SCALE  # that of the arch; one that its spec says goes first
+    scale: int = 2  # that of the arch; one that its spec says goes first
     arch: str = "srcnn:kernel=9-5-5"  # the spec of the whole network, between double quotes where it has commas
     units: str = ""  # what can be removed from it: see above
     config: str | None = None  # what pruning has left: numbers of maps, or a file of them (`curate.units`)
