@@ -76,6 +76,7 @@ def rows_of(subjects: list[str], folder: Path) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_every_subject_gives_its_rows(tmp_path: Path) -> None:
     lines = rows_of(list(SUBJECTS), tmp_path)
     assert [

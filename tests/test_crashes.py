@@ -360,6 +360,7 @@ def killed_from_outside(commands: list[list[str]], begin: Path, folder: Path, mo
     return tries
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_run_again(starts: dict[str, Path], tmp_path: Path) -> None:
     tries = killed_from_outside([INGEST, SCORE], starts["photos"], tmp_path, most=2, seed=1)
     assert tries["killed"] >= 1

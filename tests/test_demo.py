@@ -98,6 +98,7 @@ def test_it_runs_every_verb_and_again_skips(samples: Path, untrained: Path, tmp_
     assert again[-10:] == first[-10:]  # the same figures
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_cut_off(samples: Path, untrained: Path, tmp_path: Path) -> None:
     class Cut(BaseException):
         pass

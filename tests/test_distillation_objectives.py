@@ -33,6 +33,7 @@ from curate.errors import CurateError, DataError, UsageError
 NETS = [Toy(), Srcnn(kernel="9-1-5")]
 SMALL = {
     "dlsr": "features=8",
+    "drn": "features=4,blocks=1",
     "drrn": "units=2,features=8",
     "edsr": "features=8,blocks=1",
     "idn": "features=12,d=4,blocks=1",

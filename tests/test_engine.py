@@ -157,6 +157,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Any:
     return pytest.importorskip("ray", reason="needs the extra ray: pip install 'curate[ray]'")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_its_item_and_errors_keep_their_line(
     ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

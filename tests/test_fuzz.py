@@ -55,7 +55,7 @@ def attempt(make: Callable[[str], Target], name: str, examples: int, database: b
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_any_input_gives_a_result_or_one_line(name: str, make: Callable[[str], Target]) -> None:
-    attempt(make, name, 3 if name in STORES else 25)
+    attempt(make, name, 3 if name in STORES else 12)
 
 
 @pytest.mark.slow

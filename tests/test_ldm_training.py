@@ -74,7 +74,7 @@ def test_latents_have_deviation_one(store: Path, tmp_path: Path) -> None:
     assert float(ldm.load(tmp_path / "model").encode(hr).std()) == pytest.approx(1, rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("kind", ["kl", pytest.param("vq", marks=pytest.mark.slow)])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(
     kind: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,10 +241,13 @@ def giga(number: float) -> float:
 # Any arch
 
 
+FEWER = {"drn": "blocks=1", "rcan": "groups=1,blocks=2", "rdn": "blocks=2", "swinir": "groups=1,blocks=2"}
+
+
 @pytest.mark.parametrize("name", plugins.names("archs"))
 def test_every_arch_is_counted(name: str) -> None:
     """At any size; and a checkpoint's numbers are its parameters, so that a file's header tells them."""
-    arch = plugins.parse("archs", name)
+    arch = plugins.parse("archs", ":".join(filter(None, [name, FEWER.get(name, "")])))
     assert 0 < multiply_adds(arch, 33, 61) < multiply_adds(arch, 64, 128)
     assert parameters(arch) == sum(tensor.numel() for tensor in arch.build().state_dict().values())
 

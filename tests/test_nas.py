@@ -60,6 +60,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_search_by_candidates_goes_on_with_what_it_began_with(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,9 +81,12 @@ def test_a_search_by_candidates_goes_on_with_what_it_began_with(
 
 
 METHODS = ["milenas", "darts", "darts2", "random", "evolution"]
+FAST = ["milenas", "random"]  # one of each kind
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=[] if method in FAST else pytest.mark.slow) for method in METHODS]
+)
 def test_what_is_found_trains(method: str, manifest: Manifest, tmp_path: Path) -> None:
     few = {"random": 1, "evolution": 1, "darts": 3, "darts2": 3}
     small = {"steps": few[method], "warmup": 0, "snapshots": ()} if method in few else {}
@@ -139,6 +143,7 @@ def test_what_a_search_writes(manifest: Manifest, tmp_path: Path) -> None:
     assert events.Scalars("layer1/conv_7x7")[-1].value == pytest.approx(float(final["alpha"].softmax(1)[0, 3]))
 
 
+@pytest.mark.slow
 def test_a_search_may_be_at_a_url(manifest: Manifest, memory: str) -> None:
     """All but TensorBoard's curves; one that has ended is found again."""
     report = nas.search(manifest, config(steps=3, warmup=1), f"{memory}/run")
@@ -168,6 +173,7 @@ def test_a_search_that_is_stopped_goes_on_to_the_same_bytes(
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_seconds_are_those_of_all_parts(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 1000))
     monkeypatch.setattr(nas, "monotonic", lambda: float(next(clock)))
@@ -178,6 +184,7 @@ def test_seconds_are_those_of_all_parts(manifest: Manifest, tmp_path: Path, monk
     assert nas.search(manifest, config(save_every=100), tmp_path / "run").seconds == 2000
 
 
+@pytest.mark.slow
 def test_a_measured_latency_is_measured_once(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -297,6 +297,7 @@ def test_the_charge_is_told_without_a_weight() -> None:
 # --- what the losses are ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_weights_of_samples() -> None:
     """A sample of weight 0 is as if it were not there, in either batch."""
     made, other = (levels(config(hfen=0.0)) for _ in range(2))

@@ -163,6 +163,7 @@ def test_nothing_is_drawn_beside_the_page(name: str) -> None:
     assert all(float(y) - float(rise) >= 45 for _, y, _, rise, *_ in arcs)  # below the words
 
 
+@pytest.mark.slow
 def test_the_same_search_gives_the_same_bytes_in_another_process() -> None:
     made = "import test_nas_pictures as test; print(test.digest())"
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])

@@ -317,6 +317,7 @@ def test_budgets_are_those_of_the_selects_they_stand_beside(photo_folder: Path, 
     assert len(dm) > len(few)  # smaller ones
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_while_it_distilled_goes_on(
     distilled: Path, bench: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -276,6 +276,7 @@ class StoppedError(Exception):
     """Raised in the middle of a run."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["1/1", "1/2"])
 def test_killed_anywhere_and_run_again_it_ends_with_the_same_bytes(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str

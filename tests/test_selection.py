@@ -472,7 +472,7 @@ def flag(store: Store, unit: int) -> None:
     keep=st.sampled_from([0.05, 0.3, 0.5, 0.9, 1]),
     flagged=st.sampled_from([None, 0, 1]),
 )
-@settings(deadline=None, max_examples=20, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=10, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_a_choice_as_a_stream_is_the_choice_from_a_table_byte_for_byte(
     units: list[int],
     data: st.DataObject,

@@ -576,6 +576,7 @@ def test_columns_of_one_name_are_all_written(form: sql.Format) -> None:
 MILLION = 1_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_million_rows_stream_to_a_file_in_order(tmp_path: Path, form: sql.Format) -> None:
     path = tmp_path / f"answer.{form}"

@@ -528,6 +528,7 @@ def test_every_verb_on_s3_gives_what_it_gives_on_a_disk(
     assert b"hunter2" not in written and b"AKIATEST" not in written and b"127.0.0.1" not in written
 
 
+@pytest.mark.slow
 def test_a_training_on_s3_that_was_killed_goes_on_to_the_same_bytes(s3: str, photos: Callable[..., Path]) -> None:
     from curate.training import train
 
