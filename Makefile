@@ -72,6 +72,7 @@ clean: ## remove what make made, except .venv
 
 # The environments: again only when what they are made from has changed.
 $(VENV)/dev.stamp: EXTRA := [dev]
+$(VENV)/dev.stamp: HOW := --no-compile # what the tests import is compiled as they do; the rest is most of it
 $(VENV)/slow.stamp: EXTRA := [dev,browser]
 $(VENV)/fuzz.stamp: EXTRA := [fuzz]
 $(VENV)/run.stamp $(VENV)/dev.stamp $(VENV)/slow.stamp $(VENV)/fuzz.stamp: pyproject.toml constraints.txt
@@ -79,5 +80,5 @@ $(VENV)/run.stamp $(VENV)/dev.stamp $(VENV)/slow.stamp $(VENV)/fuzz.stamp: pypro
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "curate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)" >&2; exit 1; }
 	@echo "installing into $(VENV) (a minute or two, once)"
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip -q --disable-pip-version-check install -c constraints.txt -e ".$(EXTRA)"
+	@$(PY) -m pip -q --disable-pip-version-check install $(HOW) -c constraints.txt -e ".$(EXTRA)"
 	@touch $@
