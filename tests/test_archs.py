@@ -58,6 +58,7 @@ def test_output_is_scale_times_the_input_at_odd_sizes(arch: Arch) -> None:
         assert sr_BCHW.isfinite().all()
 
 
+@pytest.mark.parametrize("arch", [spec for spec in SPECS if ":scale=3" not in spec], indirect=True)  # x3 is as x2
 def test_gradient_reaches_every_parameter(arch: Arch) -> None:
     torch.manual_seed(0)
     network: Any = arch.build()

@@ -106,6 +106,7 @@ def test_the_store_has_the_pixels_that_it_is_made_of(store: Store) -> None:
     assert pixels_of(select(store, "des", by="sobel", keep=1, unit="pixels")) == PIXELS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec", ["des", "random", "refined", "stratified", "window:lo=0.1,hi=0.8", "ensemble:by=sobel"]
 )

@@ -128,6 +128,7 @@ def fill(work: Work, verb: str, out: Path, more: float) -> int:
     return full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", FAST)
 def test_a_disk_that_is_read_only_then_full_then_large_enough(work: Work, disk: Path, verb: str) -> None:
     assert fill(work, verb, disk, 2) >= (

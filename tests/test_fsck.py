@@ -143,7 +143,9 @@ def test_a_store_as_it_was_written_has_no_fault(made: Path) -> None:
     assert names == {"000000-000003.jsonl", "000004.json", "000005.json"}
 
 
-@pytest.mark.parametrize("name", ["store", "packed", "distilled", "retried"])
+@pytest.mark.parametrize(
+    "name", ["store", "distilled", *(pytest.param(name, marks=pytest.mark.slow) for name in ("packed", "retried"))]
+)
 def test_every_flipped_bit_of_any_file_is_found_and_its_file_named(made: Path, name: str) -> None:
     flips, unnoticed = flip_bits(made / name, 2 if name in ("store", "distilled") else 4, seed=0)
     assert unnoticed == [] and sum(flips.values()) >= 80

@@ -855,6 +855,7 @@ def test_interrupted_again_and_again_ends_with_the_same_bytes(
     assert tree(corpus / "store") == tree(corpus / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after", "killed"])
 def test_an_interrupted_addition_leaves_the_store_as_good_as_it_was(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, when: str

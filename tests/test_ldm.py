@@ -614,6 +614,7 @@ def test_a_name_that_is_not_there_offline() -> None:
     assert "HF_HUB_OFFLINE" in line
 
 
+@pytest.mark.slow
 def test_a_name_that_cannot_be_fetched_is_one_line_soon(tmp_path: Path) -> None:
     """No hub at a closed port of this machine: no traceback, no retries, nothing else printed."""
     code = "from curate.errors import UsageError\nfrom curate.ldm import load\ntry:\n load('org/name')\n"

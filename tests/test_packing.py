@@ -652,6 +652,7 @@ def stopping(at: int, when: str) -> Callable[..., str]:
     return stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["after", "killed", "full"])
 def test_interrupted_anywhere_and_run_again_ends_with_the_same_bytes(
     small: Path, monkeypatch: pytest.MonkeyPatch, when: str
