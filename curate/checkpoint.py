@@ -54,7 +54,6 @@ MODEL_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.json"
 BEST = "best"  # folder in a run's folder: the checkpoint of the best validation
 
-_FILES = (".json", ".txt")  # what options that name a file end in: a genotype, a config
 _MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")  # the best first
 _MAX_WRAPPERS = 8  # one inside the other; a pickle may hold itself

@@ -92,9 +92,8 @@ class Regression(nn.Module):
 
     def forward(self, lr_BCHW: Tensor) -> Answer:
         srs = self.net.scales(lr_BCHW) if self.several else (self.net(lr_BCHW),)  # type: ignore[operator]
-        lrs = tuple(
-            dual(sr_BCHW) for dual, sr_BCHW in zip(self.duals, srs[-len(self.duals) or len(srs) :], strict=False)
-        )
+        led_back = srs[len(srs) - len(self.duals) :]
+        lrs = tuple(dual(sr_BCHW) for dual, sr_BCHW in zip(self.duals, led_back, strict=True))
         return Answer(srs, lrs, self._seen.pop().float().mean(1) if self.watched else None)
 
 

@@ -338,8 +338,16 @@ def test_a_network_without_units(manifest: Manifest, tmp_path: Path) -> None:
 
 def test_a_teacher_and_dual_networks_of_another_kind(manifest: Manifest, tmp_path: Path) -> None:
     few = config(numbers="uniform", criterion="l1")
-    with pytest.raises(UsageError, match=r"a teacher should be of the network's scale, x4; found .* of x2"):
-        drc.compress(made(TINY), manifest, few, tmp_path / "run", teacher=made("edsr:scale=2,features=8,blocks=1"))
+    teachers = {
+        "edsr:scale=2,features=8,blocks=1": r"should have scale 4: edsr:features=8,blocks=1 has scale 2",
+        "fsrcnn:scale=4,d=4,s=2,m=1": r"should have colour rgb: fsrcnn:.* has colour y",
+        "imdn:scale=4,features=16,modules=1": r"have different sizes, .*; train with --teacher-by answer",
+    }
+    for spec, problem in teachers.items():
+        with pytest.raises(UsageError, match=problem):
+            drc.compress(made(TINY), manifest, few, tmp_path / "run", teacher=made(spec))
+    with pytest.raises(UsageError, match=r"teacher_weight goes with a teacher"):
+        drc.compress(made(TINY), manifest, replace(few, teacher_weight=2.0), tmp_path / "run")
     other = dual_networks.dual_networks(made("drn:scale=4,features=5,blocks=1").arch).state_dict()
     with pytest.raises(UsageError, match=r"the dual networks are not those of drn:.*features=4"):
         drc.compress(made(TINY), manifest, few, tmp_path / "run", dual=other)

@@ -14,9 +14,11 @@ _RATES = ("rate", "arch_rate", "layer_rate", "finetune_rate")
 
 @dataclass(frozen=True)
 class DrcConfig(Config):
-    """How to compress: the defaults are DRC's (Guo et al.), which takes days on a GPU."""
+    """How to compress: the defaults are DRC's (Guo et al.) where these are published; it takes days on a GPU."""
 
-    ratio: Annotated[float, "Share of a unit's maps that is to go, at least."] = 0.3
+    ratio: Annotated[
+        float, "Share of each unit's maps that is to go; what stays is a multiple of 4, and a search may take more."
+    ] = 0.3
     numbers: Annotated[
         Literal["search", "darts", "uniform"],
         "How many maps of each unit stay: searched, searched with weights of each candidate's own, or the same share.",

@@ -32,6 +32,7 @@ from curate.drc.foreign import prepared
 from curate.drc.search import ALPHA_FILE, candidates
 from curate.drc.slimming import SlimReport, publish, slim, slimmed, versions
 from curate.drc.work import Work
+from curate.dual import Regression
 from curate.errors import DataError, UsageError, one_line
 from curate.loader import batches
 from curate.macs import multiply_adds, parameters
@@ -41,6 +42,7 @@ from curate.reuse import differences
 from curate.schema import ChannelsRecord, KeptRecord, PrunedUnit, Sealed
 from curate.storage import Place
 from curate.store import Store
+from curate.teacher import Teacher, check_teacher
 from curate.tensors import pick_device
 
 __all__ = ["DrcReport", "Latency", "SlimReport", "Stage", "compress", "measured", "slim", "slimmed"]
@@ -245,9 +247,10 @@ def _check_finetuning(work: Work, teacher: Checkpoint | None, validate: str | Pa
     arch, config = work.arch, _training(work.config)
     training.check_crop(arch, config)
     batches(work.manifest, scale=arch.scale, crop=config.crop, batch_size=config.batch_size, store=work.store)
-    if teacher is not None and teacher.arch.scale != arch.scale:
-        found = f"{full_spec(teacher.arch)} of x{teacher.arch.scale}"
-        raise UsageError(f"a teacher should be of the network's scale, x{arch.scale}; found {found}")
+    check_teacher(arch, config, teacher)
+    if teacher is not None:
+        whole = Regression(arch, work.checkpoint.module(), watched=config.teacher_by == "features").to(work.device)
+        Teacher(teacher, arch, config.teacher_by, work.device).check(whole, config.crop // arch.scale)
     if validate is not None:
         evaluation.fingerprint(validate, arch.scale)
 

@@ -35,6 +35,18 @@ _TOLERANCE = 1e-7  # of what masking changes; in float64
 _SHOWN = 200  # characters of a message from code that is not ours
 _CONVS = (nn.Conv2d, nn.ConvTranspose2d)
 
+# What Torch-Pruning, torch and a network raise on each other.
+_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 class _Ends(NamedTuple):
     """Axes of a layer's weight."""
@@ -77,7 +89,7 @@ def units_of(arch: Arch, net: nn.Module) -> tuple[PrunableUnit, ...]:
         try:
             graph = pruning.DependencyGraph().build_dependency(net, example_inputs=lr_BCHW, verbose=False)
             proposed = tuple(_proposed(pruning, graph, net))
-        except Exception as error:  # of code that is not ours, on a network that is not ours: it may be any
+        except _ERRORS as error:
             reason = short(f"{type(error).__name__}: {error}", _SHOWN)
             raise UsageError(f"Torch-Pruning cannot follow {one_line(plugins.spec_of(arch))}: {reason}") from None
         with torch.no_grad():
@@ -109,7 +121,7 @@ def _proposed(pruning: Any, graph: Any, net: nn.Module) -> Iterator[PrunableUnit
         making = graph.get_pruner_of_module(module).prune_out_channels
         try:
             found = graph.get_pruning_group(module, making, idxs=[0])
-        except Exception:  # of code that is not ours, as it does for window attention: nothing is known of this layer
+        except _ERRORS:  # as for window attention: nothing is known of this layer, so that it stays whole
             continue
         group = [(dependency.target.module, dependency.handler) for dependency, _ in found]
         unit = _unit(pruning, graph, module, group, names)
@@ -203,7 +215,7 @@ def _holds(net: nn.Module, units: Sequence[PrunableUnit], lr_BCHW: Tensor) -> bo
     masked = functional_call(net, Gates(units, parameters)(parameters, gates), (lr_BCHW,))
     try:
         removed = narrow(copy.deepcopy(net), units, kept)(lr_BCHW)
-    except Exception:  # of code that is not ours: whatever it says, the maps cannot be removed
+    except _ERRORS:  # whatever it says, the maps cannot be removed
         return False
     changed = (whole - masked).abs().max()
     return (
