@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate import schema, storage
-from curate.errors import DataError, UsageError, meant, one_line, short
+from curate.errors import UsageError, meant, short
 from curate.schema import GenotypeRecord
-from curate.storage import Place, RemotePath
+from curate.storage import Place
 
 __all__ = ["CELLS", "CHOOSING", "GENOTYPE_FILE", "LAYERS", "OPERATIONS", "PUBLISHED", "Genotype"]
 
@@ -27,7 +27,6 @@ CHOOSING = range(3, CELLS + 1)  # the cells that choose their inputs; the first 
 GENOTYPE_FILE = "genotype.json"  # in the folder of a search that has ended
 
 _TEXT = re.compile(r"([^@]*)@([0-9.]*)")
-_LARGEST = 1 << 20  # bytes of a file
 _LONGEST = 1000  # characters of a text; a genotype has about 50
 _SHOWN = 200  # characters of what is wrong, in a message
 
@@ -92,16 +91,7 @@ class Genotype:
         """Read a file. UsageError where there is none, or what it says is wrong; DataError for one that is damaged."""
         file = storage.place(path, "a genotype")
         shown = f"'{short(file, _SHOWN)}'"
-        try:
-            if not file.is_file():
-                found = "it is a folder" if file.is_dir() else "there is no such file"
-                raise UsageError(f"no genotype {shown}: {found}; 'curate nas dlsr' writes genotype.json")
-            size = file.size() if isinstance(file, RemotePath) else file.stat().st_size
-            if size is not None and size > _LARGEST:
-                raise DataError(f"{shown} is not a genotype: it has {size} bytes")
-            content = file.read_bytes()
-        except OSError as error:  # of local files: a name that is too long, a folder that may not be looked into
-            raise UsageError(f"no genotype {shown}: {one_line(error.strerror or error)}") from None
+        content = storage.read_small(file, "genotype", shown, "; 'curate nas dlsr' writes genotype.json")
         record = schema.parse(GenotypeRecord, content, shown)
         try:
             return cls.of(record.operations, record.inputs)

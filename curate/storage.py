@@ -53,6 +53,7 @@ __all__ = [
     "publish",
     "publish_bytes",
     "read_all",
+    "read_small",
     "refuse_credentials",
     "relative",
     "relative_name",
@@ -63,6 +64,8 @@ __all__ = [
     "retried",
     "tree",
 ]
+
+_SMALL = 1 << 20  # bytes of a document that a user names: a genotype, a config
 
 # One letter before the colon is a drive.
 _URL = re.compile(r"((?:[A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)", re.DOTALL)
@@ -437,6 +440,23 @@ def read_all(folder: Place, listed: Mapping[str, Entry]) -> list[bytes]:
         return [(folder / name).read_bytes() for name in listed]
     with ThreadPoolExecutor(_REQUESTS) as pool:  # with the size known, each is one request
         return list(pool.map(lambda item: (folder / item[0]).read(0, item[1].size), listed.items()))
+
+
+def read_small(file: Place, what: str, shown: str, hint: str = "") -> bytes:
+    """The bytes of a small document that the user names, 1 MiB at most; `shown` is its name in messages.
+
+    UsageError where there is none, which `hint` ends, or it may not be read; DataError for one that is larger.
+    """
+    try:
+        if not file.is_file():
+            found = "it is a folder" if file.is_dir() else "there is no such file"
+            raise UsageError(f"no {what} {shown}: {found}{hint}")
+        size = file.size() if isinstance(file, RemotePath) else file.stat().st_size
+        if size is not None and size > _SMALL:
+            raise DataError(f"{shown} is not a {what}: it has {size} bytes")
+        return file.read_bytes()
+    except OSError as error:  # of local files: a name that is too long, a folder that may not be looked into
+        raise UsageError(f"no {what} {shown}: {one_line(error.strerror or error)}") from None
 
 
 def member(shard: Place, offset: int, size: int, xxh3: int) -> bytes:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from curate import storage
-from curate.errors import DataError, UsageError, counted, one_line, short
-from curate.storage import Place, RemotePath
+from curate.errors import DataError, UsageError, counted, short
+from curate.storage import Place
 
 __all__ = [
     "PrunableUnit",
@@ -34,7 +34,6 @@ __all__ = [
 _NUMBER = "[0-9]{1,6}"
 _TEXT = re.compile(rf"{_NUMBER}(\.{_NUMBER})*")
 _ENDING = ".txt"
-_LARGEST = 1 << 20  # bytes of a file
 _SHOWN = 200  # characters of what is wrong, in a message
 
 
@@ -136,15 +135,7 @@ def read_config(config: str | Place) -> tuple[list[int], str]:
     file = storage.place(config, "a config")
     shown = f"'{short(file, _SHOWN)}'"
     try:
-        if not file.is_file():
-            found = "it is a folder" if file.is_dir() else "there is no such file"
-            raise UsageError(f"no config {shown}: {found}")
-        size = file.size() if isinstance(file, RemotePath) else file.stat().st_size
-        if size is not None and size > _LARGEST:
-            raise DataError(f"{shown} is not a config: it has {size} bytes")
-        lines = file.read_bytes().decode("ascii").split()
-    except OSError as error:
-        raise UsageError(f"no config {shown}: {one_line(error.strerror or error)}") from None
+        lines = storage.read_small(file, "config", shown).decode("ascii").split()
     except UnicodeDecodeError:
         raise DataError(f"{shown} is not a config: it should have one number a line") from None
     if not lines or not all(re.fullmatch(_NUMBER, line) for line in lines):
