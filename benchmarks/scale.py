@@ -1,13 +1,16 @@
-"""What scale costs: select, sql, info and diff on generated stores of a thousand to a hundred million patches.
+"""What scale costs: select, sql, info and diff on generated stores of a thousand to a billion patches.
 
     python benchmarks/scale.py make FOLDER PATCHES SHARDS       a store of tables alone, with two scores
     python benchmarks/scale.py measure FOLDER PATCHES:SHARDS... makes each store, measures, deletes it; JSON lines
     python benchmarks/scale.py photos FOLDER PATCH:STEP PHOTOS... the same of real photographs, ingested and scored
     python benchmarks/scale.py picture FILE.jsonl...            cost_curve.svg and the table in Markdown
 
-Every figure is that of a whole process, start of Python included: seconds of all cores together, and peak memory. The
-yardstick of select is DuckDB sorting the same table, as one Parquet file, with the same memory limit: all columns,
-ORDER BY score, patch_id, the first half, written to Parquet by the writer that curate has.
+`--only select,sql` behind the sizes or photographs asks these questions alone, and what they need (`QUESTIONS`).
+
+Every figure is that of a whole process, start of Python included: seconds of all cores together, peak memory, and the
+most that lay in its temporary folder. The yardstick of select is DuckDB sorting the same table, as one Parquet file,
+with the same memory limit: all columns, ORDER BY score, patch_id, the first half, written to Parquet by the writer that
+curate has. That table is made when the store is gone: a billion patches are 14 GB of either.
 """
 
 import json
@@ -18,6 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +33,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import layout, schema, shards
-from curate.store import INGEST, Store
+from curate import layout, pool, schema, shards
+from curate.store import INGEST, ScoreSet, Store
 
 PATCH, STEP = 480, 240  # px
 ROWS, COLUMNS = 5, 8  # windows of an image of 1440x2160 px: 40, as many as an image of DIV2K has
 SCORES = ("sobel", "srcnn")
 MEMORY = "1GB"
 BATCH_ROWS = 65_536
+QUESTIONS = {  # and the questions whose manifests each needs
+    "select": (),
+    "select 1 %": (),
+    "des": (),
+    "sql": (),
+    "sql top": (),
+    "info": (),
+    "info manifest": ("select",),
+    "diff": ("select", "des"),
+    "bare sort": (),
+}
 COLOURS = {"select": "#c8553d", "bare sort": "#888888", "sql": "#1b6ca8", "info": "#4c956c", "diff": "#7a5195"}
 
 
@@ -42,22 +61,40 @@ COLOURS = {"select": "#c8553d", "bare sort": "#888888", "sql": "#1b6ca8", "info"
 def make(folder: Path, patches: int, units: int) -> Store:
     """A store of at least `patches` patches in `units` shards, whose tars are empty; the same each time."""
     store = Store.create(folder, patch=PATCH, step=STEP)
-    sets = [store.add_score_set(_scorer(name)) for name in SCORES]
-    each = -(-patches // units // (ROWS * COLUMNS)) or 1  # images of a shard
-    for unit in range(units):
-        tables = _tables(unit, each)
-        digest, _ = shards.write_tar(store.shard_path(unit), {})
-        parts = [store.part(store.shard_path(unit), digest)]
-        parts += [store.write_table(name, unit, table) for name, table in tables.items()]
-        store.commit(INGEST, unit, "0" * 16, parts)
-        rng = np.random.default_rng(unit)
-        for found, name in zip(sets, SCORES, strict=True):
-            values = rng.gamma(2.0, 0.05, each * ROWS * COLUMNS).astype(np.float32)
-            table = pa.table([tables["patches"]["patch_id"], values], schema=layout.scores_schema((name,)))
-            store.commit(found.kind, unit, "0" * 16, [store.write_table(found.kind, unit, table)])
+    for name in SCORES:
+        store.add_score_set(_scorer(name))
+    each = _images(patches, units)
+    # Processes that are not forked: Arrow has threads.
+    with ProcessPoolExecutor(min(pool.workers(), units), get_context("spawn")) as workers:
+        for _ in workers.map(partial(_write, folder, each), range(units), chunksize=-(-units // 64)):
+            pass
     with store.writing():
         pass  # the end of a run, which folds its records
     return store
+
+
+def _images(patches: int, units: int) -> int:
+    """How many a shard has."""
+    return -(-patches // units // (ROWS * COLUMNS)) or 1
+
+
+def _write(folder: Path, each: int, unit: int) -> None:
+    """One shard and its scores."""
+    store = Store(folder, schema.StoreHeader(patch=PATCH, step=STEP, created_by="benchmarks/scale.py"))
+    tables = _tables(unit, each)
+    digest, _ = shards.write_tar(store.shard_path(unit), {})
+    parts = [store.part(store.shard_path(unit), digest)]
+    parts += [store.write_table(name, unit, table) for name, table in tables.items()]
+    store.commit(INGEST, unit, "0" * 16, parts)
+    for name, values in _scores(unit, each).items():
+        kind = ScoreSet(_scorer(name)).kind
+        table = pa.table([tables["patches"]["patch_id"], values], schema=layout.scores_schema((name,)))
+        store.commit(kind, unit, "0" * 16, [store.write_table(kind, unit, table)])
+
+
+def _scores(unit: int, each: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(unit)
+    return {name: rng.gamma(2.0, 0.05, each * ROWS * COLUMNS).astype(np.float32) for name in SCORES}
 
 
 def _scorer(name: str) -> schema.ScorerRecord:
@@ -110,7 +147,7 @@ def _filled(fields: pa.Schema, ids: pa.Array, values: dict[str, Any]) -> pa.Tabl
 # ---- measuring
 
 
-def measure(folder: Path, sizes: list[str]) -> None:
+def measure(folder: Path, sizes: list[str], only: list[str]) -> None:
     """Each `PATCHES:SHARDS` in turn: JSON lines of seconds and peak megabytes."""
     for size in sizes:
         patches, units = map(int, size.split(":"))
@@ -119,12 +156,16 @@ def measure(folder: Path, sizes: list[str]) -> None:
         started = time.perf_counter()
         made = make(store, patches, units)
         rows = sum(made.rows(record, "patches") for record in made.commits().values())
-        say({"patches": rows, "shards": units, "made": round(time.perf_counter() - started, 1)})
-        ask(store, rows, units)
+        tables = sum(file.stat().st_size for file in (store / "tables").rglob("*.parquet"))
+        say({"patches": rows, "shards": units, "made": round(time.perf_counter() - started, 1), "bytes": tables})
+        ask(store, only, patches=rows, shards=units)
         shutil.rmtree(store)
+        if "bare sort" in only:
+            each = _images(patches, units)
+            say({"patches": rows, "shards": units, "what": "bare sort", **bare(folder, _joined(units, each))})
 
 
-def photos(folder: Path, grid: str, sources: list[str]) -> None:
+def photos(folder: Path, grid: str, sources: list[str], only: list[str]) -> None:
     """The same of a store that is ingested and scored here."""
     patch, step = grid.split(":")
     store = folder / f"photos-{patch}-{step}"
@@ -132,22 +173,26 @@ def photos(folder: Path, grid: str, sources: list[str]) -> None:
     took = {"ingest": cost(["ingest", *sources, str(store), "--patch", patch, "--step", step, "--shard-size", "8MB"])}
     took["score sobel"] = cost(["score", str(store), "sobel"])
     units = Store.open(store).commits()
-    rows = sum(Store.rows(record, "patches") for record in units.values())
+    of = {"patches": sum(Store.rows(record, "patches") for record in units.values()), "shards": len(units)}
     for what, found in took.items():
-        say({"patches": rows, "shards": len(units), "photos": True, "what": what, **found})
-    ask(store, rows, len(units), photos=True)
+        say({**of, "photos": True, "what": what, **found})
+    ask(store, only, **of, photos=True)
+    if "bare sort" in only:
+        all_rows = Store.open(store).stream("SELECT * REPLACE (CAST(sobel AS DOUBLE) AS sobel) FROM scores")
+        say({**of, "photos": True, "what": "bare sort", **bare(folder, iter(all_rows))})
     shutil.rmtree(store)
 
 
-def ask(store: Path, rows: int, units: int, **more: Any) -> None:
+def ask(store: Path, only: list[str], **of: Any) -> None:
     """Every question, each in a process of its own."""
     by = ["--by", "sobel"]
-    one, other = (str(store.with_suffix(f".{name}.parquet")) for name in ("refined", "des"))
+    one, other, few = (str(store.with_suffix(f".{name}.parquet")) for name in ("refined", "des", "few"))
     by_image = "select image_id, avg(sobel) as s from scores group by image_id order by s desc limit 10"
     top = "select patch_id, sobel from scores order by sobel desc, patch_id limit 10"
     questions = {
-        "select": ["select", str(store), "refined", *by, "-o", one],
-        "des": ["select", str(store), "des", *by, "-o", other],
+        "select": ["select", str(store), "refined", *by, "-o", one, "--memory", MEMORY],
+        "select 1 %": ["select", str(store), "refined", *by, "--keep", "0.01", "-o", few, "--memory", MEMORY],
+        "des": ["select", str(store), "des", *by, "-o", other, "--memory", MEMORY],
         "sql": ["sql", str(store), by_image],
         "sql top": ["sql", str(store), top],
         "info": ["info", str(store)],
@@ -155,9 +200,9 @@ def ask(store: Path, rows: int, units: int, **more: Any) -> None:
         "diff": ["diff", one, other],
     }
     for what, arguments in questions.items():
-        say({"patches": rows, "shards": units, **more, "what": what, **cost(arguments)})
-    say({"patches": rows, "shards": units, **more, "what": "bare sort", **bare(store)})
-    for file in (one, other):
+        if what in only:
+            say({**of, "what": what, **cost(arguments)})
+    for file in (one, other, few):
         Path(file).unlink(missing_ok=True)
 
 
@@ -166,19 +211,27 @@ def cost(arguments: list[str]) -> dict[str, float]:
     return process([sys.executable, "-c", "from curate.cli import entry; entry()", *arguments])
 
 
-def bare(store: Path) -> dict[str, float]:
+def bare(folder: Path, rows: Iterator[pa.RecordBatch]) -> dict[str, float]:
     """What `process` says of the yardstick; that its table is made is not counted."""
-    with tempfile.TemporaryDirectory(dir=store.parent) as name:
-        table = Path(name) / "table.parquet"
-        views = Store.open(store).views()
-        import duckdb
+    import duckdb
 
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        table, first = f"{name}/table.parquet", next(rows)
         with duckdb.connect() as connection:
             connection.execute(f"SET memory_limit='{MEMORY}'; SET temp_directory='{name}'")
-            connection.execute(f"CREATE VIEW patches AS {views['patches']}")
-            scores = f"SELECT * REPLACE (CAST(sobel AS DOUBLE) AS sobel) FROM ({views['scores']})"
-            connection.execute(f"COPY ({scores}) TO '{table}' (FORMAT parquet, COMPRESSION zstd)")
-        return process([sys.executable, __file__, "sort", str(table), name])
+            connection.register("rows", pa.RecordBatchReader.from_batches(first.schema, chain([first], rows)))
+            connection.execute(f"COPY (FROM rows) TO '{table}' (FORMAT parquet, COMPRESSION zstd)")
+        return process([sys.executable, __file__, "sort", table, name])
+
+
+def _joined(units: int, each: int) -> Iterator[pa.RecordBatch]:
+    """The rows of the view `scores` of a store, which need not be there."""
+    for unit in range(units):
+        rows, scores = _tables(unit, each)["patches"], _scores(unit, each)
+        rows = rows.append_column("shard", pa.array(np.full(len(rows), unit, np.int32)))
+        rows = rows.append_column("sobel", pa.array(scores["sobel"].astype(np.float64)))
+        rows = rows.append_column("srcnn", pa.array(scores["srcnn"]))
+        yield from rows.to_batches(BATCH_ROWS)
 
 
 def sort(table: str, folder: str) -> None:
@@ -187,7 +240,7 @@ def sort(table: str, folder: str) -> None:
     import pyarrow.parquet as pq
 
     with duckdb.connect() as connection:
-        connection.execute(f"SET memory_limit='{MEMORY}'; SET temp_directory='{folder}'")
+        connection.execute(f"SET memory_limit='{MEMORY}'; SET temp_directory='{tempfile.gettempdir()}'")
         half = connection.execute(f"SELECT count(*) // 2 FROM '{table}'").fetchall()[0][0]
         ordered = connection.sql(f"SELECT * FROM '{table}' ORDER BY sobel DESC, patch_id LIMIT {half}")
         batches = ordered.to_arrow_reader(BATCH_ROWS)
@@ -209,18 +262,32 @@ def sort(table: str, folder: str) -> None:
 
 # In a small process: what the kernel says of a child's memory begins with its parent's.
 WAIT = """
-import json, os, subprocess, sys, time
+import json, os, subprocess, sys, tempfile, threading, time
+folder, most, over = tempfile.gettempdir(), 0, threading.Event()
+def watch():
+    global most
+    while not over.wait(0.2):
+        try:
+            sizes = [os.stat(os.path.join(at, name)).st_size for at, _, names in os.walk(folder) for name in names]
+        except FileNotFoundError:  # one was just removed
+            continue
+        most = max(most, sum(sizes))
+threading.Thread(target=watch, daemon=True).start()
 started = time.perf_counter()
 child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, used = os.wait4(child.pid, 0)
 seconds, cpu = time.perf_counter() - started, used.ru_utime + used.ru_stime
-print(json.dumps({"s": round(seconds, 3), "cpu": round(cpu, 3), "MB": used.ru_maxrss // 1024, "status": status}))
+over.set()
+found = {"s": round(seconds, 3), "cpu": round(cpu, 3), "MB": used.ru_maxrss // 1024}
+print(json.dumps({**found, "spilled MB": most // 10**6, "status": status}))
 """
 
 
 def process(command: list[str]) -> dict[str, float]:
-    """Seconds, seconds of all cores together, and peak memory (MB) of a process."""
-    ended = subprocess.run([sys.executable, "-c", WAIT, *command], capture_output=True, text=True, check=True)
+    """Seconds, seconds of all cores together, peak memory and the most in its temporary folder (MB) of a process."""
+    with tempfile.TemporaryDirectory(prefix="scale-") as name:
+        told = {"env": os.environ | {"TMPDIR": name}, "capture_output": True, "text": True}
+        ended = subprocess.run([sys.executable, "-c", WAIT, *command], check=True, **told)
     found: dict[str, float] = json.loads(ended.stdout)
     if found.pop("status"):
         sys.stderr.write(f"{' '.join(command[-6:])}: {ended.stderr[-300:]}\n")
@@ -261,9 +328,11 @@ def cell(row: dict[str, Any]) -> str:
 
 
 def svg(curves: dict[str, list[tuple[int, float]]]) -> str:
-    """Lines on logarithmic axes: 10^3 to 10^8 patches, a tenth of a second to a thousand."""
+    """Lines on logarithmic axes: 10^3 to 10^8 patches, a tenth of a second to a thousand; further where they go."""
     left, top, width, height = 60, 20, 560, 320  # px
-    decades = {"x": (3, 8), "y": (-1, 3)}
+    largest = [max(values) for values in zip(*(point for points in curves.values() for point in points), strict=True)]
+    ends = [max(power, math.ceil(math.log10(value))) for power, value in zip((8, 3), largest, strict=True)]
+    decades = {"x": (3, ends[0]), "y": (-1, ends[1])}
 
     def at(patches: float, seconds: float) -> tuple[float, float]:
         (x0, x1), (y0, y1) = decades.values()
@@ -277,7 +346,7 @@ def svg(curves: dict[str, list[tuple[int, float]]]) -> str:
     for power in range(decades["x"][0], decades["x"][1] + 1):
         x, y = at(10**power, 0.1)
         parts.append(f'<line x1="{x:.0f}" x2="{x:.0f}" y1="{top}" y2="{y:.0f}" stroke="#ddd"/>')
-        label = f"{10 ** (power % 3)} {('', 'K', 'M')[power // 3]}"
+        label = f"{10 ** (power % 3)} {('', 'K', 'M', 'G')[power // 3]}"
         parts.append(f'<text x="{x:.0f}" y="{y + 18:.0f}" text-anchor="middle">{label}</text>')
     for power in range(decades["y"][0], decades["y"][1] + 1):
         x, y = at(1000, 10.0**power)
@@ -296,14 +365,26 @@ def svg(curves: dict[str, list[tuple[int, float]]]) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
+def asked(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments before `--only`, and the questions behind it with those that they need; all without it."""
+    if "--only" not in arguments:
+        return arguments, [*QUESTIONS]
+    place = arguments.index("--only")
+    names = arguments[place + 1].split(",")
+    if unknown := set(names) - QUESTIONS.keys():
+        sys.exit(f"--only should name questions, found {', '.join(unknown)}; there are: {', '.join(QUESTIONS)}")
+    return arguments[:place] + arguments[place + 2 :], [*names, *(need for name in names for need in QUESTIONS[name])]
+
+
 if __name__ == "__main__":
-    verb, *arguments = sys.argv[1:]
+    verb, *rest = sys.argv[1:]
+    arguments, only = asked(rest)
     if verb == "make":
         make(Path(arguments[0]), int(arguments[1]), int(arguments[2]))
     elif verb == "measure":
-        measure(Path(arguments[0]), arguments[1:])
+        measure(Path(arguments[0]), arguments[1:], only)
     elif verb == "photos":
-        photos(Path(arguments[0]), arguments[1], arguments[2:])
+        photos(Path(arguments[0]), arguments[1], arguments[2:], only)
     elif verb == "sort":
         sort(*arguments)
     elif verb == "picture":
