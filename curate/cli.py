@@ -64,7 +64,6 @@ WorkersOption = Annotated[int | None, typer.Option(help="Ray's workers (as many 
 PartOption = Annotated[str | None, typer.Option(metavar="i/N", help="One of N runs that do this together: 1/4.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _LISTED = 10  # refusals that are listed
 _TABLE_ROWS = 1000  # rows of an answer that are drawn as a table; other formats stream without a limit
 
@@ -283,7 +282,7 @@ def select(
         typer.Option(metavar="SQL", help="A condition on the candidates.", autocompletion=completion.condition),
     ] = None,
     with_flagged: Annotated[bool, typer.Option("--with-flagged", help="Also from near-duplicates and leaks.")] = False,
-    memory: Annotated[str, typer.Option(help="For sorting; asc, des, refined and window need no more.")] = "1GB",
+    memory: Annotated[str, typer.Option(help="Of this process; asc, des, refined and window need no more.")] = "1GB",
     as_json: JsonOption = False,
 ) -> None:
     """Choose a core-set and write it as a manifest."""
@@ -1064,7 +1063,6 @@ def _numbers(text: str, option: str = "--milestones") -> tuple[int, ...]:
 
 
 def _bytes(text: str, option: str = "--shard-size") -> int:
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) *([KMG]?)B?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise UsageError(f"{option} should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    from curate import limits
+
+    return limits.size(text, option)

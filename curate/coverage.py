@@ -1,6 +1,6 @@
 """How many pixels a set of windows covers: windows overlap, pixels do not."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from curate.errors import DataError
 
-__all__ = ["pixels", "streamed"]
+__all__ = ["pixels"]
 
 _AT_ONCE = 2**16  # windows; those of one image are never parted
 _RECTANGLES = 2**22  # looked at together, but for those of one image
@@ -31,21 +31,6 @@ def pixels(windows: pa.Table) -> int:
         )
     columns = (image[order], y, x, size, size)
     return sum(_of_many(*(column[part] for column in columns)) for part in _parts(image[order]))
-
-
-def streamed(batches: Iterable[pa.RecordBatch]) -> int:
-    """`pixels` of a stream in which the windows of an image come one after the other."""
-    total, rest = 0, None
-    for batch in batches:
-        table = pa.Table.from_batches([batch]) if rest is None else pa.concat_tables([rest, pa.table(batch)])
-        if table.num_rows < _AT_ONCE:
-            rest = table
-            continue
-        last = table["image_id"][-1]
-        ids = table["image_id"].to_numpy()
-        end = len(ids) - int(np.argmax(ids[::-1] != last.as_py())) if (ids != last.as_py()).any() else 0
-        total, rest = total + pixels(table[:end]), table[end:]
-    return total + (0 if rest is None else pixels(rest))
 
 
 def _parts(image: _Ints) -> Iterator[slice]:

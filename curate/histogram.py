@@ -7,7 +7,7 @@ What is cut off by it is exact, since the counts say how many numbers lie outsid
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Histogram"]
+__all__ = ["Histogram", "keys"]
 
 _BITS = 22
 _SHIFT = np.uint64(64 - _BITS)
@@ -24,7 +24,7 @@ class Histogram:
     def add(self, values_N: npt.NDArray[np.float64]) -> None:
         """Count finite numbers."""
         if len(values_N):
-            buckets = (_keys(values_N) >> _SHIFT).astype(np.int64)
+            buckets = (keys(values_N) >> _SHIFT).astype(np.int64)
             lowest = int(buckets.min())
             counts = np.bincount(buckets - lowest)
             self.counts[lowest : lowest + len(counts)] += counts
@@ -35,16 +35,26 @@ class Histogram:
 
         `before` is how many ranks lie before the first number from low to high. There must be such ranks.
         """
-        start, stop = (self.total - end, self.total - first) if descending else (first, end)
+        start, stop = self._ascending(first, end, descending)
         upto = self.counts.cumsum()
         low, high = (int(np.searchsorted(upto, place, "right")) for place in (start, stop - 1))
         before = self.total - upto[high] if descending else upto[low] - self.counts[low]
         shift = int(_SHIFT)
         return _value(low << shift), _value((high + 1 << shift) - 1), int(before)
 
+    def cuts(self, first: int, end: int, rows: int, *, descending: bool) -> npt.NDArray[np.uint64]:
+        """Keys that cut the ranks [first, end) into stretches of up to `rows` numbers and those of one bucket more."""
+        start, stop = self._ascending(first, end, descending)
+        buckets = np.unique(np.searchsorted(self.counts.cumsum(), np.arange(start + rows, stop, rows), "right"))
+        lowest = buckets.astype(np.uint64) << _SHIFT
+        return np.sort(~lowest + np.uint64(1)) if descending else lowest
 
-def _keys(values_N: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
-    """Integers in the order of the numbers; -0.0 is 0.0."""
+    def _ascending(self, first: int, end: int, descending: bool) -> tuple[int, int]:
+        return (self.total - end, self.total - first) if descending else (first, end)
+
+
+def keys(values_N: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
+    """Integers in the order of finite numbers; -0.0 is 0.0."""
     bits = (values_N + 0.0).view(np.uint64)
     return np.where(bits < _SIGN, bits | _SIGN, ~bits)
 

@@ -6,6 +6,7 @@ ended with its process, and the kernel refuses the process more memory than it w
 """
 
 import os
+import re
 import resource
 import sys
 import threading
@@ -13,12 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from curate.errors import UsageError
+from curate.errors import UsageError, one_line
 
-__all__ = ["check", "memory", "time"]
+__all__ = ["check", "memory", "resident", "size", "time"]
 
 _GRACE = 2.0  # seconds between the first interrupt and the end of the process
 _INTERRUPTS = 20  # in that time
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _ROOM = 1 << 30  # bytes beside DuckDB's own limit: for answers on their way, which it does not count
 
 
@@ -66,6 +68,27 @@ def time(seconds: float | None, interrupt: Callable[[], object]) -> Iterator[Non
         watcher.join()
 
 
+def size(text: str, option: str) -> int:
+    """Bytes, as a user writes them (`256MB`, `1.5 GB`). UsageError for what is none."""
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) *([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise UsageError(f"{option} should be a number of bytes such as 256MB or 1GB, found '{one_line(text)}'")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now; where the system does not say, the most that it had."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return _kilobytes(status, "VmRSS") * 1024
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    (found,) = (line.split()[1] for line in status.read_text("utf-8").splitlines() if line.startswith(f"{name}:"))
+    return int(found)
+
+
 def memory(size: int | None) -> None:
     """Let this process take no more than `size` bytes and 1 GB beyond what it has now; None: no limit."""
     if size is None:
@@ -73,7 +96,6 @@ def memory(size: int | None) -> None:
     status = Path("/proc/self/status")
     if not status.exists():  # not Linux: DuckDB's own limit has to do
         return
-    (kilobytes,) = (line.split()[1] for line in status.read_text("utf-8").splitlines() if line.startswith("VmData:"))
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = int(kilobytes) * 1024 + size + _ROOM
+    wanted = _kilobytes(status, "VmData") * 1024 + size + _ROOM
     resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import __version__, coverage, flags, layout, plugins, sql
+from curate import __version__, coverage, flags, layout, limits, plugins, pool, rows, sql
 from curate.errors import CurateError, DataError, UsageError, counted, listed, meant, one_line
 from curate.histogram import Histogram
 from curate.manifest import Manifest
+from curate.pieces import Pieces, even
 from curate.progress import Progress, silent
 from curate.schema import ManifestRecipe, StoreReference
 from curate.storage import Place
@@ -33,6 +34,11 @@ Unit = Literal["patches", "pixels"]
 
 _SCORING = "; 'curate score STORE srcnn sobel' makes some"
 _BATCH_ROWS = 2**18  # in memory at a time while candidates are streamed
+_LEAST = 450 * 10**6  # bytes of a process, with Python, Arrow and DuckDB
+_ROOM = 300 * 10**6  # bytes beyond what the process has: it works with these
+_THREAD = 50 * 10**6  # bytes that a thread of DuckDB's takes of which it does not count all
+_ROW = 100  # bytes of a row that is held, while it is parted
+_MOST_HELD = 2**20
 _COLUMNS = ("patch_id", "image_id", "y", "x", "size", "shard")
 
 
@@ -93,8 +99,10 @@ def write(
     """`select(...).save(out)`, the same bytes, where memory is short; returns the manifest's recipe.
 
     A strategy that is a stretch of ranks (asc, des, refined, window) is never given all candidates: they are counted by
-    their score, those that may be chosen are sorted by DuckDB in about `memory` and a temporary folder ($TMPDIR), and
-    written as they come. Any other strategy, and `unit` pixels, hold all candidates. Raises as both do.
+    their score, those that may be chosen are parted by it into a temporary folder ($TMPDIR), 32 bytes each, and sorted
+    and written part by part. This process, with all that it has already, then takes `memory` (`1GB`) at most; where it
+    has most of that already, 300 MB more. UsageError for less than 450 MB. Any other strategy, and `unit` pixels, hold
+    all candidates. Raises as both do.
 
     `note` is told, in a line, of another choice that was at `out` and is replaced.
     """
@@ -132,14 +140,30 @@ def _write(choice: _Choice, out: str | Path, memory: str, progress: Progress) ->
     ranked = isinstance(choice.strategy, Ranked) and type(choice.strategy).select is Ranked.select
     if not ranked or choice.column is None or choice.unit != "patches":
         return _select(choice).save(out).recipe
+    choice.store.commits()  # read and checked, so that what they take is known
+    for_sql, threads, held = _shares(limits.size(memory, "--memory"))
     with tempfile.TemporaryDirectory(prefix="curate-") as spill:
-        connection = choice.store.connect(memory=memory, spill=Path(spill), watched=progress is not silent)
+        connection = choice.store.connect(
+            memory=f"{for_sql}B", threads=threads, spill=Path(spill), watched=progress is not silent
+        )
         try:
-            return _stream(choice, connection, out, progress)
+            return _stream(choice, connection, out, Path(spill), held, progress)
         except duckdb.Error as error:
             raise sql.query_error(error) from None
         finally:
             connection.close()
+
+
+def _shares(memory: int) -> tuple[int, int, int]:
+    """Of bytes that the whole process may take: DuckDB's limit, its threads, and how many rows are held.
+
+    UsageError for less than it ever takes.
+    """
+    if memory < _LEAST:
+        raise UsageError(f"--memory should be {_LEAST // 10**6}MB or more, found {memory / 10**6:g}MB")
+    left = max(memory - limits.resident(), _ROOM)
+    threads = min(pool.workers(), 1 + (left - _ROOM) // _THREAD)
+    return left // 2, threads, min(_MOST_HELD, left // 4 // _ROW)
 
 
 def _choice(
@@ -191,51 +215,52 @@ def _select(choice: _Choice) -> Manifest:
 
 
 def _stream(
-    choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | Path, progress: Progress
+    choice: _Choice, connection: duckdb.DuckDBPyConnection, out: str | Path, spill: Path, held: int, progress: Progress
 ) -> ManifestRecipe:
-    """The choice of a stretch of ranks, written as it is sorted. Two passes over the candidates find the band."""
+    """The choice of a stretch of ranks, of which `held` rows are in memory at a time and the others in `spill`.
+
+    Candidates are read twice: to count them by their score, and to part those by it that may be chosen.
+    """
+    assert isinstance(choice.strategy, Ranked)
     passed = not choice.with_flagged and connection.sql("FROM flags LIMIT 1").fetchall()
     flagged = "image_id IN (SELECT image_id FROM flags)" if passed else "false"
     score = f"CAST({sql.identifier(choice.column or '')} AS DOUBLE)"
-    wanted = f"{', '.join(_COLUMNS)}, {score} AS score, {flagged} AS flagged"
-    rows = matching(connection, choice.where).project(wanted)
+    places = ", ".join(name for name in _COLUMNS if name != "patch_id")  # which is made again of the others
+    found = matching(connection, choice.where).project(f"{places}, {score} AS score, {flagged} AS flagged")
     patches = sum(choice.store.rows(unit, "patches") for unit in choice.store.commits().values())
     with _shown(connection, patches, "counted", progress):
-        counts, scores = _tally(choice.store, rows)
+        counts, scores = _tally(choice.store, found)
     budget = share(choice.keep, scores.total)
     if not budget:
         raise _nothing(choice, scores.total, counts["flagged"])
-    assert isinstance(choice.strategy, Ranked)
     descending, first, end = choice.strategy.ranks(scores.total, budget)
     if first >= end:
         raise _nothing(choice, scores.total, counts["flagged"])
     low, high, before = scores.band(first, end, descending=descending)
-    band = rows.filter(f"NOT flagged AND score BETWEEN {sql.number(low)} AND {sql.number(high)}")
-    order = f"score {'DESC' if descending else 'ASC'}, patch_id"
+    band = found.filter(f"NOT flagged AND score BETWEEN {sql.number(low)} AND {sql.number(high)}")
+    cuts = scores.cuts(first, end, -(-held // 2), descending=descending)
+    ranked = Pieces(spill / "scores", [rows.by_score(descending=descending), rows.by_image], cuts, held)
     with _shown(connection, end - first, "sorted", progress):
-        ordered = band.order(order).limit(end - first, first - before).to_arrow_reader(_BATCH_ROWS)
-    ends: list[tuple[float, str]] = []  # score and patch_id of a batch's first and last pick
+        for batch in sql.batches(band.project(", ".join(rows.COLUMNS)).to_arrow_reader(_BATCH_ROWS)):
+            ranked.add(rows.of(batch))
+    connection.close()  # its memory is for what follows
+    windows = Pieces(spill / "windows", [rows.by_image], even(0, 2**64 - 1, 2 * (end - first) // held + 1), held)
 
     def picks() -> Iterator[pa.Table]:
-        place = 0
-        for batch in sql.batches(ordered):
-            scores, ids = batch["score"], batch["patch_id"]
-            ends.extend((scores[row].as_py(), ids[row].as_py()) for row in (0, len(ids) - 1))
-            yield _ranked_rows(batch, place)
-            place += batch.num_rows
-            progress(place, end - first, "written")
-        assert place == end - first
+        place = before
+        for piece in ranked:
+            mine = rows.ordered(piece, descending=descending)[max(first - place, 0) : max(end - place, 0)]
+            start, place = max(place, first) - first, place + len(piece)
+            if len(mine):
+                windows.add(rows.windows(mine))
+                yield rows.manifest(mine, start)
+                progress(start + len(mine), end - first, "written")
+        if place < end:  # `random() < 0.5`
+            raise UsageError(f"a condition should hold for the same patches each time: {one_line(choice.where)}")
 
     def recipe() -> ManifestRecipe:
-        (one, one_id), (other, other_id) = ends[0], ends[-1]
-        inside = (
-            f"score BETWEEN {sql.number(min(one, other))} AND {sql.number(max(one, other))}"
-            f" AND (score <> {sql.number(one)} OR patch_id >= {sql.text(one_id)})"
-            f" AND (score <> {sql.number(other)} OR patch_id <= {sql.text(other_id)})"
-        )
-        windows = band.filter(inside).project("image_id, y, x, size").order("image_id")
         counts["selected"] = end - first
-        counts["pixels"] = coverage.streamed(sql.batches(windows.to_arrow_reader(_BATCH_ROWS)))
+        counts["pixels"] = sum(coverage.pixels(rows.table(piece)) for piece in windows)
         return _recipe(choice, counts)
 
     return Manifest.write(out, picks(), recipe)
@@ -250,12 +275,12 @@ def _shown(
     return sql.watching(connection, lambda share: progress(int(share * rows), rows, what))
 
 
-def _tally(store: Store, rows: duckdb.DuckDBPyRelation) -> tuple[dict[str, int], Histogram]:
+def _tally(store: Store, found: duckdb.DuckDBPyRelation) -> tuple[dict[str, int], Histogram]:
     """What there is to choose from: the counts of a recipe, and the finite scores."""
     unseen = pa.array(sorted(store.commits().keys() - _seen(store)), pa.int32())
     counts = dict.fromkeys(("flagged", "unchecked", "candidates", "without_finite_score"), 0)
     scores = Histogram()
-    for batch in sql.batches(rows.project("score, shard, flagged").to_arrow_reader(_BATCH_ROWS)):
+    for batch in sql.batches(found.project("score, shard, flagged").to_arrow_reader(_BATCH_ROWS)):
         flagged = np.asarray(batch["flagged"])
         counts["flagged"] += int(flagged.sum())
         counts["candidates"] += int((~flagged).sum())
@@ -266,15 +291,6 @@ def _tally(store: Store, rows: duckdb.DuckDBPyRelation) -> tuple[dict[str, int],
         counts["without_finite_score"] += int((~flagged & ~finite).sum())
         scores.add(values[finite])
     return counts, scores
-
-
-def _ranked_rows(batch: pa.RecordBatch, first: int) -> pa.Table:
-    """Rows of a manifest that all count the same, the first one with the rank `first`."""
-    _check_whole(batch)
-    columns = {name: batch[name] for name in (*_COLUMNS, "score")}
-    columns |= {"rank": pa.array(np.arange(first, first + batch.num_rows))}
-    columns |= {"weight": pa.array(np.ones(batch.num_rows, np.float32))}
-    return pa.table([columns[field.name] for field in layout.MANIFEST], schema=layout.MANIFEST)
 
 
 def _nothing(choice: _Choice, count: int, flagged: int) -> UsageError:

@@ -62,7 +62,7 @@ def test_pixels_are_the_same_in_any_portions(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("_AT_ONCE", at_once), ("_RECTANGLES", rectangles), ("_SMALL", small)):
             patch.setattr(coverage, name, value)
-        assert coverage.pixels(table) == coverage.streamed(table.to_batches(max_chunksize=3)) == painted(rows)
+        assert coverage.pixels(table) == painted(rows)
 
 
 def test_many_windows_off_any_grid_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
