@@ -249,6 +249,7 @@ def _write(stream: BinaryIO, tables: Iterable[pa.Table], recipe: Callable[[], by
     with pq.ParquetWriter(stream, layout.MANIFEST, **options) as writer:
         for rows in _in_groups(tables):
             writer.write_table(rows, row_group_size=_GROUP_ROWS)
+            del rows  # before the next ones are made
         writer.add_key_value_metadata({schema.METADATA_KEY: recipe()})
 
 
@@ -271,13 +272,14 @@ def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
     waiting: list[pa.Table] = []
     for table in tables:
-        waiting.append(table)
-        while sum(map(len, waiting)) >= _GROUP_ROWS:
-            rows = pa.concat_tables(waiting)
-            yield rows[:_GROUP_ROWS].combine_chunks()
-            waiting = [rows[_GROUP_ROWS:]]
-    if rest := [table for table in waiting if len(table)]:
-        yield pa.concat_tables(rest).combine_chunks()
+        while (missing := _GROUP_ROWS - sum(map(len, waiting))) <= len(table):
+            waiting, table, group = [], table[missing:], [pa.concat_tables([*waiting, table[:missing]])]
+            yield group.pop().combine_chunks()  # and hold it no longer: it is 100 MB
+        if len(table):
+            waiting.append(table)
+        del table
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _existing(path: str | Place) -> Place:

@@ -5,14 +5,14 @@ order; of two pieces the one that comes first has the smaller keys.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Key", "Keys", "Pieces", "Rows", "even"]
+__all__ = ["Key", "Keys", "Pieces", "Rows", "even", "lengths"]
 
 Rows = npt.NDArray[Any]  # a structured array
 Keys = npt.NDArray[np.uint64]
@@ -104,6 +104,20 @@ class Pieces:
                     yield from pieces
                 return
         yield self._read(path)
+
+
+def lengths(pieces: Iterable[Rows], length: int) -> Iterator[Rows]:
+    """The same rows, `length` at a time; the last ones may be fewer."""
+    waiting: list[Rows] = []
+    for piece in pieces:
+        waiting.append(piece)
+        del piece
+        while sum(map(len, waiting)) >= length:
+            whole = [np.concatenate(waiting)]
+            waiting = [whole[0][length:].copy()]
+            yield whole.pop()[:length]  # and hold it no longer
+    if sum(map(len, waiting)):
+        yield np.concatenate(waiting)
 
 
 def _write(file: BinaryIO, rows: Rows) -> None:

@@ -7,6 +7,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import starmap
 from pathlib import Path
@@ -21,7 +22,7 @@ from curate import __version__, coverage, flags, layout, limits, plugins, pool, 
 from curate.errors import CurateError, DataError, UsageError, counted, listed, meant, one_line
 from curate.histogram import Histogram
 from curate.manifest import Manifest
-from curate.pieces import Pieces, even
+from curate.pieces import Pieces, Rows, even, lengths
 from curate.progress import Progress, silent
 from curate.schema import ManifestRecipe, StoreReference
 from curate.storage import Place
@@ -34,11 +35,12 @@ Unit = Literal["patches", "pixels"]
 
 _SCORING = "; 'curate score STORE srcnn sobel' makes some"
 _BATCH_ROWS = 2**18  # in memory at a time while candidates are streamed
-_LEAST = 450 * 10**6  # bytes of a process, with Python, Arrow and DuckDB
-_ROOM = 300 * 10**6  # bytes beyond what the process has: it works with these
-_THREAD = 50 * 10**6  # bytes that a thread of DuckDB's takes of which it does not count all
+_LEAST = 600 * 10**6  # bytes of a process, with Python, Arrow and DuckDB; 530 were measured
+_ROOM = 400 * 10**6  # bytes beyond what the process has before: it works with these
+_THREAD = 100 * 10**6  # bytes that a thread of DuckDB's takes of which it does not count all
 _ROW = 100  # bytes of a row that is held, while it is parted
 _MOST_HELD = 2**20
+_TOGETHER = 2**20  # rows that a manifest is given at a time: a row group, so that it puts nothing together
 _COLUMNS = ("patch_id", "image_id", "y", "x", "size", "shard")
 
 
@@ -101,7 +103,7 @@ def write(
     A strategy that is a stretch of ranks (asc, des, refined, window) is never given all candidates: they are counted by
     their score, those that may be chosen are parted by it into a temporary folder ($TMPDIR), 32 bytes each, and sorted
     and written part by part. This process, with all that it has already, then takes `memory` (`1GB`) at most; where it
-    has most of that already, 300 MB more. UsageError for less than 450 MB. Any other strategy, and `unit` pixels, hold
+    has most of that already, 400 MB more. UsageError for less than 600 MB. Any other strategy, and `unit` pixels, hold
     all candidates. Raises as both do.
 
     `note` is told, in a line, of another choice that was at `out` and is replaced.
@@ -163,7 +165,7 @@ def _shares(memory: int) -> tuple[int, int, int]:
         raise UsageError(f"--memory should be {_LEAST // 10**6}MB or more, found {memory / 10**6:g}MB")
     left = max(memory - limits.resident(), _ROOM)
     threads = min(pool.workers(), 1 + (left - _ROOM) // _THREAD)
-    return left // 2, threads, min(_MOST_HELD, left // 4 // _ROW)
+    return left // 3, threads, min(_MOST_HELD, left // 4 // _ROW)
 
 
 def _choice(
@@ -244,23 +246,31 @@ def _stream(
         for batch in sql.batches(band.project(", ".join(rows.COLUMNS)).to_arrow_reader(_BATCH_ROWS)):
             ranked.add(rows.of(batch))
     connection.close()  # its memory is for what follows
-    windows = Pieces(spill / "windows", [rows.by_image], even(0, 2**64 - 1, 2 * (end - first) // held + 1), held)
+    windows = Pieces(
+        spill / "windows", [rows.by_image], even(0, 2**64 - 1, 4 * (end - first) // held + 1), -(-held // 2)
+    )
 
-    def picks() -> Iterator[pa.Table]:
+    def sorted_rows() -> Iterator[Rows]:
         place = before
-        for piece in ranked:
-            mine = rows.ordered(piece, descending=descending)[max(first - place, 0) : max(end - place, 0)]
-            start, place = max(place, first) - first, place + len(piece)
-            if len(mine):
-                windows.add(rows.windows(mine))
-                yield rows.manifest(mine, start)
-                progress(start + len(mine), end - first, "written")
+        for piece in pool.ahead(partial(rows.ordered, descending=descending), ranked, 1):
+            yield piece[max(first - place, 0) : max(end - place, 0)]
+            place += len(piece)
         if place < end:  # `random() < 0.5`
             raise UsageError(f"a condition should hold for the same patches each time: {one_line(choice.where)}")
 
+    def picks() -> Iterator[pa.Table]:
+        done = 0
+        for mine in lengths(sorted_rows(), _TOGETHER):
+            windows.add(rows.windows(mine))
+            table = [rows.manifest(mine, done)]
+            done += len(mine)
+            del mine
+            yield table.pop()  # nobody holds it, or its rows, while the next one is made
+            progress(done, end - first, "written")
+
     def recipe() -> ManifestRecipe:
         counts["selected"] = end - first
-        counts["pixels"] = sum(coverage.pixels(rows.table(piece)) for piece in windows)
+        counts["pixels"] = sum(pool.ahead(lambda piece: coverage.pixels(rows.table(piece)), windows, 1))
         return _recipe(choice, counts)
 
     return Manifest.write(out, picks(), recipe)
