@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from curate.errors import DataError
 
-__all__ = ["pixels"]
+__all__ = ["of_sorted", "pixels"]
 
 _AT_ONCE = 2**16  # windows; those of one image are never parted
 _RECTANGLES = 2**22  # looked at together, but for those of one image
@@ -24,13 +24,17 @@ def pixels(windows: pa.Table) -> int:
         return 0
     image = windows["image_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     order = np.argsort(image, kind="stable")
-    y, x, size = (windows[name].to_numpy().astype(np.int64)[order] for name in ("y", "x", "size"))
+    return of_sorted(image[order], *(windows[name].to_numpy()[order].astype(np.int64) for name in ("y", "x", "size")))
+
+
+def of_sorted(image: _Ints, y: _Ints, x: _Ints, size: _Ints) -> int:
+    """`pixels` of one window and more, sorted by the numbers that their images have."""
     if min(y.min(), x.min()) < 0 or size.min() < 1:
         raise DataError(
             f"a window should be inside its image, found one from {min(y.min(), x.min())} of {size.min()} px"
         )
-    columns = (image[order], y, x, size, size)
-    return sum(_of_many(*(column[part] for column in columns)) for part in _parts(image[order]))
+    columns = (image, y, x, size, size)
+    return sum(_of_many(*(column[part] for column in columns)) for part in _parts(image))
 
 
 def _parts(image: _Ints) -> Iterator[slice]:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import histogram, layout
+from curate import coverage, histogram, layout
 from curate.errors import DataError, one_line
 from curate.pieces import Key, Keys, Rows
 
-__all__ = ["COLUMNS", "by_image", "by_score", "manifest", "of", "ordered", "table", "windows"]
+__all__ = ["COLUMNS", "by_image", "by_score", "manifest", "of", "ordered", "pixels", "windows"]
 
 COLUMNS = ("image_id", "y", "x", "size", "shard", "score")  # of a batch, from which rows are made
 _ROW = np.dtype([("image", "<u8"), ("score", "<f8"), *((name, "<i4") for name in ("y", "x", "size", "shard"))])
@@ -85,10 +85,11 @@ def windows(rows: Rows) -> Rows:
     return found
 
 
-def table(rows: Rows) -> pa.Table:
-    """Windows as `coverage.pixels` takes them, image_ids as numbers."""
-    columns = {name: pa.array(rows[name]) for name in ("y", "x", "size")}
-    return pa.table({"image_id": pa.array(rows["image"]), **columns})
+def pixels(rows: Rows) -> int:
+    """`coverage.pixels` of one of `windows` and more."""
+    rows = rows.take(np.argsort(rows["image"]))
+    image = np.r_[0, (np.diff(rows["image"]) != 0).cumsum()]
+    return coverage.of_sorted(image, *(rows[name].astype(np.int64) for name in ("y", "x", "size")))
 
 
 def _numbers(ids: pa.StringArray) -> Keys:

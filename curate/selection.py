@@ -270,7 +270,7 @@ def _stream(
 
     def recipe() -> ManifestRecipe:
         counts["selected"] = end - first
-        counts["pixels"] = sum(pool.ahead(lambda piece: coverage.pixels(rows.table(piece)), windows, 1))
+        counts["pixels"] = sum(pool.ahead(rows.pixels, windows, 1))
         return _recipe(choice, counts)
 
     return Manifest.write(out, picks(), recipe)

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.histogram import Histogram
+from curate.histogram import Histogram, keys
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 0.25, 0.1, -1e-310, 5e-324])
 
 
 @given(st.lists(numbers, min_size=1, max_size=40), st.booleans(), st.data())
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 def test_the_ranks_lie_between_the_numbers(values: list[float], descending: bool, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(values) - 1))
     end = data.draw(st.integers(first + 1, len(values)))
@@ -24,6 +24,14 @@ def test_the_ranks_lie_between_the_numbers(values: list[float], descending: bool
     assert counts.total == len(values)
     assert before == sum(value > high if descending else value < low for value in values) <= first
     assert band[first - before : end - before] == order[first:end]
+    rows = data.draw(st.integers(1, 9))
+    cuts = counts.cuts(first, end, rows, descending=descending)
+    mine = keys(np.array(order[first:end]))
+    parts = np.searchsorted(cuts, ~mine if descending else mine, "right")
+    assert (np.diff(cuts.astype(object)) > 0).all() and (np.diff(parts) >= 0).all()  # in the order of the ranks
+    for part in set(parts.tolist()):
+        inside = np.unique(mine[parts == part] >> np.uint64(42), return_counts=True)[1]
+        assert inside.sum() - inside.max() <= rows
 
 
 def test_little_more_than_the_ranks_is_left() -> None:

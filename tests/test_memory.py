@@ -77,5 +77,4 @@ def test_to_choose_from_millions_and_to_ask_about_them(make: Callable[..., Store
         ranked = "select * from scores order by srcnn desc"
         peaks["sql"].append(peak("sql", store, f"select count(*), max(sobel) from ({ranked} limit 1000000)"))
     sys.stderr.write(f"{peaks}\n")
-    assert max(peaks["select"]) < 1600 and max(peaks["sql"]) < 2400
-    assert peaks["select"][1] < 1.5 * peaks["select"][0] + 500  # beyond its limit of 1 GB it sorts on the disk
+    assert max(peaks["select"]) < 700 and max(peaks["sql"]) < 2400  # select may take 1 GB, with Python and all

@@ -526,12 +526,19 @@ def test_more_than_memory_holds_is_sorted_in_a_folder_that_is_gone_afterwards(
 
     monkeypatch.setattr(Manifest, "write", watched)
     monkeypatch.setattr("curate.selection._BATCH_ROWS", 2048)
+    monkeypatch.setattr("curate.selection._TOGETHER", 2048)
     monkeypatch.setattr("curate.selection._MOST_HELD", 20_000)
     write(store, tmp_path / "stream.parquet", "refined")
     monkeypatch.undo()
     assert max(spilled) > 1_000_000 and list((tmp_path / "spill").iterdir()) == []
     select(store, "refined").save(tmp_path / "table.parquet")
     assert (tmp_path / "stream.parquet").read_bytes() == (tmp_path / "table.parquet").read_bytes()
+
+
+def test_a_condition_that_changes_its_mind_is_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"should hold for the same patches each time: random\(\) < 0.7"):
+        for _ in range(60):  # fewer patches than were counted are found in every second one
+            write(store, tmp_path / "x.parquet", "des", by="sobel", keep=1, where="random() < 0.7")
 
 
 def test_a_strategy_with_a_select_of_its_own_is_asked_with_a_table(store: Store, tmp_path: Path) -> None:
