@@ -282,7 +282,9 @@ def select(
         typer.Option(metavar="SQL", help="A condition on the candidates.", autocompletion=completion.condition),
     ] = None,
     with_flagged: Annotated[bool, typer.Option("--with-flagged", help="Also from near-duplicates and leaks.")] = False,
-    memory: Annotated[str, typer.Option(help="Of this process; asc, des, refined and window need no more.")] = "1GB",
+    memory: Annotated[
+        str, typer.Option(help="Of the whole process: 600MB or more. asc, des, refined and window keep to it.")
+    ] = "1GB",
     as_json: JsonOption = False,
 ) -> None:
     """Choose a core-set and write it as a manifest."""
