@@ -246,9 +246,9 @@ def _stream(
         for batch in sql.batches(band.project(", ".join(rows.COLUMNS)).to_arrow_reader(_BATCH_ROWS)):
             ranked.add(rows.of(batch))
     connection.close()  # its memory is for what follows
-    windows = Pieces(
-        spill / "windows", [rows.by_image], even(0, 2**64 - 1, 4 * (end - first) // held + 1), -(-held // 2)
-    )
+    few = held // 2 or 1
+    parts = 1 + 5 * (end - first) // (4 * few)  # a quarter more than would do: ids are spread evenly, but for chance
+    windows = Pieces(spill / "windows", [rows.by_image], even(0, 2**64 - 1, parts), few)
 
     def sorted_rows() -> Iterator[Rows]:
         place = before

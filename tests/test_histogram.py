@@ -48,3 +48,13 @@ def test_one_number_is_a_band_of_its_own(value: float) -> None:
     counts.add(np.full(5, value))
     low, high, before = counts.band(2, 4, descending=False)
     assert low <= value <= high and before == 0
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_number_at_the_edge_of_its_bucket_is_cut_from_the_others(descending: bool) -> None:
+    values = np.repeat([0.25, 0.3, 0.5], 9)
+    counts = Histogram()
+    counts.add(values)
+    cuts = counts.cuts(0, 27, 9, descending=descending)
+    parts = np.searchsorted(cuts, ~keys(values) if descending else keys(values), "right")
+    assert parts.tolist() == np.repeat([2, 1, 0] if descending else [0, 1, 2], 9).tolist()

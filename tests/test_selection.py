@@ -512,8 +512,8 @@ def test_more_than_memory_holds_is_sorted_in_a_folder_that_is_gone_afterwards(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "spill"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "spill").mkdir()
-    values = np.random.default_rng(0).permutation(300_000).astype(np.float32).tolist()
-    store = write_store(tmp_path / "store", [300_000], {"sobel": values})
+    values = np.random.default_rng(0).permutation(100_000).astype(np.float32).tolist()
+    store = write_store(tmp_path / "store", [100_000], {"sobel": values})
     spilled = []
 
     def watched(path: Any, tables: Any, recipe: Any) -> Any:
