@@ -1,4 +1,4 @@
-"""Ingest: photographs -> a Store. Bytes are copied verbatim; every image is decoded once to prove that it is whole.
+"""Ingest: photographs -> a Store. Bytes are copied verbatim; every image is read once, and proven whole.
 
 Sources are taken in order and packed greedily into shards. What the store already knows is skipped, and a shard counts
 only when its record is written: so a second run adds only what is new, and an interrupted run, run again, ends with

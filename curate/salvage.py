@@ -65,7 +65,7 @@ def cell_table(tar: Path) -> pa.Table:
             if match is None:
                 raise tarfile.TarError(f"'{member.name}' is no member of a shard")
             data = os.pread(file.fileno(), member.size, member.offset_data)
-            height, width, _ = images.decode(data).shape
+            height, width = images.size(data)
             rows.append(
                 {
                     "image_id": match[1],

@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from curate import images, layout, plugins, pool, reuse
+from curate import layout, plugins, pool, reuse
 from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, require_disk, run
 from curate.errors import UsageError, counted, listed, one_line
 from curate.means import WindowMeans
@@ -367,7 +367,7 @@ def _scored(
 
     def work(task: _Task) -> tuple[_Task, Tensor | None, dict[str, Tensor]]:
         with meter.timed("decoding"):
-            pixels_HWC = images.decode(store.read_bytes(task.image_id))
+            pixels_HWC = store.pixels(task.image_id)
         meter.add(pixels=pixels_HWC.shape[0] * pixels_HWC.shape[1])
         image_CHW = crop_to_multiple(to_tensor(pixels_HWC))
         with meter.timed(_DEVICE):
@@ -397,7 +397,7 @@ def _on_gpu(
     copies, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
 
     def pinned(task: _Task) -> tuple[_Task, Tensor]:
-        pixels_HWC = images.decode(store.read_bytes(task.image_id))  # in this layout; planes are made on the device
+        pixels_HWC = store.pixels(task.image_id)  # in this layout; planes are made on the device
         return task, torch.from_numpy(pixels_HWC).pin_memory()
 
     flying: deque[tuple[_Task, list[Tensor], torch.cuda.Event]] = deque()

@@ -428,9 +428,9 @@ def test_only_the_cells_under_a_window_are_decoded(
     decoded: list[tuple[int, ...]] = []
     decode = images.decode
 
-    def counting(data: bytes) -> _Pixels:
-        decoded.append(decode(data).shape)
-        return decode(data)
+    def counting(data: bytes, **how: bool) -> _Pixels:
+        decoded.append(decode(data, **how).shape)
+        return decode(data, **how)
 
     monkeypatch.setattr(images, "decode", counting)
     store.read(image_id, 0, 0, 5, 5)
@@ -679,10 +679,10 @@ def test_interrupted_while_reading_and_run_again_ends_with_the_same_bytes(
     calls = iter(range(10**6))
     decode = images.decode
 
-    def stop(data: bytes) -> _Pixels:
+    def stop(data: bytes, **how: bool) -> _Pixels:
         if next(calls) == at:
             raise StoppedError
-        return decode(data)
+        return decode(data, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(images, "decode", stop)
