@@ -38,7 +38,7 @@ __all__ = ["ScoreReport", "label", "score", "score_names"]
 
 _PATCH_BATCH = 64  # windows that a PatchScorer gets at a time
 _STRIP_PIXELS = 1 << 17  # that a MapScorer of known reach gets at a time on a CPU: 0.5 MB a plane, which caches hold
-_MEANS_VERSION = 2  # raise it when the same maps begin to give other means
+_MEANS_VERSION = 3  # raise it when the same maps begin to give other means
 _IN_FLIGHT = 3  # images on a GPU: one is copied, one scored, one read back
 _DEVICE = "device"  # what the time of scoring itself is called, also where that is the CPU
 
@@ -452,13 +452,15 @@ def _maps(function: Callable[[Tensor], Tensor], image_CHW: Tensor, reach: int | 
     """The maps of an image as maps_KHW, from top to bottom with their first rows: all at once, or in strips."""
     height, width = image_CHW.shape[1:]
     rows = height if reach is None or image_CHW.is_cuda else max(_STRIP_PIXELS // width, 4 * reach)
+    above = 0 if reach is None else reach
+    # Each strip is written over the last one: new memory costs more than what is done in it.
+    floats_CHW = torch.empty((len(image_CHW), min(rows + 2 * above, height), width), device=image_CHW.device)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        if reach is None:
-            first, last = 0, height
-        else:  # the last strip may have a row or two: what mirrors at the image's edge needs more
-            first, last = max(min(top, height - rows) - reach, 0), min(bottom + reach, height)
-        maps_KHW = function(to_float(image_CHW[:, first:last])[None])[0]
+        # The last strip may have a row or two: what mirrors at the image's edge needs more.
+        first, last = max(min(top, height - rows) - above, 0), min(bottom + above, height)
+        strip_CHW = floats_CHW[:, : last - first].copy_(image_CHW[:, first:last]).div_(255)
+        maps_KHW = function(strip_CHW[None])[0]
         yield (top, maps_KHW) if reach is None else (top, maps_KHW[:, top - first : bottom - first])
 
 
