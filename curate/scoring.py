@@ -38,7 +38,7 @@ __all__ = ["ScoreReport", "label", "score", "score_names"]
 
 _PATCH_BATCH = 64  # windows that a PatchScorer gets at a time
 _STRIP_PIXELS = 1 << 17  # that a MapScorer of known reach gets at a time on a CPU: 0.5 MB a plane, which caches hold
-_MEANS_VERSION = 3  # raise it when the same maps begin to give other means
+_MEANS_VERSION = 2  # raise it when the same maps begin to give other means
 _IN_FLIGHT = 3  # images on a GPU: one is copied, one scored, one read back
 _DEVICE = "device"  # what the time of scoring itself is called, also where that is the CPU
 
