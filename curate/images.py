@@ -120,7 +120,7 @@ def _taken(data: bytes, whole: bool, look: Callable[[_Opened], _Answer]) -> _Ans
     """What `look` says of a file that is accepted so far; whatever else is wrong with it, as ImageRefused."""
     opener = _opener(data)
     try:
-        opened = _open_png(data, whole) if opener is _open_png else opener(data)
+        opened = opener(data, whole)
         _refuse_large(opened.image.size, MAX_PIXELS)
         _refuse_mode(opened.image.mode)
         width, height = opened.image.size
@@ -167,7 +167,7 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
 # --- what all formats share -------------------------------------------------------------------------------------------
 
 
-def _opener(data: bytes) -> Callable[[bytes], _Opened]:
+def _opener(data: bytes) -> Callable[[bytes, bool], _Opened]:
     if not data:
         raise ImageRefused("empty file")
     for magic, opener in _OPENERS:
@@ -244,7 +244,7 @@ _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _PNG_PLAIN = frozenset((codecs.GREY, codecs.RGB, codecs.RGBA))
 
 
-def _open_png(data: bytes, whole: bool = False) -> _Opened:
+def _open_png(data: bytes, whole: bool) -> _Opened:
     """Pillow reads 16-bit colour as 8-bit, takes a file without its end, and looks at no checksum of pixels."""
     kept, orientation, plain, colours = [memoryview(data)[:8]], 1, False, -1
     for kind, at, end in _png_chunks(data, checked=not whole):
@@ -307,7 +307,7 @@ _JPEG_EXIF = 0xE1
 _JPEG_METADATA = frozenset((*range(0xE1, 0xF0), 0xFE)) - {0xEE}  # APP1..15, comments; Adobe's APP14 tells the colours
 
 
-def _open_jpeg(data: bytes) -> _Opened:
+def _open_jpeg(data: bytes, whole: bool) -> _Opened:
     """Pillow takes a file whose tail was lost and filled with zeros, and a photograph with a preview (MPO) for two."""
     kept, orientation, begin, scans = [], 0, 0, 0
     for marker, at, end in _jpeg_segments(data):
@@ -327,7 +327,9 @@ def _open_jpeg(data: bytes) -> _Opened:
     jpeg = b"".join(kept)
     if _MAX_FILL in jpeg:
         raise ImageRefused(f"damaged: {len(_MAX_FILL)} fill bytes")
-    return _Opened(JpegImageFile(io.BytesIO(jpeg)), orientation)
+    image = JpegImageFile(io.BytesIO(jpeg))
+    plain = whole and image.mode in ("L", "RGB")
+    return _Opened(image, orientation, partial(codecs.libjpeg, jpeg) if plain else None)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -368,7 +370,7 @@ class _Entry:
     raw: bytes  # all 12 bytes
 
 
-def _open_tiff(data: bytes) -> _Opened:
+def _open_tiff(data: bytes, _: bool) -> _Opened:
     """Pillow reads 16-bit colour as 8-bit, and warns of every oddity in the directory: hence a shorter directory."""
     order = _byte_order(data)
     at = _unpack(f"{order}I", data, 4)[0]
@@ -472,7 +474,7 @@ def _exif_orientation(exif: bytes) -> int:
 # --- GIF, WEBP, PPM, BMP ----------------------------------------------------------------------------------------------
 
 
-def _open_gif(data: bytes) -> _Opened:
+def _open_gif(data: bytes, _: bool) -> _Opened:
     width, height, flags = _unpack("<6xHHB", data, 0)
     _refuse_large((width, height), _MAX_GIF_PIXELS)
     at, num_frames, parts = 13 + _gif_palette_bytes(flags), 0, 0
@@ -503,7 +505,7 @@ def _after_gif_blocks(data: bytes, at: int) -> int:
     return at + 1
 
 
-def _open_webp(data: bytes) -> _Opened:
+def _open_webp(data: bytes, _: bool) -> _Opened:
     _inside(_unpack("<I", data, 4)[0] + 8, data, "the RIFF container")
     image = WebPImageFile(io.BytesIO(data))
     _refuse_frames(image.n_frames)
@@ -518,7 +520,7 @@ _MAX_PPM_HEADER = 2**16  # bytes, with comments: Pillow reads them one by one
 _MAX_PPM_COMMENTS = 1000  # in plain files, which Pillow copies for each
 
 
-def _open_ppm(data: bytes) -> _Opened:
+def _open_ppm(data: bytes, _: bool) -> _Opened:
     """Pillow scales colours of up to 16 bits to 8; the largest value is told only to its decoder."""
     header = (_PPM_TWO if data[1:2] in b"14" else _PPM_THREE).match(data)
     if (header.end() if header else len(data)) > _MAX_PPM_HEADER:
@@ -533,7 +535,7 @@ def _open_ppm(data: bytes) -> _Opened:
     return _Opened(image, 1)
 
 
-def _open_bmp(data: bytes) -> _Opened:
+def _open_bmp(data: bytes, _: bool) -> _Opened:
     return _Opened(BmpImageFile(io.BytesIO(data)), 1)
 
 

@@ -188,6 +188,27 @@ def test_size_makes_no_pixels(photo: Pixels, monkeypatch: pytest.MonkeyPatch) ->
     assert size(saved(Image.fromarray(photo), "PNG")) == (24, 36)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"quality": 95, "subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"restart_marker_rows": 1}],
+)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_that_is_whole_is_decoded_alike(
+    mode: str, options: dict[str, object], photo: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags = Image.Exif()
+    tags[0x112] = 6
+    data = saved(Image.fromarray(photo[:23, :35]).convert(mode), "JPEG", exif=tags.tobytes(), **options)
+    expected = decode(data)
+    monkeypatch.setattr(images, "_opaque_rgb", None)  # Pillow's way ends there
+    np.testing.assert_array_equal(decode(data, whole=True), expected)
+
+
+def test_jpeg_of_other_colours_is_still_refused(photo: Pixels) -> None:
+    data = saved(Image.fromarray(photo).convert("CMYK"), "JPEG")
+    assert verdict(data, whole=True) == verdict(data) == "CMYK"
+
+
 def test_a_changed_byte_of_a_whole_file_is_still_no_crash(photo: Pixels) -> None:
     """Its hash is looked at before; if it were not, pixels or a reason would come of it."""
     data, rng = saved(Image.fromarray(photo), "PNG"), random.Random(3)
