@@ -265,7 +265,8 @@ class _Joined:
     def _by_image(self) -> pa.Table:
         sides = {side: f"count(*) FILTER ({_IS[side]}) AS {sql.identifier(side)}" for side in SIDES}
         query = f"SELECT image_id, {', '.join(sides.values())} FROM joined GROUP BY image_id"
-        sums = pa.Table.from_batches(self._stream(query, "counted by image"))
+        schema = pa.schema([("image_id", pa.string()), *((side, pa.int64()) for side in SIDES)])
+        sums = pa.Table.from_batches(self._stream(query, "counted by image"), schema)
         moved = pc.add(sums["left"], sums["entered"])
         order = [("moved", "descending"), ("image_id", "ascending")]
         named = sums.append_column("moved", moved).join(self._names(), "image_id").sort_by(order)
