@@ -1,7 +1,7 @@
 """Parquet files that anybody may have made, read into memory that their size on disk accounts for.
 
 A few bytes of Parquet can stand for billions of equal rows, or of long strings. Every row of curate's own tables says
-something of its own: a row of the emptiest of them takes a byte.
+something of its own: a row of the emptiest of them takes a byte. What is to be written is put into row groups here too.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
