@@ -98,9 +98,10 @@ class Part:
 
 
 def require_disk(part: Part, path: str | Place) -> None:
-    """UsageError for parts of a run that would meet at a URL, where there is no lock."""
+    """UsageError for parts of which one does what needs all of them, at a URL, where no lock says which one."""
     if not part.is_whole and is_url(path):
-        raise UsageError(f"parts of a run meet on a disk that they share, found the URL '{one_line(path)}'")
+        asked = f"parts of an ingest meet on a disk that they share, found the URL '{one_line(path)}'"
+        raise UsageError(f"{asked}; --engine ray shares the work there")
 
 
 LOCAL = Engine()

@@ -29,7 +29,7 @@ import xxhash
 from PIL import Image
 
 from curate import images, layout, pool, reuse, storage, windows
-from curate.engine import LOCAL, WHOLE, Engine, joined, require_disk, run
+from curate.engine import LOCAL, WHOLE, Engine, joined, run
 from curate.engine import Part as Share
 from curate.errors import CurateError, DataError, UsageError, one_line
 from curate.manifest import Manifest
@@ -141,7 +141,6 @@ def pack(
     """
     if shard_size < 1:
         raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
-    require_disk(part, out)
     manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     source = store if isinstance(store, Store) else manifest.store(store)
     manifest.verify(source)
@@ -163,6 +162,8 @@ def pack(
         if not missing:
             _copy_scores(source, target)
             _repeat(manifest, source, target).save(target.path / MANIFEST_FILE)
+            if not part.is_whole and storage.is_url(target.path):
+                target.fold([INGEST, *(found.kind for found in target.score_sets())])
     ids = [job.image_id for job in jobs]
     return PackReport(
         manifest=target.path / MANIFEST_FILE,

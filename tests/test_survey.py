@@ -205,7 +205,7 @@ def test_parts_at_the_same_time_leave_the_store_of_one_run(corpus: Path) -> None
 
 
 def test_parts_at_a_url_are_refused_before_anything_is_written(corpus: Path, memory: str) -> None:
-    with pytest.raises(UsageError, match="parts of a run meet on a disk that they share, found the URL 'memory://"):
+    with pytest.raises(UsageError, match="parts of an ingest meet on a disk that they share, found the URL 'memory://"):
         ingest([corpus / "photos"], f"{memory}/store", part=Part.parse("1/2"))
     assert not Store.is_store(place(f"{memory}/store", "a store"))
 
