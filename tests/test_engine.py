@@ -373,26 +373,59 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+Shows = list[Killing] | list[Callable[..., None]]
+SIZES = [(50, 61), (60, 48), (48, 36), (60, 60), (37, 72), (36, 40), (9, 9)]
+
+
+def all_verbs(photos: str, place: str, where: Engine, shows: Shows) -> None:
+    """Ingest, score, select and pack into `place`, a folder or a URL."""
+    from curate import ingest, pack, score, select
+
+    store = f"{place}/store"
+    ingest([photos], store, patch=24, step=12, shard_size=6_000, engine=where, progress=shows[0])
+    report = score(store, ["sobel", "noise"], device="cpu", engine=where, progress=shows[1])
+    assert (report.images, report.skipped, report.not_finite) == (6, 0, 0)
+    select(store, "des", by="sobel", keep=0.3).save(f"{place}/des.parquet")
+    assert pack(f"{place}/des.parquet", f"{place}/core", shard_size=3_000, engine=where).missing == 0
+
+
 def test_two_workers_of_whom_one_is_killed_leave_the_bytes_of_one_process(
     ray: Any, write_photos: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate import ingest, pack, score, select
-
     monkeypatch.setattr("curate.survey.CHUNK", 2)
-    photos = write_photos(tmp_path / "photos", [(50, 61), (60, 48), (48, 36), (60, 60), (37, 72), (36, 40), (9, 9)])
+    photos = write_photos(tmp_path / "photos", SIZES)
+    shows = [Killing(), Killing()]
+    all_verbs(str(photos), str(tmp_path / "one"), LOCAL, [silent, silent])
     with joined(Engine("ray", 2)):
-        for name, where in (("one", LOCAL), ("two", Engine("ray", 2))):
-            shows = [Killing() if where != LOCAL else silent for _ in range(2)]
-            store, core = tmp_path / name / "store", tmp_path / name / "core"
-            ingest([photos], store, patch=24, step=12, shard_size=6_000, engine=where, progress=shows[0])
-            report = score(store, ["sobel", "noise"], device="cpu", engine=where, progress=shows[1])
-            assert (report.images, report.skipped, report.not_finite) == (6, 0, 0)
-            manifest = select(store, "des", by="sobel", keep=0.3).save(tmp_path / name / "des.parquet")
-            assert pack(manifest, core, shard_size=3_000, engine=where).missing == 0
-            assert all(show.killed for show in shows if isinstance(show, Killing))
+        all_verbs(str(photos), str(tmp_path / "two"), Engine("ray", 2), shows)
+    assert all(show.killed for show in shows)
     for name in ("store", "core"):
         assert len(list((tmp_path / "one" / name / "shards").iterdir())) >= 2
-        assert tree(tmp_path / "two" / name) == {
-            path: data.replace(str(tmp_path / "one").encode(), str(tmp_path / "two").encode())
-            for path, data in tree(tmp_path / "one" / name).items()
-        }
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_on_an_object_store_workers_leave_the_same_and_no_credentials(
+    ray: Any, s3: str, write_photos: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read from s3:// and written to it, a worker killed in mid-run; credentials come by the environment alone."""
+    from curate.storage import RemotePath, file_system, publish_bytes
+
+    monkeypatch.setattr("curate.survey.CHUNK", 2)
+    monkeypatch.setenv("CURATE_CACHE", str(tmp_path / "cache"))
+    photos = write_photos(tmp_path / "photos", SIZES)
+    for path in photos.iterdir():
+        publish_bytes(RemotePath(f"{s3}/photos/{path.name}"), path.read_bytes())
+    shows = [Killing(), Killing()]
+    all_verbs(str(photos), str(tmp_path / "one"), LOCAL, [silent, silent])
+    with joined(Engine("ray", 2)):
+        all_verbs(f"{s3}/photos", f"{s3}/two", Engine("ray", 2), shows)
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+    assert all(show.killed for show in shows)
+    fs, root = file_system(f"{s3}/two")
+    there = {name.removeprefix(f"{root}/"): bytes(fs.cat_file(name)) for name in fs.find(root)}
+    assert there == tree(tmp_path / "one")
+    written = [path for folder in (session, tmp_path / "cache") for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    for data in (*there.values(), *(path.read_bytes() for path in written)):
+        assert b"hunter2" not in data and b"AKIATEST" not in data
