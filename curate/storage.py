@@ -553,12 +553,13 @@ def publish(path: Place, write: Callable[[BinaryIO], object]) -> str:
     """
     if isinstance(path, Path):
         return files.publish(path, write)
-    with tempfile.NamedTemporaryFile(prefix="curate-") as temporary:
+    with tempfile.TemporaryFile() as temporary:  # it has no name, so that a process that is killed leaves nothing
         write(cast(BinaryIO, temporary))
         temporary.flush()
-        digest, size = files.file_hash(Path(temporary.name)), os.path.getsize(temporary.name)  # noqa: PTH202
+        name = f"/proc/self/fd/{temporary.fileno()}"
+        digest, size = files.file_hash(Path(name)), os.path.getsize(name)  # noqa: PTH202
         fs, target = file_system(path.url)
-        _write(path, lambda: fs.put_file(temporary.name, target), size)
+        _write(path, lambda: fs.put_file(name, target), size)
     return digest
 
 

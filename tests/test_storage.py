@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import fsspec
 import numpy as np
@@ -400,6 +400,19 @@ def test_publish_gives_the_hash_that_a_disk_gives(flaky: str, tmp_path: Path) ->
     assert storage.publish(place, lambda file: file.write(data)) == expected
     assert storage.publish_bytes(place, data) == expected
     assert place.read_bytes() == data and place.size() == len(data) and place.read(5, 7) == data[5:12]
+
+
+def test_a_process_that_is_killed_while_it_publishes_leaves_no_file_here(
+    flaky: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"abc")
+        assert list(tmp_path.iterdir()) == []
+
+    storage.publish(RemotePath(f"{flaky}/a"), write)
+    assert RemotePath(f"{flaky}/a").read_bytes() == b"abc"
 
 
 def test_lost_bytes_are_noticed(flaky: str, monkeypatch: pytest.MonkeyPatch) -> None:
