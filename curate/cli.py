@@ -893,6 +893,9 @@ def pack(
     out: Annotated[str, typer.Argument(metavar="STORE2", help="A new folder, or one of the same pack.")],
     store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
     shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
+    cells: Annotated[
+        Literal["webp", "png"], typer.Option(help="Files of pixels: webp is smaller, png is decoded faster.")
+    ] = "webp",
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     part: PartOption = None,
@@ -910,6 +913,7 @@ def pack(
             out,
             store=store,
             shard_size=_bytes(shard_size),
+            cells=cells,
             engine=Engine(engine, workers),
             part=_part(part),
             progress=progress,

@@ -128,7 +128,7 @@ def _read(source: Source) -> bytes:
 
 
 def _picture(data: bytes, suffix: str) -> Picture:
-    height, width, _ = images.decode(data).shape
+    height, width = images.size(data)
     ending = suffix if suffix in images.SUFFIXES else ".img"
     return Picture(ending, height, width, len(data), xxhash.xxh3_64_intdigest(data))
 

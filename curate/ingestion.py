@@ -1,4 +1,4 @@
-"""Ingest: photographs -> a Store. Bytes are copied verbatim; every image is decoded once to prove that it is whole.
+"""Ingest: photographs -> a Store. Bytes are copied verbatim; every image is read once, and proven whole.
 
 Sources are taken in order and packed greedily into shards. What the store already knows is skipped, and a shard counts
 only when its record is written: so a second run adds only what is new, and an interrupted run, run again, ends with
@@ -10,6 +10,7 @@ are now: those that are whole now, or are refused for another reason, go into sh
 """
 
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from curate.schema import Part as FilePart
 from curate.shards import write_tar
 from curate.sources import PairedFolder, Source, find
 from curate.storage import Place
-from curate.store import INGEST, Cell, Store
+from curate.store import INGEST, Cell, Store, write_parquet
 from curate.survey import ChangedError, Examination, Survey, read_again
 
 __all__ = ["FINGERPRINT", "FINGERPRINTS", "IngestReport", "ingest", "patch_table"]
@@ -177,6 +178,8 @@ def _in_one_go(
     """Each source is read once: examined by several threads ahead, and written by this one."""
     store = survey.store
     with store.writing(wait=wait):
+        # Arrow's first table takes 13 MB that it keeps: taken now, they are not on top of what is read meanwhile.
+        write_parquet(layout.PATCHES.empty_table(), io.BytesIO())
         known = _Known.of(store, survey.only)
         examiner = Examiner(pairs, frozenset(known.files), store.header.patch, survey.only)
         examined = pool.ahead(examiner.examine, sources, 2 * pool.workers() + _MORE_AHEAD)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from curate import images, layout, plugins, pool, reuse
+from curate import layout, plugins, pool, reuse
 from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, run
 from curate.errors import UsageError, counted, listed, one_line
 from curate.means import WindowMeans
@@ -373,7 +373,7 @@ def _scored(
 
     def work(task: _Task) -> tuple[_Task, Tensor | None, dict[str, Tensor]]:
         with meter.timed("decoding"):
-            pixels_HWC = images.decode(store.read_bytes(task.image_id))
+            pixels_HWC = store.pixels(task.image_id)
         meter.add(pixels=pixels_HWC.shape[0] * pixels_HWC.shape[1])
         image_CHW = crop_to_multiple(to_tensor(pixels_HWC))
         with meter.timed(_DEVICE):
@@ -403,7 +403,7 @@ def _on_gpu(
     copies, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
 
     def pinned(task: _Task) -> tuple[_Task, Tensor]:
-        pixels_HWC = images.decode(store.read_bytes(task.image_id))  # in this layout; planes are made on the device
+        pixels_HWC = store.pixels(task.image_id)  # in this layout; planes are made on the device
         return task, torch.from_numpy(pixels_HWC).pin_memory()
 
     flying: deque[tuple[_Task, list[Tensor], torch.cuda.Event]] = deque()
@@ -458,13 +458,15 @@ def _maps(function: Callable[[Tensor], Tensor], image_CHW: Tensor, reach: int | 
     """The maps of an image as maps_KHW, from top to bottom with their first rows: all at once, or in strips."""
     height, width = image_CHW.shape[1:]
     rows = height if reach is None or image_CHW.is_cuda else max(_STRIP_PIXELS // width, 4 * reach)
+    above = 0 if reach is None else reach
+    # Each strip is written over the last one: new memory costs more than what is done in it.
+    floats_CHW = torch.empty((len(image_CHW), min(rows + 2 * above, height), width), device=image_CHW.device)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        if reach is None:
-            first, last = 0, height
-        else:  # the last strip may have a row or two: what mirrors at the image's edge needs more
-            first, last = max(min(top, height - rows) - reach, 0), min(bottom + reach, height)
-        maps_KHW = function(to_float(image_CHW[:, first:last])[None])[0]
+        # The last strip may have a row or two: what mirrors at the image's edge needs more.
+        first, last = max(min(top, height - rows) - above, 0), min(bottom + above, height)
+        strip_CHW = floats_CHW[:, : last - first].copy_(image_CHW[:, first:last]).div_(255)
+        maps_KHW = function(strip_CHW[None])[0]
         yield (top, maps_KHW) if reach is None else (top, maps_KHW[:, top - first : bottom - first])
 
 

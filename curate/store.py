@@ -671,7 +671,7 @@ class Store:
         """The pixels of one of the `cells`, uint8 RGB; several threads may do so. DataError if it is cut or changed."""
         from curate import images
 
-        pixels = images.decode(self._bytes(image_id, role, cell))
+        pixels = images.decode(self._bytes(image_id, role, cell), whole=True)
         if pixels.shape[:2] != (cell.height, cell.width):
             raise self._misplaced(image_id, role)
         return pixels
