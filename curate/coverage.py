@@ -1,14 +1,15 @@
 """How many pixels a set of windows covers: windows overlap, pixels do not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curate.errors import DataError
 
-__all__ = ["of_sorted", "pixels"]
+__all__ = ["by_images", "of_sorted", "pixels"]
 
 _AT_ONCE = 2**16  # windows; those of one image are never parted
 _RECTANGLES = 2**22  # looked at together, but for those of one image
@@ -35,6 +36,22 @@ def of_sorted(image: _Ints, y: _Ints, x: _Ints, size: _Ints) -> int:
         )
     columns = (image, y, x, size, size)
     return sum(_of_many(*(column[part] for column in columns)) for part in _parts(image))
+
+
+def by_images(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """A stream in which the rows of an image come one after the other, in tables that part no image."""
+    rest = None
+    for batch in batches:
+        table = pa.Table.from_batches([batch]) if rest is None else pa.concat_tables([rest, pa.table(batch)])
+        end = 0
+        if len(table) >= _AT_ONCE:
+            others = pc.not_equal(table["image_id"], table["image_id"][-1]).to_numpy()
+            end = len(table) - int(np.argmax(others[::-1])) if others.any() else 0
+        if end:
+            yield table[:end]
+        rest = table[end:]
+    if rest is not None and len(rest):
+        yield rest
 
 
 def _parts(image: _Ints) -> Iterator[slice]:

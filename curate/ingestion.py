@@ -27,7 +27,7 @@ import xxhash
 from curate import layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
 from curate.errors import CurateError, DataError, UsageError, counted, listed, one_line
-from curate.examination import TOO_SMALL, Examined, Examiner
+from curate.examination import TOO_SMALL, UNREADABLE, Examined, Examiner
 from curate.progress import Meter, Progress, silent
 from curate.schema import STATUS_OK
 from curate.schema import Part as FilePart
@@ -539,9 +539,19 @@ def _examine(survey: Survey, pairs: Mapping[int, PairedFolder], engine: Engine, 
     todo = [chunk for chunk in survey.missing() if part.has(chunk.number)]
     done, total = 0, sum(len(chunk.sources) for chunk in todo)
     for chunk, examined in run(job, todo, engine):
+        if engine != LOCAL:
+            _require_unreadable_here(job.examiner, examined)
         survey.keep(chunk, examined)
         done += len(examined)
         progress(done, total, "examined")
+
+
+def _require_unreadable_here(examiner: Examiner, examined: Sequence[Examined]) -> None:
+    """UsageError for a photograph that a worker cannot read, and this process can: it must not be refused for that."""
+    for item in examined:
+        if UNREADABLE in item.status and UNREADABLE not in examiner.examine(item.source).status:
+            said = f"a worker of Ray says of '{one_line(item.source.name)}': {item.status}; here it can be read"
+            raise UsageError(f"{said}: workers need the same files, and the same address of an object store")
 
 
 def _write_shard(store: Store, unit: int, items: Iterable[Examined]) -> _Shard:

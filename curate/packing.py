@@ -30,7 +30,7 @@ import xxhash
 from PIL import Image
 
 from curate import images, layout, pool, reuse, storage, windows
-from curate.engine import LOCAL, WHOLE, Engine, joined, require_disk, run
+from curate.engine import LOCAL, WHOLE, Engine, joined, run
 from curate.engine import Part as Share
 from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
@@ -148,7 +148,6 @@ def pack(
         raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
     if cells not in get_args(Cells):
         raise UsageError(f"no cells '{one_line(cells)}'; there are: {listed(get_args(Cells))}")
-    require_disk(part, out)
     manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     source = store if isinstance(store, Store) else manifest.store(store)
     manifest.verify(source)
@@ -170,6 +169,8 @@ def pack(
         if not missing:
             _copy_scores(source, target)
             _repeat(manifest, source, target).save(target.path / MANIFEST_FILE)
+            if not part.is_whole and storage.is_url(target.path):
+                target.fold([INGEST, *(found.kind for found in target.score_sets())])
     ids = [job.image_id for job in jobs]
     return PackReport(
         manifest=target.path / MANIFEST_FILE,

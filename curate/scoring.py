@@ -11,8 +11,8 @@ On a GPU threads decode into pinned memory, and copies, scorers and the next dec
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from curate import layout, plugins, pool, reuse
-from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, require_disk, run
+from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, run
 from curate.errors import UsageError, counted, listed, one_line
 from curate.means import WindowMeans
 from curate.progress import Meter, Progress, silent
 from curate.schema import CommitRecord, ScorerRecord
 from curate.scorers import MapScorer, PatchScorer, Scorer
-from curate.storage import Place
+from curate.storage import Place, is_url
 from curate.store import ScoreSet, Store
 from curate.tensors import crop_to_multiple, halving, pick_device, to_float, to_tensor
 
@@ -91,6 +91,11 @@ class _Job:
         record = self.done.get(unit.unit)
         return record is not None and record.fingerprint == self.fingerprint(unit)
 
+    def is_all_done(self, store: Store, units: Iterable[CommitRecord]) -> bool:
+        """Whether by now every part of a run has done its own: none of them has a record to write any more."""
+        now = replace(self, done=store.commits(self.found.kind))
+        return all(map(now.is_done, units))
+
     def stale(self, units: Sequence[CommitRecord]) -> str:
         """That scores are of other shards than these; '' if none are."""
         number = sum(unit.unit in self.done and not self.is_done(unit) for unit in units)
@@ -120,7 +125,6 @@ def score(
     if not chosen:
         raise UsageError(f"which scorers? There are: {listed(plugins.names('scorers'))}")
     store.require_whole("scored")
-    require_disk(part, store.path)
     with joined(engine), store.writing(shared=not part.is_whole):
         target, settled = _settled(chosen, device, engine)
         records = [_record(scorer, label(given)) for scorer, given in zip(settled, chosen, strict=True)]
@@ -134,6 +138,8 @@ def score(
         mine = [unit for unit in units.values() if part.has(unit.unit)]
         why += [line for job in jobs.values() if (line := job.stale(mine))]
         tally = _run(store, mine, jobs, target, engine, progress)
+        if not part.is_whole and is_url(store.path):
+            store.fold(job.found.kind for job in jobs.values() if job.is_all_done(store, units.values()))
     names = [name for name, (found, _) in store.score_columns().items() if found in sets]
     return ScoreReport(names, tally.images, tally.patches, tally.skipped, tally.not_finite, why)
 

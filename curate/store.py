@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
@@ -178,21 +178,22 @@ class Store:
         `shared`: together with the other parts of a run, each of which writes units of its own; the last one to end
         clears away and folds. It waits for one that does not share; one that does not share waits for others only if
         `wait` says so, and is refused without. At a URL nothing is held: two runs that do the same may go on at the
-        same time, of others the second is refused.
+        same time, of others the second is refused; parts `fold` themselves when all of them are done.
         """
         with storage.lock(self.path, shared=shared, wait=shared or wait):
             if not shared:
                 storage.remove_leftovers(self.path)
             yield
             if not shared:
-                self._fold()
-        if shared:
+                self.fold(self._kinds())
+        if shared and isinstance(self.path, Path):
             with contextlib.suppress(files.BusyError), storage.lock(self.path):
                 storage.remove_leftovers(self.path)
-                self._fold()
+                self.fold(self._kinds())
 
-    def _fold(self) -> None:
-        for kind in self._kinds():
+    def fold(self, kinds: Iterable[str]) -> None:
+        """Put the records of these kinds together. At a URL nobody may be about to replace one of them."""
+        for kind in kinds:
             self._records_of(kind).fold()
 
     # ---- units and commits
