@@ -32,6 +32,7 @@ __all__ = [
     "publish_bytes",
     "remove_leftovers",
     "remove_leftovers_of",
+    "size_and_hash",
     "sync_folder",
 ]
 
@@ -162,11 +163,21 @@ def publish_bytes(path: Path, data: bytes, *, new: bool = False) -> str:
 
 def file_hash(path: str | Path) -> str:
     """xxh3-128 of a file's bytes, in hex."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - thousands of tables: a Path takes as long as the hash
-        while block := file.read(_BLOCK):
+    return size_and_hash(path)[1]
+
+
+def size_and_hash(path: str | Path) -> tuple[int, str]:
+    """How many bytes a file has, and their xxh3-128 in hex. Of a pipe that nobody writes to there are none."""
+    digest, size = xxhash.xxh3_128(), 0
+    # Thousands of small files are read so: a file object takes as long as what it reads.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        while block := os.read(descriptor, _BLOCK):
             digest.update(block)
-    return digest.hexdigest()
+            size += len(block)
+        return size, digest.hexdigest()
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import stat
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,7 +207,7 @@ class Store:
         """
         committed = self._records_of(kind).read()
         listed: dict[str, dict[str, Entry]] = {}
-        for _, (record, _, where) in committed.items():
+        for record, _, where in committed.values():
             self._check_parts(record, where, listed)
         return {unit: found.record for unit, found in committed.items()}
 
@@ -253,32 +255,44 @@ class Store:
         return storage.folders(self.path.joinpath(*name.split("/")))
 
     def _check_parts(self, record: CommitRecord, where: Place, listed: dict[str, dict[str, Entry]]) -> None:
-        """`listed` holds the folders that were looked at. What is far is looked for once, and its hash on arrival."""
+        """Look at each part once. `listed` holds the folders at a URL that were looked at."""
         for part in record.parts:
-            known = self._parts.get(part.path) is part
-            if known and not isinstance(self.path, Path):
-                continue
-            if not known:
+            if self._parts.get(part.path) is not part:
                 _check_inside(part.path, where)
-            folder, _, name = part.path.rpartition("/")
-            if folder not in listed:
-                listed[folder] = storage.entries(self.path / folder)
-            entry = listed[folder].get(name)
-            if entry is None or entry.size != part.bytes:
-                found = "nothing" if entry is None else f"{entry.size} bytes"
-                shown = one_line(self.path / part.path)
-                raise DataError(f"the store is damaged: '{shown}' should have {part.bytes} bytes, found {found}")
-            if not known:
-                self._verify(part)
+                self._check_part(part, listed)
                 self._parts[part.path] = part
 
-    def _verify(self, part: Part) -> None:
-        """Look at the hash of a table on the local disk, once."""
-        if isinstance(self.path, Path) and part.rows is not None and (part.path, part.xxh3) not in self._verified:
-            if files.file_hash(f"{self.path}/{part.path}") != part.xxh3:  # a Path takes longer to make than to read
-                shown = one_line(self.path / part.path)
-                raise DataError(f"the store is damaged: '{shown}' has changed: its hash differs")
-            self._verified.add((part.path, part.xxh3))
+    def _check_part(self, part: Part, listed: dict[str, dict[str, Entry]]) -> None:
+        """DataError if a part is gone or has another size, or another hash: a table that is far has it on arrival."""
+        size, digest = self._local(part) if isinstance(self.path, Path) else (self._listed(part, listed), part.xxh3)
+        if size != part.bytes:
+            found, shown = "nothing" if size is None else f"{size} bytes", one_line(self.path / part.path)
+            raise DataError(f"the store is damaged: '{shown}' should have {part.bytes} bytes, found {found}")
+        if digest != part.xxh3:
+            shown = one_line(self.path / part.path)
+            raise DataError(f"the store is damaged: '{shown}' has changed: its hash differs")
+
+    def _local(self, part: Part) -> tuple[int | None, str]:
+        """How many bytes a part on the local disk has, None if there is no file, and of a table, once, their hash."""
+        name, known = f"{self.path}/{part.path}", (part.path, part.xxh3)  # a Path takes longer to make than to read
+        try:
+            if part.rows is None or known in self._verified:
+                status = os.stat(name)  # noqa: PTH116
+                return status.st_size if stat.S_ISREG(status.st_mode) else None, part.xxh3
+            size, digest = files.size_and_hash(name)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None, part.xxh3
+        if digest == part.xxh3:
+            self._verified.add(known)
+        return size, digest
+
+    def _listed(self, part: Part, listed: dict[str, dict[str, Entry]]) -> int | None:
+        """How many bytes a part at a URL has, None if there is none."""
+        folder, _, name = part.path.rpartition("/")
+        if folder not in listed:
+            listed[folder] = storage.entries(self.path / folder)
+        entry = listed[folder].get(name)
+        return None if entry is None else entry.size
 
     # ---- writing
 
