@@ -26,7 +26,7 @@ import hashlib
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
@@ -325,7 +325,7 @@ class Store:
         retried = [] if history else _retries(units)
         if not retried:
             return self._table("images")
-        self._part_paths("images", list(units))  # fetched together, if they are far
+        self._part_paths("images", units)  # fetched together, if they are far
         images = {unit: self.unit_table("images", unit) for unit in units}
         return pa.concat_tables(retries.shown(images, {unit: self.unit_table("retried", unit) for unit in retried}))
 
@@ -348,19 +348,19 @@ class Store:
     def _part_path(self, folder: str, unit: int) -> Path:
         """The Parquet of one unit, on the local disk."""
         (path,) = self._part_paths(folder, [unit])
-        return path
+        return Path(path)
 
-    def _part_paths(self, folder: str, units: Sequence[int]) -> list[Path]:
-        if isinstance(self.path, Path):
-            return [self.path / "tables" / folder / f"{unit:06d}.parquet" for unit in units]
+    def _part_paths(self, folder: str, units: Iterable[int]) -> list[str]:
         names = [f"tables/{folder}/{unit:06d}.parquet" for unit in units]
+        if isinstance(self.path, Path):
+            return [f"{self.path}/{name}" for name in names]  # a Path each would take longer than all else here
         if not self._parts.keys() >= set(names):
             self.commits(INGEST if folder in _TABLES else folder)
         parts = [self._parts[name] for name in names]
         missing = [part for part in parts if not self._is_fetched(part)]
         copies = storage.all_local((self.path / part.path, part.xxh3, part.bytes) for part in missing)
         self._fetched |= {(part.path, part.xxh3): copy for part, copy in zip(missing, copies, strict=True)}
-        return [self._fetched[part.path, part.xxh3] for part in parts]
+        return [str(self._fetched[part.path, part.xxh3]) for part in parts]
 
     def _is_fetched(self, part: Part) -> bool:
         copy = self._fetched.get((part.path, part.xxh3))
@@ -537,8 +537,8 @@ class Store:
             first = "ingest photographs first" if self.header.distilled is None else ended
             raise UsageError(f"'{one_line(self.path)}' is empty: {first}")
         return Tables(
-            patches=self._part_paths("patches", list(units)),
-            images=self._part_paths("images", list(units)),
+            patches=self._part_paths("patches", units),
+            images=self._part_paths("images", units),
             retried=self._part_paths("retried", _retries(units)),
             findings=self.findings() if self.check_sets() else None,
             scores=list(self._scores()),
@@ -551,11 +551,11 @@ class Store:
             sets.setdefault(found.folder, (found, {}))[1][name] = column
         for found, columns in sets.values():
             units = self.commits(found.kind)
-            yield Scores(self._part_paths(found.kind, list(units)), columns, _row_counts(units, found.kind))
+            yield Scores(self._part_paths(found.kind, units), columns, _row_counts(units, found.kind))
 
-    def score_files(self, found: ScoreSet) -> list[Path]:
+    def score_files(self, found: ScoreSet) -> list[str]:
         """The Parquet files of a score set: patch_id and the scorer's columns."""
-        return self._part_paths(found.kind, list(self.commits(found.kind)))
+        return self._part_paths(found.kind, self.commits(found.kind))
 
     def query(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.Table:
         """The answer to one SELECT over `images`, `patches`, `scores` and `manifests` (view name -> file)."""
@@ -579,10 +579,11 @@ class Store:
         What goes beyond that memory goes into the folder `spill`, a private one, if there is one. Of a `watched` one
         `sql.watching` tells how far it is.
         """
-        tables, named = self._tables(), dict(manifests or {})
+        tables, named, lists = self._tables(), dict(manifests or {}), sql.Lists()
         return sql.connect(
-            views.of(tables, named),
+            views.of(tables, named, lists.parquet),
             [*tables.files(), *named.values()],
+            lists=lists,
             memory=memory,
             threads=threads,
             spill=spill,
