@@ -39,6 +39,7 @@ __all__ = [
 FAILING = (errno.EDQUOT, errno.EIO, errno.ENOSPC)  # what a full or failing disk says, whatever path was given
 
 _BLOCK = 1 << 20  # bytes read at a time
+_FEW = 1 << 16  # bytes of a file that are read first
 _RANDOM = "[0-9a-f]" * 16  # in a temporary file's name
 
 _P = ParamSpec("_P")
@@ -168,13 +169,13 @@ def file_hash(path: str | Path) -> str:
 
 def size_and_hash(path: str | Path) -> tuple[int, str]:
     """How many bytes a file has, and their xxh3-128 in hex. Of a pipe that nobody writes to there are none."""
-    digest, size = xxhash.xxh3_128(), 0
-    # Thousands of small files are read so: a file object takes as long as what it reads.
+    digest, size, wanted = xxhash.xxh3_128(), 0, _FEW
+    # Thousands of small files are read so: a file object, or room for a whole block, takes as long as what is read.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        while block := os.read(descriptor, _BLOCK):
+        while block := os.read(descriptor, wanted):
             digest.update(block)
-            size += len(block)
+            size, wanted = size + len(block), _BLOCK if len(block) == wanted else wanted
         return size, digest.hexdigest()
     finally:
         os.close(descriptor)
