@@ -199,6 +199,7 @@ def _stream(
     score = f"CAST({sql.identifier(choice.column or '')} AS DOUBLE)"
     wanted = f"{', '.join(_COLUMNS)}, {score} AS score, {flagged} AS flagged"
     rows = matching(connection, choice.where).project(wanted)
+    sql.narrow(connection, rows.sql_query())
     patches = sum(choice.store.rows(unit, "patches") for unit in choice.store.commits().values())
     with _shown(connection, patches, "counted", progress):
         counts, scores = _tally(choice.store, rows)
@@ -337,7 +338,9 @@ def _candidates(
         if missing := set(more) - set(rows.columns):
             raise UsageError(f"the strategy needs '{one_line(listed(missing))}'; the store has: {listed(rows.columns)}")
         wanted = ", ".join([*_COLUMNS, f"{score} AS score", *map(sql.identifier, more)])
-        table = rows.project(wanted).order("patch_id").to_arrow_table()
+        rows = rows.project(wanted).order("patch_id")
+        sql.narrow(connection, rows.sql_query())
+        table = rows.to_arrow_table()
     except duckdb.Error as error:
         raise sql.query_error(error) from None
     _check_whole(table)

@@ -34,6 +34,7 @@ __all__ = [
     "connect",
     "head",
     "identifier",
+    "narrow",
     "number",
     "parquet",
     "query_error",
@@ -51,6 +52,7 @@ _WATCH_SECONDS = 0.25
 _SHOWN = 200  # characters of a query that is too long to be repeated in a message
 _LONG = 1000  # characters of a line of DuckDB's, which may have all of a query in it
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
+_MANY = 100  # files of a list, from which on it pays to plan a query twice
 _TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
 # Values that Python gets from DuckDB as it would by way of Arrow, which takes longer to import than most answers take.
 _PLAIN = {"VARCHAR", "BOOLEAN", "FLOAT", "DOUBLE"} | {
@@ -88,8 +90,10 @@ def casts(columns: Mapping[str, str]) -> str:
     return ", ".join(f"CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in columns.items())
 
 
-def parquet(files: Sequence[str | Path], columns: str = "*", **options: bool) -> str:
-    """A SELECT over Parquet files, for a view. `options` go to read_parquet."""
+def parquet(
+    files: Sequence[str | Path], columns: str = "*", *, beside: Sequence[str] = (), **options: bool
+) -> str:
+    """A SELECT over Parquet files, for a view. `options` go to read_parquet; `beside` is for `Lists` alone."""
     paths = ", ".join(text(_literal(file)) for file in files)
     return _read(f"[{paths}]", columns, options)
 
@@ -109,11 +113,20 @@ class Lists:
 
     def __init__(self) -> None:
         self.variables: dict[str, list[str]] = {}  # name -> patterns
+        self.beside: dict[str, list[str]] = {}  # name -> columns of files that only these are wanted of
 
-    def parquet(self, files: Sequence[str | Path], columns: str = "*", **options: bool) -> str:
-        """`parquet`, for a view of the connection that has these lists."""
+    def parquet(
+        self, files: Sequence[str | Path], columns: str = "*", *, beside: Sequence[str] = (), **options: bool
+    ) -> str:
+        """`parquet`, for a view of the connection that has these lists.
+
+        `beside`: the columns that are wanted of files which add none and take away none of the rows of the view. A
+        query that names none of these columns need not read them: see `narrow`.
+        """
         name = f"files_{len(self.variables)}"
         self.variables[name] = [_literal(file) for file in files]
+        if beside and len(files) >= _MANY:
+            self.beside[name] = list(beside)
         return _read(f"getvariable('{name}')", columns, options)
 
 
@@ -145,6 +158,10 @@ def connect(
     try:
         for name, paths in variables.items():
             connection.execute(f"SET VARIABLE {name} = ?", [paths])
+        if lists is not None and lists.beside:
+            connection.execute("SET VARIABLE beside = ?", [json.dumps(lists.beside)])
+            for name in lists.beside:
+                connection.execute(f"SET VARIABLE all_{name} = getvariable('{name}')")
         for name, source in views.items():
             if isinstance(source, str):
                 connection.execute(f"CREATE VIEW {identifier(name)} AS {source}")
@@ -162,6 +179,27 @@ def connect(
     for name, value in (seen | _SETTINGS | spilling | seen).items():
         connection.execute(f"SET {name}={value}")
     return connection
+
+
+def narrow(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Have what stands beside a view's rows read only where a query, or one that wants no more, needs it.
+
+    DuckDB would open all files of a scorer to see that it has a row for each patch, which is known. Of one whose columns
+    are not in its plan it is given the first file alone, for the types of these columns.
+    """
+    ((beside,),) = connection.execute("SELECT getvariable('beside')").fetchall()
+    if beside is None:
+        return
+    lists: dict[str, list[str]] = json.loads(beside)
+    for name in lists:
+        connection.execute(f"SET VARIABLE {name} = getvariable('all_{name}')")
+    try:
+        plan = "".join(text for _, text in connection.execute(f"EXPLAIN (FORMAT json) {query}").fetchall())
+    except (duckdb.ProgrammingError, duckdb.DataError):
+        return  # of a wrong query, which says itself what is wrong
+    for name, columns in lists.items():
+        if not any(json.dumps(column)[1:-1] in plan for column in columns):
+            connection.execute(f"SET VARIABLE {name} = getvariable('all_{name}')[:1]")
 
 
 @contextlib.contextmanager
@@ -291,6 +329,7 @@ def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBP
         hint = " (PIVOT should name its values: ON name IN (...))" if "MULTI" in found else ""
         raise UsageError(f"a query should be one SELECT; found {found}{hint}: '{_shown(query)}'")
     check(connection, body)
+    narrow(connection, body)
     return connection.sql(body).project("*")
 
 

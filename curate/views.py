@@ -114,7 +114,9 @@ def _scores(tables: Tables, parquet: Callable[..., str]) -> str:
             value = f"{alias}.{column}" if scores.files else "CAST(NULL AS FLOAT)"
             columns.append(f"{value} AS {sql.identifier(name)}")
         if scores.rows == tables.rows:
-            beside.append(f"POSITIONAL JOIN ({parquet(scores.files, ', '.join(wanted.values()))}) {alias}")
+            files = parquet(scores.files, ", ".join(wanted.values()), beside=[*scores.columns.values()])
+            beside.append(f"POSITIONAL JOIN ({files}) {alias}")
         elif scores.files:
-            joins.append(f"LEFT JOIN ({parquet(scores.files)}) {alias} USING (patch_id)")
+            files = parquet(scores.files, beside=[*scores.columns.values()])
+            joins.append(f"LEFT JOIN ({files}) {alias} USING (patch_id)")
     return f"SELECT {', '.join(columns)} FROM {' '.join(['patches', *beside, *joins])}"
