@@ -90,9 +90,7 @@ def casts(columns: Mapping[str, str]) -> str:
     return ", ".join(f"CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in columns.items())
 
 
-def parquet(
-    files: Sequence[str | Path], columns: str = "*", *, beside: Sequence[str] = (), **options: bool
-) -> str:
+def parquet(files: Sequence[str | Path], columns: str = "*", *, beside: Sequence[str] = (), **options: bool) -> str:
     """A SELECT over Parquet files, for a view. `options` go to read_parquet; `beside` is for `Lists` alone."""
     paths = ", ".join(text(_literal(file)) for file in files)
     return _read(f"[{paths}]", columns, options)
@@ -184,8 +182,8 @@ def connect(
 def narrow(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """Have what stands beside a view's rows read only where a query, or one that wants no more, needs it.
 
-    DuckDB would open all files of a scorer to see that it has a row for each patch, which is known. Of one whose columns
-    are not in its plan it is given the first file alone, for the types of these columns.
+    DuckDB would open all files of a scorer to see that it has a row for each patch, which is known. Of a scorer whose
+    columns are not in its plan it gets the first file alone, for the types of these columns.
     """
     ((beside,),) = connection.execute("SELECT getvariable('beside')").fetchall()
     if beside is None:

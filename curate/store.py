@@ -329,6 +329,18 @@ class Store:
         images = {unit: self.unit_table("images", unit) for unit in units}
         return pa.concat_tables(retries.shown(images, {unit: self.unit_table("retried", unit) for unit in retried}))
 
+    def statuses(self) -> pa.ChunkedArray:
+        """The status of each row of `images`; only where a retry has settled some are the other columns read too."""
+        import pyarrow as pa
+
+        units = self.commits()
+        if _retries(units):
+            return self.images()["status"]
+        expected = pa.schema([_layout_of("images").field("status")])
+        paths = self._part_paths("images", units)
+        tables = [self._parquet(Path(path), expected, ["status"]) for path in paths]
+        return pa.concat_tables(tables or [expected.empty_table()])["status"]
+
     def patches(self) -> pa.Table:
         """One row a window; columns as `layout.PATCHES`."""
         return self._table("patches")
@@ -367,13 +379,13 @@ class Store:
         return copy is not None and copy.exists()
 
     @staticmethod
-    def _parquet(path: Path, expected: pa.Schema | None = None) -> pa.Table:
+    def _parquet(path: Path, expected: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa
 
         from curate import tables
 
         try:
-            table = tables.read(path)
+            table = tables.read(path, columns)
             table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
