@@ -129,7 +129,7 @@ def test_scores_that_a_query_does_not_need_are_not_read(
     ):
         assert sql.reader(connection, needed).read_all().equals(scored.query(needed))
     for needed in ("select max(other) from scores", "from scores", "select scores from scores", "summarize scores"):
-        with pytest.raises(CurateError, match="Parquet|parquet"):
+        with pytest.raises(CurateError, match=r"Parquet|parquet"):
             sql.reader(connection, needed).read_all()
 
 
