@@ -27,7 +27,7 @@ from curate.scorers import srcnn
 
 # Name of the part, and the functions that are it: (where they are looked up, name)
 PARTS: dict[str, list[tuple[Any, str]]] = {
-    "read and check": [(store.Store, "read_bytes")],
+    "read and check": [(store.Store, "_bytes")],
     "decode": [(images, "decode")],
     "planes and floats": [(scoring, "to_tensor"), (scoring, "to_float")],
     "LR and bicubic": [(srcnn, "downscale"), (srcnn, "upscale")],

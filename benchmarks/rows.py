@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
+from typing import get_args
 
 import corpus
 import cutting
@@ -22,6 +23,7 @@ from curate import images
 from curate.archs.srcnn import SrcnnNet
 from curate.checkpoint import Checkpoint
 from curate.manifest import Manifest
+from curate.packing import Cells, pack
 from curate.resize import downscale
 from curate.scorers.srcnn import Srcnn
 from curate.tensors import to_tensor
@@ -202,7 +204,7 @@ def load(bench: Bench) -> Iterator[Row]:
     corpus.forget_scores(bench.store)
     curate.score(bench.store, ["sobel"])
     chosen = curate.select(bench.store, "refined", by="sobel").save(bench.new().with_suffix(".parquet"))
-    packed = Manifest.load(curate.pack(chosen, bench.new()).manifest)
+    packed, as_png = (Manifest.load(pack(chosen, bench.new(), cells=kind).manifest) for kind in get_args(Cells))
     names = _files_of(chosen, bench.store)
     hr, lr = bench.sub_images / "HR", bench.sub_images / "LR"
     crop = min(CROP, size.patch // 2)
@@ -229,14 +231,18 @@ def load(bench: Bench) -> Iterator[Row]:
     seconds = bench.by_turns(
         lambda: ours(chosen, quarter),
         lambda: ours(packed, quarter),
+        lambda: ours(as_png, quarter),
         lambda: [next(cached) for _ in range(steps)],
         lambda: theirs(pairs),
         lambda: theirs(alone),
     )
     cached.close()  # type: ignore[attr-defined]
-    from_store, from_packed, from_cache, of_pairs, of_hr = (steps * yardsticks.BATCH / taken for taken in seconds)
+    from_store, from_packed, from_png, from_cache, of_pairs, of_hr = (
+        steps * yardsticks.BATCH / taken for taken in seconds
+    )
     sub = f"DataLoader of {size.patch}-px sub-images by OpenCV, as many processes"
-    for what, mine, target in (("store", from_store, 2.5), ("packed store", from_packed, 3)):
+    rates = (("store", from_store, 2.5), ("packed store", from_packed, 3), ("packed store, PNG cells", from_png, 3))
+    for what, mine, target in rates:
         for kind, rate in (("HR and LR", of_pairs), ("HR alone", of_hr)):
             yield Row(
                 f"{crop}-px crops, refined 50 %, {what} larger than the cache",

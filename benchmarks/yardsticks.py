@@ -51,14 +51,14 @@ Loader = DataLoader[tuple[Tensor, ...]]
 
 
 def decode_all(corpus: Path) -> None:
-    """Pure decoding: curate's own decoder, as many threads as cores, files in the page cache."""
+    """Pure decoding: the fastest of curate's decoders, as many threads as cores, files in the page cache."""
     with ThreadPoolExecutor(pool.workers()) as threads:
         for _ in threads.map(_decode, sorted(corpus.iterdir())):
             pass
 
 
 def _decode(path: Path) -> None:
-    images.decode(path.read_bytes())
+    images.decode(path.read_bytes(), whole=True)
 
 
 # A paired data set

@@ -3,6 +3,7 @@
     $CURATE_CACHE, or $XDG_CACHE_HOME/curate, or ~/.cache/curate
       tables/{xxh3-128}/000007.parquet    a table of a store, or a manifest, under its own name
       pixels/0a/{xxh3-64}-{size}          one member of a shard
+      .bytes                              how many bytes these are, as all processes together have counted
 
 Entries are named by the hash of their content, so that they are never stale. Nothing depends on them: they may be
 deleted at any time, and several processes may share the folder. $CURATE_CACHE_BYTES (10 GB) is the bound; only tables
@@ -10,10 +11,11 @@ that were used within the hour stay beyond it, since a query may still be readin
 """
 
 import contextlib
+import fcntl
 import os
 import re
+import secrets
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from functools import cache as once
@@ -25,12 +27,9 @@ from curate.errors import UsageError, one_line
 __all__ = ["add", "find", "folder", "limit", "remove"]
 
 _DEFAULT_BYTES = 10_000_000_000
-_LOOK_AGAIN = 0.05  # of the bound: what this process may add before it looks at what others have added
+_ACCOUNT = ".bytes"  # how many are there, at most: what was removed is found out when there seem to be too many
+_KEPT = 0.95  # of the bound, after a look around: at one of all entries, the next is not the next one that is added
 _IN_USE = 3600  # seconds since its last use during which a table is not taken away
-
-_lock = threading.Lock()
-_total = dict[Path, int]()  # folder -> bytes in it: as last counted, and what was added since
-_unseen = dict[Path, int]()  # folder -> bytes added since it was counted
 
 
 def folder() -> Path:
@@ -83,12 +82,13 @@ def remove(key: str) -> None:
 def add(key: str, size: int, write: Callable[[BinaryIO], object]) -> Path:
     """Write an entry of `size` bytes, whole or not at all, after making room for it. Raises OSError."""
     root = folder()
-    _make_room(root, size)
     path = root / key
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    _make_room(root, size)
+    # Not by the process' number: containers and machines that share the folder count alike.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             write(file)
         temporary.replace(path)
     except BaseException:
@@ -98,12 +98,18 @@ def add(key: str, size: int, write: Callable[[BinaryIO], object]) -> Path:
 
 
 def _make_room(root: Path, size: int) -> None:
+    """Enter `size` bytes into the account of all processes; where that is too many, look around first, and remove."""
     most = limit()
-    with _lock:
-        if root not in _total or _unseen[root] > most * _LOOK_AGAIN or _total[root] + size > most:
-            _total[root], _unseen[root] = _trim(root, most - size), 0
-        _total[root] += size
-        _unseen[root] += size
+    with (root / _ACCOUNT).open("a+b") as account:
+        with contextlib.suppress(OSError):  # a file system without locks: the account may be wrong until the next look
+            fcntl.flock(account, fcntl.LOCK_EX)
+        account.seek(0)
+        text = account.read(20)
+        total = int(text) if text.isdigit() else most
+        if total + size > most:
+            total = _trim(root, int(most * _KEPT) - size)
+        account.truncate(0)
+        account.write(b"%d" % (total + size))
 
 
 def _trim(root: Path, most: int) -> int:
@@ -112,7 +118,7 @@ def _trim(root: Path, most: int) -> int:
     for path in root.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
             status = path.lstat()
-            if not path.is_dir():
+            if not path.is_dir() and path.name != _ACCOUNT:
                 entries.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in entries)
     now = time.time()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import images, pool, reuse
+from curate import pool, reuse
 from curate.progress import Progress
 from curate.schema import STATUS_OK, CheckRecord, CommitRecord
 from curate.store import CheckSet, Store
@@ -114,5 +114,5 @@ def _ids(store: Store, unit: CommitRecord) -> list[str]:
 
 def _descriptions(store: Store, check: Check, ids: list[str]) -> Iterator[tuple[str, Any]]:
     store.cell("")  # builds the index here, before several threads ask for it
-    described = pool.ahead(lambda image_id: check.describe(images.decode(store.read_bytes(image_id))), ids)
+    described = pool.ahead(lambda image_id: check.describe(store.pixels(image_id)), ids)
     yield from zip(ids, described, strict=True)

@@ -380,21 +380,16 @@ def diff(
     b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     out: Annotated[str | None, typer.Option("-o", "--out", help="Parquet: a row a patch of either.")] = None,
     store: Annotated[str | None, typer.Option(help="Where their store is, if it has moved.")] = None,
+    memory: Annotated[str, typer.Option(help="For joining and sorting.")] = "1GB",
     as_json: JsonOption = False,
 ) -> None:
     """Say how two core-sets differ. Overlap, order, what entered and left, by image and by score."""
-    import pyarrow.parquet as pq
+    from curate import display
+    from curate.comparison import summary
 
-    from curate import display, storage
-    from curate.comparison import diff as run
-
-    place = None if out is None else storage.place_for(out, "a comparison", "changes.parquet")
-    with display.progress("diff", "steps") as progress:
-        found = run(a, b, store=store, progress=progress)
+    with display.progress("diff", "patches") as progress:
+        found = summary(a, b, out, store=store, memory=memory, progress=progress)
     _notes(found.notes)
-    if place is not None:
-        storage.remove_leftovers_of(place)
-        storage.publish(place, lambda stream: pq.write_table(found.changes, stream, compression="zstd"))
     if as_json:
         tables = {"by_score": found.by_score.to_pylist(), "by_image": found.by_image.to_pylist()}
         display.record({**found.counts, **tables})
@@ -893,6 +888,9 @@ def pack(
     out: Annotated[str, typer.Argument(metavar="STORE2", help="A new folder, or one of the same pack.")],
     store: Annotated[str | None, typer.Option(help="Where the manifest's store is, if it has moved.")] = None,
     shard_size: Annotated[str, typer.Option(help="Bytes of a tar shard: 256MB, 1GB.")] = "256MB",
+    cells: Annotated[
+        Literal["webp", "png"], typer.Option(help="Files of pixels: webp is smaller, png is decoded faster.")
+    ] = "webp",
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     part: PartOption = None,
@@ -910,6 +908,7 @@ def pack(
             out,
             store=store,
             shard_size=_bytes(shard_size),
+            cells=cells,
             engine=Engine(engine, workers),
             part=_part(part),
             progress=progress,

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curate.errors import DataError
 
-__all__ = ["pixels", "streamed"]
+__all__ = ["by_images", "pixels", "streamed"]
 
 _AT_ONCE = 2**16  # windows; those of one image are never parted
 _RECTANGLES = 2**22  # looked at together, but for those of one image
@@ -35,17 +36,23 @@ def pixels(windows: pa.Table) -> int:
 
 def streamed(batches: Iterable[pa.RecordBatch]) -> int:
     """`pixels` of a stream in which the windows of an image come one after the other."""
-    total, rest = 0, None
+    return sum(map(pixels, by_images(batches)))
+
+
+def by_images(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """A stream in which the rows of an image come one after the other, in tables that part no image."""
+    rest = None
     for batch in batches:
         table = pa.Table.from_batches([batch]) if rest is None else pa.concat_tables([rest, pa.table(batch)])
-        if table.num_rows < _AT_ONCE:
-            rest = table
-            continue
-        last = table["image_id"][-1]
-        ids = table["image_id"].to_numpy()
-        end = len(ids) - int(np.argmax(ids[::-1] != last.as_py())) if (ids != last.as_py()).any() else 0
-        total, rest = total + pixels(table[:end]), table[end:]
-    return total + (0 if rest is None else pixels(rest))
+        end = 0
+        if len(table) >= _AT_ONCE:
+            others = pc.not_equal(table["image_id"], table["image_id"][-1]).to_numpy()
+            end = len(table) - int(np.argmax(others[::-1])) if others.any() else 0
+        if end:
+            yield table[:end]
+        rest = table[end:]
+    if rest is not None and len(rest):
+        yield rest
 
 
 def _parts(image: _Ints) -> Iterator[slice]:

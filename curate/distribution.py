@@ -4,6 +4,7 @@ Scores are streamed twice, to find the bins and to count; what is held does not 
 """
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from curate.manifest import Scan
 from curate.schema import ManifestRecipe
 from curate.store import Store
 
-__all__ = ["BINS", "of_manifest", "of_store"]
+__all__ = ["BINS", "images_of", "of_manifest", "of_store"]
 
 BINS = 60
 
@@ -29,7 +30,8 @@ Floats = npt.NDArray[np.float64]
 Numbers = Callable[[], Iterator[Floats]]  # the same pieces of a column each time it is called; null is NaN
 
 _BATCH_ROWS = 2**18
-_MEMORY = "1GB"
+_MEMORY = "256MB"
+_FEW = 2  # threads: each takes its share of the memory
 _NUMBERS = ("FLOAT", "DOUBLE")  # a vector is FLOAT[512]
 _MOST_JOINED = 2**20  # patches of a store that are looked for in a manifest: beyond, that takes longer than is waited
 
@@ -115,6 +117,21 @@ def of_manifest(scan: Scan) -> dict[str, Any]:
         "chosen_below": counted.below,
         "window": None,
     }
+
+
+def images_of(scan: Scan) -> int:
+    """How many images the patches of a manifest are of. Beyond a limit of memory it takes a temporary folder."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="curate-") as spill,
+            sql.connect(
+                {"chosen": sql.parquet([scan.path])}, [scan.path], memory=_MEMORY, threads=_FEW, spill=Path(spill)
+            ) as connection,
+        ):
+            ((count,),) = connection.sql("SELECT count(*) FROM (SELECT DISTINCT image_id FROM chosen)").fetchall()
+    except duckdb.Error as error:
+        raise sql.query_error(error) from None
+    return int(count)
 
 
 @dataclass(frozen=True)
@@ -203,7 +220,10 @@ def _candidates(scan: Scan) -> Iterator[_Candidates]:
     if recipe.by is None and patches > _MOST_JOINED:
         raise UsageError(f"its store has {patches} patches, too many to look each of them up")
     column = _score_of(store, recipe)
-    with store.connect({"chosen": scan.path}, memory=_MEMORY) as connection:
+    with (
+        tempfile.TemporaryDirectory(prefix="curate-") as spill,
+        store.connect({"chosen": scan.path}, memory=_MEMORY, spill=Path(spill)) as connection,
+    ):
         rows = selection.matching(connection, recipe.where).filter(f"shard <= {list(units)[recipe.store.shards - 1]}")
         if recipe.checks and connection.sql("FROM flags LIMIT 1").fetchall():
             rows = rows.filter("image_id NOT IN (SELECT image_id FROM flags)")

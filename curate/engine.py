@@ -6,12 +6,17 @@ the order of the units, to the one process that writes tables and records. So wh
 the first of its units, and the engine cannot be told from the bytes.
 
 A worker that dies costs the unit that it was at: another one takes its place, and the unit is done again.
+
+A job holds names alone: credentials, addresses of object stores and the cache are those of the machine that a worker is
+on, so that they are in no file and no message of Ray's.
 """
 
 import importlib
 import logging
 import os
 import re
+import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,8 +24,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from curate import pool, stopping
-from curate.errors import CurateError, UsageError, one_line
+from curate import __version__, pool, stopping
+from curate.errors import AccessError, CurateError, UsageError, counted, one_line
 from curate.storage import Place, is_url
 
 __all__ = ["LOCAL", "WHOLE", "Engine", "Job", "Part", "has_gpus", "joined", "require_disk", "run", "share"]
@@ -28,6 +33,7 @@ __all__ = ["LOCAL", "WHOLE", "Engine", "Job", "Part", "has_gpus", "joined", "req
 _TRIES = 3  # how often a unit is begun whose worker dies
 _RAY_STORE = 2**27  # bytes for what it passes on: jobs, rows and tables, no pixels
 _AHEAD = 2  # units a worker that may be begun before the first of them is taken
+_PATIENCE = 100  # looks, 0.2 s apart, for processors that the workers of an earlier run may just be giving back
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -92,9 +98,10 @@ class Part:
 
 
 def require_disk(part: Part, path: str | Place) -> None:
-    """UsageError for parts of a run that would meet at a URL, where there is no lock."""
+    """UsageError for parts of which one does what needs all of them, at a URL, where no lock says which one."""
     if not part.is_whole and is_url(path):
-        raise UsageError(f"parts of a run meet on a disk that they share, found the URL '{one_line(path)}'")
+        asked = f"parts of an ingest meet on a disk that they share, found the URL '{one_line(path)}'"
+        raise UsageError(f"{asked}; --engine ray shares the work there")
 
 
 LOCAL = Engine()
@@ -143,11 +150,17 @@ def share(nodes: list[tuple[int, int]], workers: int | None, gpu: bool) -> tuple
     most = min(cpus - 1, gpus) if gpu else cpus - 1
     wanted = max(most, 1) if workers is None else workers
     for each in range((cpus - 1) // wanted, 0, -1):
-        if sum(min(node[0] // each, node[1]) if gpu else node[0] // each for node in nodes) >= wanted:
+        if _room(nodes, each, gpu) >= wanted:
             return wanted, each
-    there = f"{cpus} CPUs and {gpus} GPUs" if gpu else f"{cpus} CPUs"
-    instead = f"ask for {most} workers or fewer" if most > 0 else "it needs a larger one"
-    raise UsageError(f"{wanted} workers do not fit on a Ray cluster of {there}, of which 1 CPU stays free: {instead}")
+    there = f"{counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}" if gpu else counted(cpus, "CPU")
+    asked = f"{counted(wanted, 'worker')} {'does' if wanted == 1 else 'do'} not fit on a Ray cluster of {there}"
+    instead = f"ask for {counted(most, 'worker')}{' or fewer' * (most > 1)}" if most > 0 else "it needs a larger one"
+    raise UsageError(f"{asked}, of which 1 CPU stays free: {instead}")
+
+
+def _room(nodes: list[tuple[int, int]], cpus: int, gpu: bool) -> int:
+    """How many workers of so many CPUs fit on the nodes."""
+    return sum(min(node[0] // cpus, node[1]) if gpu else node[0] // cpus for node in nodes)
 
 
 @dataclass(slots=True)
@@ -160,18 +173,32 @@ class _Failure:
 class _Worker(Generic[_Item, _Result]):
     """Runs in a process of its own, on any machine of the cluster."""
 
-    def __init__(self, job: Job[_Item, _Result], cpus: int) -> None:
+    def __init__(self, job: Job[_Item, _Result], cpus: int, version: str) -> None:
         self._job = job
+        self._version = version
         self._function: Callable[[_Item], _Result] | None = None
         pool.limit(cpus)
 
     def do(self, item: _Item) -> _Result | _Failure:
         # Ray would wrap what is raised, and hide its one line in a traceback.
         try:
-            self._function = self._function or self._job.open()
+            self._function = self._function or self._open()
             return self._function(item)
         except (CurateError, OSError) as error:
-            return _Failure(error)
+            where = self._function is None or isinstance(error, AccessError)
+            return _Failure(_elsewhere(error) if where else error)
+
+    def _open(self) -> Callable[[_Item], _Result]:
+        if self._version != __version__:
+            raise UsageError(f"it has curate {__version__}, and this process {self._version}: they should be the same")
+        return self._job.open()
+
+
+def _elsewhere(error: CurateError | OSError) -> CurateError:
+    """An error that says less of what was asked than of where a worker is."""
+    kind = type(error) if isinstance(error, CurateError) else UsageError
+    there = "workers have the files and the environment of their own machine, not of this one"
+    return kind(f"a worker of Ray on {one_line(socket.gethostname())}: {one_line(error)}; {there}")
 
 
 @dataclass(slots=True)
@@ -200,7 +227,7 @@ class _Crew(Generic[_Item, _Result]):
 
     def _hire(self) -> Any:
         kind = self.ray.remote(max_restarts=0, **self.resources)(_Worker)
-        return kind.remote(self.job, self.resources["num_cpus"])
+        return kind.remote(self.job, self.resources["num_cpus"], __version__)
 
     def has_room(self) -> bool:
         return len(self.busy) < self.workers
@@ -214,6 +241,12 @@ class _Crew(Generic[_Item, _Result]):
             answer: _Result | _Failure = self.ray.get(reference)
         except died as error:
             self.ray.kill(task.worker)
+            if getattr(error, "actor_init_failed", False):
+                reason = one_line(str(error).strip().rpartition("\n")[2])
+                raise UsageError(
+                    f"a worker of Ray cannot start: {reason}; each machine of the cluster needs curate {__version__}"
+                ) from None
+            self._shrink()
             if task.tries == _TRIES:
                 reason = one_line(str(error).strip().partition("\n")[0])
                 what = f"{self.job.name(task.item)}: the worker at it died {_TRIES} times, perhaps for lack of memory"
@@ -223,6 +256,11 @@ class _Crew(Generic[_Item, _Result]):
         if isinstance(answer, _Failure):
             raise answer.error
         return task, answer
+
+    def _shrink(self) -> None:
+        """Of a machine that was lost the workers do not come again: they would be waited for."""
+        room = _room(_nodes(self.ray), self.resources["num_cpus"], self.resources["num_gpus"] > 0)
+        self.workers = max(1, min(self.workers, room))
 
     def dismiss(self) -> None:
         for worker in (*self.idle, *(task.worker for task in self.busy.values())):
@@ -234,12 +272,33 @@ def _on_ray(
 ) -> Iterator[tuple[_Item, _Result]]:
     with joined(engine):
         ray = _ray()
-        workers, cpus = share(_nodes(ray), engine.workers, gpu)
+        workers, cpus = _free_share(ray, engine.workers, gpu)
         crew = _Crew[_Item, _Result](ray, job, workers, {"num_cpus": cpus, "num_gpus": int(gpu)})
         try:
             yield from _in_order(crew, items)
         finally:
             crew.dismiss()
+
+
+def _free_share(ray: Any, workers: int | None, gpu: bool) -> tuple[int, int]:
+    """`share`, of what other work on the cluster leaves: workers without a place would be waited for, without a word.
+
+    UsageError if it leaves too little.
+    """
+    wanted, each = share(_nodes(ray), workers, gpu)
+    for _ in range(_PATIENCE):
+        free = [int(ray.available_resources().get(name, 0)) for name in ("CPU", "GPU")]
+        if free[0] >= wanted * each and free[1] >= wanted * gpu:
+            return wanted, each
+        time.sleep(0.2)
+    most = min(free) if gpu else free[0]
+    if most < (1 if workers is None else wanted):
+        left = f"{counted(free[0], 'CPU')} and {counted(free[1], 'GPU')}" if gpu else counted(free[0], "CPU")
+        asked = f"{counted(wanted, 'worker')} should start, and other work on this Ray cluster leaves {left}"
+        instead = f"ask for {counted(most, 'worker')}{' or fewer' * (most > 1)}, or wait" if most else "wait"
+        raise UsageError(f"{asked}: {instead} until that has ended")
+    wanted = min(wanted, most)
+    return wanted, min(each, free[0] // wanted)
 
 
 def _in_order(crew: _Crew[_Item, _Result], items: Iterable[_Item]) -> Iterator[tuple[_Item, _Result]]:
@@ -298,9 +357,11 @@ def _init(ray: Any, engine: Engine) -> None:
     if address := os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError) as error:
-            asked = f"cannot join the Ray cluster at RAY_ADDRESS '{one_line(address)}': {one_line(error)}"
-            raise UsageError(f"{asked}; is it up, and if it asks for a token, has this process got it?") from None
+        except (ConnectionError, RuntimeError, ValueError) as error:  # RuntimeError: another Ray, another Python
+            reason = one_line(str(error).strip().partition("\n")[0])
+            asked = f"cannot join the Ray cluster at RAY_ADDRESS '{one_line(address)}': {reason}"
+            token = "if it asks for a token, is RAY_AUTH_MODE=token set, and the token in ~/.ray/auth_token?"
+            raise UsageError(f"{asked}; is it up? {token}") from None
         return
     workers = engine.workers or pool.workers()
     cpus = max(workers, pool.workers()) + 1  # one for what is not a worker; a thread each does the work

@@ -3,6 +3,7 @@
     CurateError            anything that the user can put right; the CLI prints it as one line
       UsageError           a mistake in what was asked: option, name, column, value, path   (exit code 2)
       DataError            what is on disk is not what it should be: moved, changed, damaged (exit code 1)
+      AccessError          what is at a URL cannot be reached, or not with these credentials (exit code 1)
 
 A message says what was asked, what was found and what would be right, in one line. Bugs of ours are assertions or
 whatever Python raises, and keep their traceback.
@@ -11,7 +12,7 @@ whatever Python raises, and keep their traceback.
 import re
 from collections.abc import Iterable
 
-__all__ = ["CurateError", "DataError", "UsageError", "counted", "listed", "meant", "one_line", "short"]
+__all__ = ["AccessError", "CurateError", "DataError", "UsageError", "counted", "listed", "meant", "one_line", "short"]
 
 MAX_LISTED = 20  # names listed in a message before it is cut with "and N more"
 
@@ -30,6 +31,10 @@ class UsageError(CurateError):
 
 class DataError(CurateError):
     """What was found on disk is damaged, incomplete, or belongs to something else."""
+
+
+class AccessError(CurateError):
+    """What is at a URL cannot be reached from here, or not with the credentials that are here."""
 
 
 def one_line(text: object) -> str:

@@ -15,9 +15,10 @@ from curate.images import ImageRefused
 from curate.schema import STATUS_OK
 from curate.sources import PairedFolder, Source
 
-__all__ = ["TOO_SMALL", "Examined", "Examiner", "Picture"]
+__all__ = ["TOO_SMALL", "UNREADABLE", "Examined", "Examiner", "Picture"]
 
 TOO_SMALL = "smaller than a patch"  # how the reason begins
+UNREADABLE = "cannot be read"  # in the reason, if a file's bytes could not be had
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +124,11 @@ def _read(source: Source) -> bytes:
     try:
         return source.read()
     except OSError as error:
-        raise ImageRefused(f"cannot be read: {one_line(error.strerror or error)}") from None
+        raise ImageRefused(f"{UNREADABLE}: {one_line(error.strerror or error)}") from None
 
 
 def _picture(data: bytes, suffix: str) -> Picture:
-    height, width, _ = images.decode(data).shape
+    height, width = images.size(data)
     ending = suffix if suffix in images.SUFFIXES else ".img"
     return Picture(ending, height, width, len(data), xxhash.xxh3_64_intdigest(data))
 

@@ -125,7 +125,7 @@ _Inside = Callable[[Path], Iterator[str]]  # what is wrong with the contents of 
 
 def _png_problem(data: bytes, window: Window, shrink: int) -> Iterator[str]:
     try:
-        shape = images.decode(data).shape[:2]
+        shape = images.size(data)
     except DataError as error:
         yield str(error)
         return

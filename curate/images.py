@@ -18,9 +18,10 @@ Pillow decodes, but does not notice a 16-bit PNG or TIFF, a missing end or a wro
 metadata and large images through process-wide state, which a thread pool cannot redirect. So each format has an opener
 that walks the file's segments, refuses what Pillow would let pass, and gives Pillow the segments that make pixels only.
 
-Nearly all training images are 8-bit PNG files, and decoding them is what ingest and score wait for: libspng (through
-imagecodecs) does it at 1.6 times Pillow's speed. What it does not take goes to Pillow, whose word is final. Cells of a
-packed store are lossless WebP files: libwebp without Pillow, which takes them for animations, is a sixth faster.
+Nearly all training images are 8-bit PNG files, and decoding them is what score and training wait for: `curate.codecs`
+has faster ways than Pillow's. What they do not take goes to Pillow, whose word is final. Ingest need not see pixels to
+know that they are there: `size` inflates such files and undoes no filter. Cells of a packed store are lossless WebP
+files: libwebp without Pillow, which takes them for animations, is a sixth faster.
 """
 
 import io
@@ -32,9 +33,8 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -47,9 +47,10 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from curate import codecs
 from curate.errors import DataError, one_line
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "ImageRefused", "decode", "encode_png"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "ImageRefused", "decode", "encode_png", "size"]
 
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
@@ -73,6 +74,8 @@ _BAD_INPUT = (OSError, OverflowError, SyntaxError, ValueError)
 
 _one_large = threading.Lock()
 
+_Answer = TypeVar("_Answer")
+
 # EXIF orientation -> (transpose, then flip rows, then flip columns) for an upright image; 1 and unknown values: nothing
 _UPRIGHT = {
     2: (False, False, True),
@@ -93,22 +96,36 @@ class _Opened(NamedTuple):
     image: ImageFile  # header read, pixels not yet
     orientation: int  # EXIF, 1..8; anything else counts as upright
     faster: Callable[[], npt.NDArray[np.uint8] | None] | None = None  # the pixels as Pillow has them, or None: ask it
+    is_whole: Callable[[], bool] | None = None  # whether there certainly is each of its pixels, opaque; else ask them
 
 
-def decode(data: bytes) -> npt.NDArray[np.uint8]:
+def decode(data: bytes, *, whole: bool = False) -> npt.NDArray[np.uint8]:
     """The pixels of an image file: (height, width, 3) uint8 RGB, C-contiguous, writable, upright.
+
+    Of a `whole` file it is known that this function takes it, and by a hash that not a byte has changed since: its
+    checksums are not looked at again, and it is decoded faster.
 
     Raises ImageRefused with the reason if the file is not one that the policy above accepts. May be called from
     several threads at once.
     """
+    return _taken(data, whole, lambda opened: _upright(_pixels(opened), opened.orientation))
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Height and width (px, upright) of an image file that `decode` takes, every pixel of it; raises as it does."""
+    return _taken(data, False, _proven_size)
+
+
+def _taken(data: bytes, whole: bool, look: Callable[[_Opened], _Answer]) -> _Answer:
+    """What `look` says of a file that is accepted so far; whatever else is wrong with it, as ImageRefused."""
     opener = _opener(data)
     try:
-        image, orientation, faster = opener(data)
-        _refuse_large(image.size, MAX_PIXELS)
-        _refuse_mode(image.mode)
-        width, height = image.size
+        opened = opener(data, whole)
+        _refuse_large(opened.image.size, MAX_PIXELS)
+        _refuse_mode(opened.image.mode)
+        width, height = opened.image.size
         with _one_large if width * height > _LARGE else nullcontext():
-            return _upright(_pixels(image, faster), orientation)
+            return look(opened)
     except Image.DecompressionBombError:
         raise ImageRefused("too many pixels: more than Pillow's own limit for this format") from None
     except MemoryError:
@@ -117,8 +134,16 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         raise ImageRefused(_reason(error)) from None
 
 
-def _pixels(image: ImageFile, faster: Callable[[], npt.NDArray[np.uint8] | None] | None) -> npt.NDArray[np.uint8]:
-    if faster is not None and (pixels := faster()) is not None:
+def _proven_size(opened: _Opened) -> tuple[int, int]:
+    width, height = opened.image.size
+    if opened.is_whole is None or not opened.is_whole():
+        height, width, _ = _pixels(opened).shape
+    return (width, height) if _UPRIGHT.get(opened.orientation, (False,))[0] else (height, width)
+
+
+def _pixels(opened: _Opened) -> npt.NDArray[np.uint8]:
+    image = opened.image
+    if opened.faster is not None and (pixels := opened.faster()) is not None:
         return pixels
     if isinstance(image, TiffImageFile):
         # This reader checks Pillow's own, lower pixel limit when it allocates; it does not, if that is done.
@@ -142,7 +167,7 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
 # --- what all formats share -------------------------------------------------------------------------------------------
 
 
-def _opener(data: bytes) -> Callable[[bytes], _Opened]:
+def _opener(data: bytes) -> Callable[[bytes, bool], _Opened]:
     if not data:
         raise ImageRefused("empty file")
     for magic, opener in _OPENERS:
@@ -216,19 +241,19 @@ def _counted(parts: int) -> int:
 # --- PNG --------------------------------------------------------------------------------------------------------------
 
 _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
-_PNG_PLAIN = frozenset((0, 2, 6))  # colour types: grey, RGB, RGBA
+_PNG_PLAIN = frozenset((codecs.GREY, codecs.RGB, codecs.RGBA))
 
 
-def _open_png(data: bytes) -> _Opened:
+def _open_png(data: bytes, whole: bool) -> _Opened:
     """Pillow reads 16-bit colour as 8-bit, takes a file without its end, and looks at no checksum of pixels."""
-    kept, orientation, plain = [memoryview(data)[:8]], 1, False
-    for kind, at, end in _png_chunks(data):
+    kept, orientation, plain, colours = [memoryview(data)[:8]], 1, False, -1
+    for kind, at, end in _png_chunks(data, checked=not whole):
         if kind == b"IHDR":
             depth, colours, interlaced = _unpack(">8xBBxxB", data, at + 8)
             if depth == 16:
                 raise ImageRefused("16-bit samples")
-            plain = depth == 8 and colours in _PNG_PLAIN and not interlaced
-        if kind == b"tRNS":
+            plain = at == 8 and depth == 8 and colours in _PNG_PLAIN and not interlaced
+        if kind in (b"PLTE", b"tRNS"):
             plain = False
         if kind == b"acTL":
             _refuse_frames(_unpack(">I", data, at + 8)[0])
@@ -237,31 +262,24 @@ def _open_png(data: bytes) -> _Opened:
         if kind in _PNG_PIXELS:
             kept.append(memoryview(data)[at:end])
     png = b"".join(kept)
-    return _Opened(PngImageFile(io.BytesIO(png)), orientation, partial(_by_libspng, png) if plain else None)
+    image = PngImageFile(io.BytesIO(png))
+    if not plain:
+        return _Opened(image, orientation)
+    (width, height), faster = image.size, partial(codecs.libspng, png)
+    if colours == codecs.RGBA:
+        return _Opened(image, orientation, faster)
+    compressed = [chunk[8:-4] for chunk in kept[2:-1]]  # between the header and the end there are no others
+    is_whole = partial(codecs.is_whole, compressed, height, width, colours)
+    if whole and colours == codecs.RGB:
+        faster = partial(codecs.png_crate, png, height, width)
+    return _Opened(image, orientation, faster, is_whole)
 
 
-def _by_libspng(png: bytes) -> npt.NDArray[np.uint8] | None:
-    """The pixels of a grey, RGB or RGBA file as RGB; None if libspng does not take it, or it has transparent pixels.
+def _png_chunks(data: bytes, checked: bool) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of every chunk up to IEND, with its length and checksum; refuses a cut or damaged one.
 
-    It refuses more than Pillow does, such as data that ends in the last row, and nothing that Pillow refuses gets
-    through. imagecodecs' binding of libpng is as fast, but a damaged file can bring the process down in it.
+    Checksums are looked at if it is `checked`.
     """
-    try:
-        pixels: npt.NDArray[np.uint8] = imagecodecs.spng_decode(png)
-    except imagecodecs.SpngError:
-        return None
-    return np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else _opaque(pixels)
-
-
-def _opaque(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
-    """RGB or RGBA as RGB; None if there are transparent pixels."""
-    if pixels.shape[2] == 3:
-        return pixels
-    return np.ascontiguousarray(pixels[:, :, :3]) if pixels[:, :, 3].min() == 255 else None
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of every chunk up to IEND, with its length and checksum; refuses a cut or damaged one."""
     at, kind, parts = 8, b"", 0
     while kind != b"IEND":
         parts = _counted(parts)
@@ -269,7 +287,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         kind = data[at + 4 : at + 8]
         name = one_line(kind.decode("latin-1"))
         end = _inside(at + 12 + length, data, f"the {name} chunk")
-        if (zlib.crc32(memoryview(data)[at + 4 : end - 4]),) != _unpack(">I", data, end - 4):
+        if checked and (zlib.crc32(memoryview(data)[at + 4 : end - 4]),) != _unpack(">I", data, end - 4):
             raise ImageRefused(f"damaged: wrong checksum in the {name} chunk")
         yield kind, at, end
         at = end
@@ -289,7 +307,7 @@ _JPEG_EXIF = 0xE1
 _JPEG_METADATA = frozenset((*range(0xE1, 0xF0), 0xFE)) - {0xEE}  # APP1..15, comments; Adobe's APP14 tells the colours
 
 
-def _open_jpeg(data: bytes) -> _Opened:
+def _open_jpeg(data: bytes, whole: bool) -> _Opened:
     """Pillow takes a file whose tail was lost and filled with zeros, and a photograph with a preview (MPO) for two."""
     kept, orientation, begin, scans = [], 0, 0, 0
     for marker, at, end in _jpeg_segments(data):
@@ -309,7 +327,9 @@ def _open_jpeg(data: bytes) -> _Opened:
     jpeg = b"".join(kept)
     if _MAX_FILL in jpeg:
         raise ImageRefused(f"damaged: {len(_MAX_FILL)} fill bytes")
-    return _Opened(JpegImageFile(io.BytesIO(jpeg)), orientation)
+    image = JpegImageFile(io.BytesIO(jpeg))
+    plain = whole and image.mode in ("L", "RGB")
+    return _Opened(image, orientation, partial(codecs.libjpeg, jpeg) if plain else None)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -350,7 +370,7 @@ class _Entry:
     raw: bytes  # all 12 bytes
 
 
-def _open_tiff(data: bytes) -> _Opened:
+def _open_tiff(data: bytes, _: bool) -> _Opened:
     """Pillow reads 16-bit colour as 8-bit, and warns of every oddity in the directory: hence a shorter directory."""
     order = _byte_order(data)
     at = _unpack(f"{order}I", data, 4)[0]
@@ -454,7 +474,7 @@ def _exif_orientation(exif: bytes) -> int:
 # --- GIF, WEBP, PPM, BMP ----------------------------------------------------------------------------------------------
 
 
-def _open_gif(data: bytes) -> _Opened:
+def _open_gif(data: bytes, _: bool) -> _Opened:
     width, height, flags = _unpack("<6xHHB", data, 0)
     _refuse_large((width, height), _MAX_GIF_PIXELS)
     at, num_frames, parts = 13 + _gif_palette_bytes(flags), 0, 0
@@ -485,22 +505,14 @@ def _after_gif_blocks(data: bytes, at: int) -> int:
     return at + 1
 
 
-def _open_webp(data: bytes) -> _Opened:
+def _open_webp(data: bytes, _: bool) -> _Opened:
     _inside(_unpack("<I", data, 4)[0] + 8, data, "the RIFF container")
     image = WebPImageFile(io.BytesIO(data))
     _refuse_frames(image.n_frames)
     lossless = data[12:16] == b"VP8L"  # and nothing else; of lossy files decoders round differently
     return _Opened(
-        image, _exif_orientation(image.info.get("exif", b"")), partial(_by_libwebp, data) if lossless else None
+        image, _exif_orientation(image.info.get("exif", b"")), partial(codecs.libwebp, data) if lossless else None
     )
-
-
-def _by_libwebp(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """The pixels of a still, lossless file as RGB; None if it is damaged, or has transparent pixels."""
-    try:
-        return _opaque(imagecodecs.webp_decode(data))
-    except imagecodecs.WebpError:
-        return None
 
 
 _PPM_TWO, _PPM_THREE = (re.compile(rb"P.(?:(?:\s|#[^\r\n]*+[\r\n])*+[0-9.+-]++){%d}" % count) for count in (2, 3))
@@ -508,7 +520,7 @@ _MAX_PPM_HEADER = 2**16  # bytes, with comments: Pillow reads them one by one
 _MAX_PPM_COMMENTS = 1000  # in plain files, which Pillow copies for each
 
 
-def _open_ppm(data: bytes) -> _Opened:
+def _open_ppm(data: bytes, _: bool) -> _Opened:
     """Pillow scales colours of up to 16 bits to 8; the largest value is told only to its decoder."""
     header = (_PPM_TWO if data[1:2] in b"14" else _PPM_THREE).match(data)
     if (header.end() if header else len(data)) > _MAX_PPM_HEADER:
@@ -523,7 +535,7 @@ def _open_ppm(data: bytes) -> _Opened:
     return _Opened(image, 1)
 
 
-def _open_bmp(data: bytes) -> _Opened:
+def _open_bmp(data: bytes, _: bool) -> _Opened:
     return _Opened(BmpImageFile(io.BytesIO(data)), 1)
 
 

@@ -1,4 +1,4 @@
-"""Ingest: photographs -> a Store. Bytes are copied verbatim; every image is decoded once to prove that it is whole.
+"""Ingest: photographs -> a Store. Bytes are copied verbatim; every image is read once, and proven whole.
 
 Sources are taken in order and packed greedily into shards. What the store already knows is skipped, and a shard counts
 only when its record is written: so a second run adds only what is new, and an interrupted run, run again, ends with
@@ -10,6 +10,7 @@ are now: those that are whole now, or are refused for another reason, go into sh
 """
 
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -26,14 +27,14 @@ import xxhash
 from curate import layout, pool, storage, windows
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, require_disk, run
 from curate.errors import CurateError, DataError, UsageError, counted, listed, one_line
-from curate.examination import TOO_SMALL, Examined, Examiner
+from curate.examination import TOO_SMALL, UNREADABLE, Examined, Examiner
 from curate.progress import Meter, Progress, silent
 from curate.schema import STATUS_OK
 from curate.schema import Part as FilePart
 from curate.shards import write_tar
 from curate.sources import PairedFolder, Source, find
 from curate.storage import Place
-from curate.store import INGEST, Cell, Store
+from curate.store import INGEST, Cell, Store, write_parquet
 from curate.survey import ChangedError, Examination, Survey, read_again
 
 __all__ = ["FINGERPRINT", "FINGERPRINTS", "IngestReport", "ingest", "patch_table"]
@@ -177,6 +178,8 @@ def _in_one_go(
     """Each source is read once: examined by several threads ahead, and written by this one."""
     store = survey.store
     with store.writing(wait=wait):
+        # Arrow's first table takes 13 MB that it keeps: taken now, they are not on top of what is read meanwhile.
+        write_parquet(layout.PATCHES.empty_table(), io.BytesIO())
         known = _Known.of(store, survey.only)
         examiner = Examiner(pairs, frozenset(known.files), store.header.patch, survey.only)
         examined = pool.ahead(examiner.examine, sources, 2 * pool.workers() + _MORE_AHEAD)
@@ -536,9 +539,19 @@ def _examine(survey: Survey, pairs: Mapping[int, PairedFolder], engine: Engine, 
     todo = [chunk for chunk in survey.missing() if part.has(chunk.number)]
     done, total = 0, sum(len(chunk.sources) for chunk in todo)
     for chunk, examined in run(job, todo, engine):
+        if engine != LOCAL:
+            _require_unreadable_here(job.examiner, examined)
         survey.keep(chunk, examined)
         done += len(examined)
         progress(done, total, "examined")
+
+
+def _require_unreadable_here(examiner: Examiner, examined: Sequence[Examined]) -> None:
+    """UsageError for a photograph that a worker cannot read, and this process can: it must not be refused for that."""
+    for item in examined:
+        if UNREADABLE in item.status and UNREADABLE not in examiner.examine(item.source).status:
+            said = f"a worker of Ray says of '{one_line(item.source.name)}': {item.status}; here it can be read"
+            raise UsageError(f"{said}: workers need the same files, and the same address of an object store")
 
 
 def _write_shard(store: Store, unit: int, items: Iterable[Examined]) -> _Shard:

@@ -7,7 +7,6 @@ import math
 import re
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from curate import compressions, distribution, plugins, storage
@@ -126,16 +125,14 @@ def _seen(store: Store, found: CheckSet) -> dict[str, Any]:
 
 
 def _manifest(scan: Scan) -> dict[str, Any]:
-    images = pa.array([], pa.string())
     ends: list[float | None] = []
-    for batch in scan.batches("image_id", "score"):
-        images = pc.unique(pa.chunked_array([images, pc.unique(batch["image_id"]).dictionary_decode()]))
+    for batch in scan.batches("image_id", "score"):  # every one is looked at before DuckDB reads them
         ends += pc.min_max(batch["score"]).as_py().values()
     finite = [score for score in ends if score is not None and math.isfinite(score)]
     return {
         "kind": "manifest",
         "patches": scan.rows,
-        "images": len(images),
+        "images": distribution.images_of(scan),
         "score": {"lowest": min(finite, default=None), "highest": max(finite, default=None)},
         "recipe": scan.manifest.recipe.model_dump(mode="json"),
         "histogram": distribution.of_manifest(scan),

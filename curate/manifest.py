@@ -197,8 +197,18 @@ class Manifest:
 
     def digest(self) -> str:
         """xxh3-128 (hex) of what a trainer reads: the patches and their weights, rank by rank."""
-        digest = xxhash.xxh3_128("\n".join(self.table["patch_id"].to_pylist()).encode())
-        digest.update(self.table["weight"].to_numpy().astype("<f4").tobytes())
+        return self.digest_of([self.table])
+
+    @staticmethod
+    def digest_of(pieces: Iterable[pa.Table | pa.RecordBatch]) -> str:
+        """`digest` of patch_id and weight that come in the order of the ranks. It holds the weights."""
+        digest, between, weights = xxhash.xxh3_128(), "", bytearray()
+        for piece in pieces:
+            if piece.num_rows:
+                digest.update((between + "\n".join(piece["patch_id"].to_pylist())).encode())
+                weights += piece["weight"].to_numpy().astype("<f4").tobytes()
+                between = "\n"
+        digest.update(weights)
         return digest.hexdigest()
 
     def describe(self) -> str:
@@ -220,12 +230,10 @@ class Scan:
     path: Path  # of the file, or of a copy here of one that is far
 
     def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
-        """These columns of all its rows, in no order; strings as dictionaries. DataError for damage in them."""
+        """These columns of all its rows, in no order. DataError for damage in them."""
         from curate import tables
 
-        strings = [name for name in columns if name in ("patch_id", "image_id")]
-        options = {"page_checksum_verification": True, "read_dictionary": strings}
-        rows = tables.batches(self.path, columns, **options)
+        rows = tables.batches(self.path, columns, page_checksum_verification=True)
 
         def piece(_: Path) -> pa.RecordBatch | None:
             batch = next(rows, None)
@@ -238,16 +246,17 @@ class Scan:
             yield batch
 
 
-def _write(stream: BinaryIO, tables: Iterable[pa.Table], recipe: Callable[[], bytes]) -> None:
+def _write(stream: BinaryIO, pieces: Iterable[pa.Table], recipe: Callable[[], bytes]) -> None:
     """A manifest's file; its recipe is asked for when the rows are written."""
     import pyarrow.parquet as pq
 
     from curate import layout
+    from curate.tables import grouped
 
     # Without Arrow's own copy of the schema, which would hide what is added when the rows are written.
     options = {"compression": "zstd", "write_page_checksum": True, "store_schema": False}
     with pq.ParquetWriter(stream, layout.MANIFEST, **options) as writer:
-        for rows in _in_groups(tables):
+        for rows in grouped(pieces, _GROUP_ROWS):
             writer.write_table(rows, row_group_size=_GROUP_ROWS)
         writer.add_key_value_metadata({schema.METADATA_KEY: recipe()})
 
@@ -263,21 +272,6 @@ def _is_as_written(path: Path) -> bool:
     stream = io.BytesIO()
     _write(stream, [read.read().replace_schema_metadata(None)], lambda: recipe)
     return bool(pq.read_metadata(stream).created_by != writer or stream.getbuffer() == path.read_bytes())
-
-
-def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in whole row groups, each column in one piece: where pieces end, Parquet would end pages."""
-    import pyarrow as pa
-
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        while sum(map(len, waiting)) >= _GROUP_ROWS:
-            rows = pa.concat_tables(waiting)
-            yield rows[:_GROUP_ROWS].combine_chunks()
-            waiting = [rows[_GROUP_ROWS:]]
-    if rest := [table for table in waiting if len(table)]:
-        yield pa.concat_tables(rest).combine_chunks()
 
 
 def _existing(path: str | Place) -> Place:

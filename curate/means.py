@@ -1,13 +1,14 @@
 """Means of maps over windows: each pixel is added up once, however the windows overlap, and a map may come in strips.
 
 The windows' edges cut the image into a small grid of cells; a window is a rectangle of whole cells. Rows are added up
-to the cells' rows as they come (one small matrix product, float64), the columns at the end; a summed-area table over
+to the cells' rows as they come, in float64, the columns at the end; a summed-area table over
 the cells then gives each window by four look-ups.
 
 Axes   K maps, H height, W width, N windows, S rows of cells, T columns of cells
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -39,19 +40,27 @@ class WindowMeans:
             self.cell = cell
             self._rows_SH = _shares(self._edges[0], cell)
             self._sums = maps_KHW.new_zeros((len(maps_KHW), len(self._rows_SH), maps_KHW.shape[2]), dtype=torch.float64)
-        height = maps_KHW.shape[1]
-        first, last = self._cells(top, height)
-        rows_SH = self._rows_SH[first:last, top : top + height].to(maps_KHW.device)
-        maps_KHW = maps_KHW[:, : rows_SH.shape[1]]  # below the last window nothing is asked
-        sums_KSW = rows_SH @ maps_KHW.double()
+        first, last = self._cells(top, maps_KHW.shape[1])
+        sums_KSW = self._over_rows(maps_KHW, top, first, last)
         # On a GPU the question would wait for all that was asked of it before.
         if maps_KHW.device.type != "cpu" or not math.isfinite(sums_KSW.sum().item()):
             finite_KHW = maps_KHW.isfinite()
-            sums_KSW = rows_SH @ maps_KHW.where(finite_KHW, 0).double()
+            sums_KSW = self._over_rows(maps_KHW.where(finite_KHW, 0), top, first, last)
             if self._bad is None:
                 self._bad = torch.zeros_like(self._sums)
-            self._bad[:, first:last] += rows_SH @ (~finite_KHW).double()
+            self._bad[:, first:last] += self._over_rows((~finite_KHW).float(), top, first, last)
         self._sums[:, first:last] += sums_KSW
+
+    def _over_rows(self, maps_KHW: Tensor, top: int, first: int, last: int) -> Tensor:
+        """Sums over the rows of each row of cells, sums_KSW float64; below the last window nothing is asked."""
+        if maps_KHW.device.type == "cpu" and self.cell == 1:  # whole pixels: half the time of the product
+            cuts = (self._edges[0][first : last + 1] - top).clip(0, maps_KHW.shape[1]).tolist()
+            sums_KSW = np.empty((len(maps_KHW), last - first, maps_KHW.shape[2]))
+            for row, (begin, end) in enumerate(pairwise(cuts)):
+                maps_KHW.numpy()[:, begin:end].sum(1, np.float64, sums_KSW[:, row])
+            return torch.from_numpy(sums_KSW)
+        rows_SH = self._rows_SH[first:last, top : top + maps_KHW.shape[1]].to(maps_KHW.device)
+        return rows_SH @ maps_KHW[:, : rows_SH.shape[1]].double()
 
     def _cells(self, top: int, height: int) -> tuple[int, int]:
         """Which rows of cells these rows of the maps touch: first and end."""

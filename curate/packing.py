@@ -1,10 +1,11 @@
 """Pack: a Manifest -> a Store of just the pixels under its windows, once each and lossless, and a manifest of it.
 
-Windows overlap, cells do not: what an image's windows cover is cut into rectangles, each a lossless WebP. Where the
-photograph's own file takes fewer bytes than these (most JPEGs) it is kept instead, verbatim. So that a window's LR is
-the crop of the whole image's LR, the pixels that the bicubic kernel reaches around it are packed too: of a refined half
-of 96-px windows 2.4 % of the bytes, where LR cells for x2, x3 and x4 would be 42 % more pixels. Of LR images that the
-store was ingested with goes the part under the windows. Training gives the same batches, bit by bit.
+Windows overlap, cells do not: what an image's windows cover is cut into rectangles, each a lossless WebP, or a PNG,
+which takes 1.4 times the bytes and is decoded in 0.55 of the time. Where the photograph's own file takes fewer bytes
+than these (most JPEGs) it is kept instead, verbatim. So that a window's LR is the crop of the whole image's LR, the
+pixels that the bicubic kernel reaches around it are packed too: of a refined half of 96-px windows 2.4 % of the bytes,
+where LR cells for x2, x3 and x4 would be 42 % more pixels. Of LR images that the store was ingested with goes the part
+under the windows. Training gives the same batches, bit by bit.
 
 The shard is the unit. Which images go into which is planned before any is read, so that several workers or runs can
 pack at the same time: done ones are skipped, and an interrupted run, run again, ends with the same bytes as one that
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,9 @@ import xxhash
 from PIL import Image
 
 from curate import images, layout, pool, reuse, storage, windows
-from curate.engine import LOCAL, WHOLE, Engine, joined, require_disk, run
+from curate.engine import LOCAL, WHOLE, Engine, joined, run
 from curate.engine import Part as Share
-from curate.errors import CurateError, DataError, UsageError, one_line
+from curate.errors import CurateError, DataError, UsageError, listed, one_line
 from curate.manifest import Manifest
 from curate.progress import Progress, silent
 from curate.schema import CommitRecord, Packing, Part, StoreReference
@@ -39,7 +40,7 @@ from curate.shards import write_tar
 from curate.storage import Place
 from curate.store import INGEST, Store
 
-__all__ = ["MANIFEST_FILE", "PackReport", "fingerprint", "lossless", "pack"]
+__all__ = ["MANIFEST_FILE", "Cells", "PackReport", "fingerprint", "lossless", "pack"]
 
 MANIFEST_FILE = "manifest.parquet"  # in the packed store
 
@@ -48,8 +49,10 @@ _MARGIN = 3 * _SCALE // 2  # HR px that its kernel reaches beyond a window
 _LR_SCALES = (2, 3, 4)
 _CELL = 512  # px, longest side: smaller ones are read at random for less, 128 px would take 0.7 % more bytes
 _MAX_ROWS = 50_000  # images in one shard, however small they are
-_PIXEL_BYTES = 1.25  # of lossless WebP, the median of photographs (0.8 to 1.6): what a plan of shards counts with
+_PIXEL_BYTES = {"webp": 1.25, "png": 1.7}  # the median of photographs (0.8 to 1.6): what a plan of shards counts with
 _VERSION = "pack 2"  # of what is done to an image
+
+Cells = Literal["webp", "png"]
 
 _Ints = npt.NDArray[np.int64]
 
@@ -125,13 +128,15 @@ def pack(
     *,
     store: Store | str | Path | None = None,
     shard_size: int = 256_000_000,
+    cells: Cells = "webp",
     engine: Engine = LOCAL,
     part: Share = WHOLE,
     progress: Progress = silent,
 ) -> PackReport:
     """Write a store of a manifest's windows to the folder `out`: new, empty, or an unfinished pack of the same.
 
-    `store` is where the manifest's store is, if it has moved. A shard holds about `shard_size` bytes. Scores are taken
+    `store` is where the manifest's store is, if it has moved. A shard holds about `shard_size` bytes. `cells` are the
+    files that pixels are kept in: `webp` is the smaller kind, `png` the one to train from faster. Scores are taken
     along; a photograph cannot be scored any more where only parts of it are there. `out/manifest.parquet` has the same
     windows, ranks, scores and weights, and names the store in `out`. As one `part` of several runs, this one packs its
     shards; the last of the parts to end writes scores and manifest. The bytes are the same, on every `engine` too.
@@ -141,28 +146,31 @@ def pack(
     """
     if shard_size < 1:
         raise UsageError(f"a shard should hold 1 byte or more, found {shard_size}")
-    require_disk(part, out)
+    if cells not in get_args(Cells):
+        raise UsageError(f"no cells '{one_line(cells)}'; there are: {listed(get_args(Cells))}")
     manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
     source = store if isinstance(store, Store) else manifest.store(store)
     manifest.verify(source)
     jobs = _jobs(manifest, source)
-    units = list(_planned(source, jobs, shard_size))
+    units = list(_planned(source, jobs, shard_size, cells))
     with contextlib.ExitStack() as stack:
         stack.enter_context(joined(engine))
-        target = _open_or_create(out, source, manifest)
+        target = _open_or_create(out, source, manifest, cells)
         stack.enter_context(target.writing(shared=not part.is_whole))
         done = target.commits()
         _check_plan(target, units, done)
         known = sum(len(unit.jobs) for unit in units if unit.number in done)
         count = _Count(progress, len(jobs), known)
         todo = [unit for unit in units if unit.number not in done and part.has(unit.number)]
-        written = _written(source, target, todo, engine, count)
+        written = _written(source, target, todo, engine, count, cells)
         for unit, shard in written:
             _commit(target, unit, shard)
         missing = len(units) - len(target.commits())
         if not missing:
             _copy_scores(source, target)
             _repeat(manifest, source, target).save(target.path / MANIFEST_FILE)
+            if not part.is_whole and storage.is_url(target.path):
+                target.fold([INGEST, *(found.kind for found in target.score_sets())])
     ids = [job.image_id for job in jobs]
     return PackReport(
         manifest=target.path / MANIFEST_FILE,
@@ -186,9 +194,9 @@ def _hashes(store: Store, image_id: str) -> list[int]:
     return [cell.xxh3 for cell in store.cells(image_id)]
 
 
-def _open_or_create(out: str | Path, source: Store, manifest: Manifest) -> Store:
+def _open_or_create(out: str | Path, source: Store, manifest: Manifest, cells: Cells) -> Store:
     reference = manifest.recipe.store
-    packing = Packing(source=reference.digest, manifest=manifest.digest(), scale=_SCALE)
+    packing = Packing(source=reference.digest, manifest=manifest.digest(), scale=_SCALE, cells=cells)
     path = storage.place(out, "a packed store")
     grid = source.header
     if not Store.is_store(path):
@@ -200,10 +208,8 @@ def _open_or_create(out: str | Path, source: Store, manifest: Manifest) -> Store
     opened = Store.open(path)
     there = opened.header.packed
     if there != packing:
-        other = there and reuse.differences(
-            {"store": there.source, "manifest": there.manifest, "scale": there.scale},
-            {"store": packing.source, "manifest": packing.manifest, "scale": packing.scale},
-        )
+        told = [{**was.model_dump(exclude={"source"}), "store": was.source} for was in (there, packing) if was]
+        other = there and reuse.differences(*told)
         kind = f"packed from other things ({other})" if other else opened.kind
         raise UsageError(f"'{one_line(out)}' is there already and is {kind}; name a new or empty folder")
     return opened
@@ -251,11 +257,11 @@ def _cropped(job: _Job) -> tuple[int, int]:
     return windows.cropped(height), windows.cropped(width)
 
 
-def _planned(source: Store, jobs: Sequence[_Job], shard_size: int) -> Iterator[_Unit]:
+def _planned(source: Store, jobs: Sequence[_Job], shard_size: int, cells: Cells) -> Iterator[_Unit]:
     """Images in shards: greedily, in order, by the bytes that their cells should take at most."""
     number, group, size = 0, list[_Job](), 0
     for job in jobs:
-        expected = _expected_bytes(source, job)
+        expected = _expected_bytes(source, job, _PIXEL_BYTES[cells])
         if group and (size + expected > shard_size or len(group) == _MAX_ROWS):
             yield _Unit(number, group)
             number, group, size = number + 1, [], 0
@@ -265,11 +271,11 @@ def _planned(source: Store, jobs: Sequence[_Job], shard_size: int) -> Iterator[_
         yield _Unit(number, group)
 
 
-def _expected_bytes(source: Store, job: _Job) -> int:
+def _expected_bytes(source: Store, job: _Job, each: float) -> int:
     """Of an image's cells, without reading it."""
     covered = {scale: _area(*_lr_boxes(job, scale)) for scale in _LR_SCALES if source.cells(job.image_id, f"lr{scale}")}
     own = sum(cell.size for cell in source.cells(job.image_id))
-    return min(own, int(_PIXEL_BYTES * _area(*_hr_boxes(job)))) + int(_PIXEL_BYTES * sum(covered.values()))
+    return min(own, int(each * _area(*_hr_boxes(job)))) + int(each * sum(covered.values()))
 
 
 def _area(first_N2: _Ints, end_N2: _Ints) -> int:
@@ -303,22 +309,22 @@ def _lr_boxes(job: _Job, scale: int) -> tuple[_Ints, _Ints]:
 # One image
 
 
-def _pack_image(source: Store, job: _Job) -> list[_Cell]:
+def _pack_image(source: Store, kind: Cells, job: _Job) -> list[_Cell]:
     """Several threads do this at the same time."""
-    cells = _hr_cells(source, job)
+    cells = _hr_cells(source, kind, job)
     for scale in _LR_SCALES:
         if source.cells(job.image_id, f"lr{scale}"):
             pixels = source.pixels(job.image_id, f"lr{scale}")
-            cells += _encoded(pixels, f"{job.image_id}.lr{scale}", f"lr{scale}", *_lr_boxes(job, scale))
+            cells += _encoded(pixels, kind, f"{job.image_id}.lr{scale}", f"lr{scale}", *_lr_boxes(job, scale))
     return cells
 
 
-def _hr_cells(source: Store, job: _Job) -> list[_Cell]:
+def _hr_cells(source: Store, kind: Cells, job: _Job) -> list[_Cell]:
     pixels = source.pixels(job.image_id)
     file = source.read_bytes(job.image_id) if source.is_whole(job.image_id) else b""
     own = hashlib.sha256(file).hexdigest() == job.row["sha256"]  # and not a cell of all of it
     cells, size = [], 0
-    for cell in _encoded(pixels, job.image_id, "hr", *_hr_boxes(job)):
+    for cell in _encoded(pixels, kind, job.image_id, "hr", *_hr_boxes(job)):
         cells.append(cell)
         size += len(cell.data)
         if own and size >= len(file):
@@ -328,11 +334,14 @@ def _hr_cells(source: Store, job: _Job) -> list[_Cell]:
     return cells
 
 
-def _encoded(pixels: npt.NDArray[np.uint8], stem: str, role: str, first_N2: _Ints, end_N2: _Ints) -> Iterator[_Cell]:
+def _encoded(
+    pixels: npt.NDArray[np.uint8], kind: Cells, stem: str, role: str, first_N2: _Ints, end_N2: _Ints
+) -> Iterator[_Cell]:
     """The cells over boxes of an image."""
+    encode = images.encode_png if kind == "png" else lossless
     for place in _rectangles(first_N2, end_N2):
-        cut = pixels[place.top : place.bottom, place.left : place.right]
-        yield _Cell(f"{stem}.{place.top}_{place.left}.webp", role, place, lossless(cut))
+        cut = np.ascontiguousarray(pixels[place.top : place.bottom, place.left : place.right])
+        yield _Cell(f"{stem}.{place.top}_{place.left}.{kind}", role, place, encode(cut))
 
 
 def lossless(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -408,23 +417,24 @@ class _Packing:
 
     source: Place
     target: Place
+    cells: Cells
     tell: Callable[[int, int], None]
 
     def open(self) -> Callable[[_Unit], _Shard]:
         source, target = Store.open(self.source), Store.open(self.target)
         source.cell("")  # builds the index here, before several threads ask for it
-        return lambda unit: _write_shard(source, target, unit, self.tell)
+        return lambda unit: _write_shard(source, target, unit, self.cells, self.tell)
 
     def name(self, unit: _Unit) -> str:
         return f"shard {unit.number:06d}"
 
 
 def _written(
-    source: Store, target: Store, units: Sequence[_Unit], engine: Engine, count: _Count
+    source: Store, target: Store, units: Sequence[_Unit], engine: Engine, count: _Count, cells: Cells
 ) -> Iterator[tuple[_Unit, _Shard]]:
     """The units with their shards, in order."""
     here = engine == LOCAL
-    job = _Packing(source.path.resolve(), target.path.resolve(), count.add if here else _unheard)
+    job = _Packing(source.path.resolve(), target.path.resolve(), cells, count.add if here else _unheard)
     for unit, shard in run(job, units, engine):
         if not here:
             count.add(len(unit.jobs), shard.file.bytes)
@@ -433,11 +443,11 @@ def _written(
         storage.remove_leftovers(target.path / "shards")  # of a worker that died
 
 
-def _write_shard(source: Store, target: Store, unit: _Unit, tell: Callable[[int, int], None]) -> _Shard:
+def _write_shard(source: Store, target: Store, unit: _Unit, kind: Cells, tell: Callable[[int, int], None]) -> _Shard:
     rows: list[dict[str, object]] = []
 
     def members() -> Iterator[tuple[str, bytes]]:
-        packed = pool.ahead(partial(_pack_image, source), unit.jobs)
+        packed = pool.ahead(partial(_pack_image, source, kind), unit.jobs)
         for job, cells in zip(unit.jobs, packed, strict=True):
             for cell in cells:
                 rows.append(_cell_row(job, cell))

@@ -65,7 +65,7 @@ def cell_table(tar: Path) -> pa.Table:
             if match is None:
                 raise tarfile.TarError(f"'{member.name}' is no member of a shard")
             data = os.pread(file.fileno(), member.size, member.offset_data)
-            height, width, _ = images.decode(data).shape
+            height, width = images.size(data)
             rows.append(
                 {
                     "image_id": match[1],
@@ -201,11 +201,11 @@ class Shard:
         except (tarfile.TarError, UnicodeDecodeError):
             pass
         own = self.endings.get(row["image_id"], ".png")
-        packed = f"{stem}.{row['y']}_{row['x']}.webp"
+        packed = [f"{stem}.{row['y']}_{row['x']}{ending}" for ending in (".webp", ".png")]
         endings = [own, *sorted(images.SUFFIXES - {own}), ".img"]
         if row["role"] == "hr" and row["image_id"] in self.endings:
-            return [stem + own, packed]
-        return [*(stem + ending for ending in endings), packed]
+            return [stem + own, *packed]
+        return [*(stem + ending for ending in endings), *packed]
 
 
 class _Hash:

@@ -114,6 +114,7 @@ class Packing(pydantic.BaseModel):
     source: str  # digest of the store that it was packed from, when the manifest was made
     manifest: str  # digest of the manifest's patches and weights
     scale: pydantic.PositiveInt  # up to this one the LR of a window can be made exactly: pixels around it are there
+    cells: Literal["webp", "png"] = "webp"  # what the cells' files are
 
 
 class Distilling(pydantic.BaseModel):

@@ -11,8 +11,8 @@ On a GPU threads decode into pinned memory, and copies, scorers and the next dec
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,14 +23,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from curate import images, layout, plugins, pool, reuse
-from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, require_disk, run
+from curate import layout, plugins, pool, reuse
+from curate.engine import LOCAL, WHOLE, Engine, Part, has_gpus, joined, run
 from curate.errors import UsageError, counted, listed, one_line
 from curate.means import WindowMeans
 from curate.progress import Meter, Progress, silent
 from curate.schema import CommitRecord, ScorerRecord
 from curate.scorers import MapScorer, PatchScorer, Scorer
-from curate.storage import Place
+from curate.storage import Place, is_url
 from curate.store import ScoreSet, Store
 from curate.tensors import crop_to_multiple, halving, pick_device, to_float, to_tensor
 
@@ -91,6 +91,11 @@ class _Job:
         record = self.done.get(unit.unit)
         return record is not None and record.fingerprint == self.fingerprint(unit)
 
+    def is_all_done(self, store: Store, units: Iterable[CommitRecord]) -> bool:
+        """Whether by now every part of a run has done its own: none of them has a record to write any more."""
+        now = replace(self, done=store.commits(self.found.kind))
+        return all(map(now.is_done, units))
+
     def stale(self, units: Sequence[CommitRecord]) -> str:
         """That scores are of other shards than these; '' if none are."""
         number = sum(unit.unit in self.done and not self.is_done(unit) for unit in units)
@@ -120,7 +125,6 @@ def score(
     if not chosen:
         raise UsageError(f"which scorers? There are: {listed(plugins.names('scorers'))}")
     store.require_whole("scored")
-    require_disk(part, store.path)
     with joined(engine), store.writing(shared=not part.is_whole):
         target, settled = _settled(chosen, device, engine)
         records = [_record(scorer, label(given)) for scorer, given in zip(settled, chosen, strict=True)]
@@ -134,6 +138,8 @@ def score(
         mine = [unit for unit in units.values() if part.has(unit.unit)]
         why += [line for job in jobs.values() if (line := job.stale(mine))]
         tally = _run(store, mine, jobs, target, engine, progress)
+        if not part.is_whole and is_url(store.path):
+            store.fold(job.found.kind for job in jobs.values() if job.is_all_done(store, units.values()))
     names = [name for name, (found, _) in store.score_columns().items() if found in sets]
     return ScoreReport(names, tally.images, tally.patches, tally.skipped, tally.not_finite, why)
 
@@ -367,7 +373,7 @@ def _scored(
 
     def work(task: _Task) -> tuple[_Task, Tensor | None, dict[str, Tensor]]:
         with meter.timed("decoding"):
-            pixels_HWC = images.decode(store.read_bytes(task.image_id))
+            pixels_HWC = store.pixels(task.image_id)
         meter.add(pixels=pixels_HWC.shape[0] * pixels_HWC.shape[1])
         image_CHW = crop_to_multiple(to_tensor(pixels_HWC))
         with meter.timed(_DEVICE):
@@ -397,7 +403,7 @@ def _on_gpu(
     copies, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)  # type: ignore[no-untyped-call]
 
     def pinned(task: _Task) -> tuple[_Task, Tensor]:
-        pixels_HWC = images.decode(store.read_bytes(task.image_id))  # in this layout; planes are made on the device
+        pixels_HWC = store.pixels(task.image_id)  # in this layout; planes are made on the device
         return task, torch.from_numpy(pixels_HWC).pin_memory()
 
     flying: deque[tuple[_Task, list[Tensor], torch.cuda.Event]] = deque()
@@ -452,13 +458,15 @@ def _maps(function: Callable[[Tensor], Tensor], image_CHW: Tensor, reach: int | 
     """The maps of an image as maps_KHW, from top to bottom with their first rows: all at once, or in strips."""
     height, width = image_CHW.shape[1:]
     rows = height if reach is None or image_CHW.is_cuda else max(_STRIP_PIXELS // width, 4 * reach)
+    above = 0 if reach is None else reach
+    # Each strip is written over the last one: new memory costs more than what is done in it.
+    floats_CHW = torch.empty((len(image_CHW), min(rows + 2 * above, height), width), device=image_CHW.device)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        if reach is None:
-            first, last = 0, height
-        else:  # the last strip may have a row or two: what mirrors at the image's edge needs more
-            first, last = max(min(top, height - rows) - reach, 0), min(bottom + reach, height)
-        maps_KHW = function(to_float(image_CHW[:, first:last])[None])[0]
+        # The last strip may have a row or two: what mirrors at the image's edge needs more.
+        first, last = max(min(top, height - rows) - above, 0), min(bottom + above, height)
+        strip_CHW = floats_CHW[:, : last - first].copy_(image_CHW[:, first:last]).div_(255)
+        maps_KHW = function(strip_CHW[None])[0]
         yield (top, maps_KHW) if reach is None else (top, maps_KHW[:, top - first : bottom - first])
 
 

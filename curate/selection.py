@@ -391,6 +391,8 @@ def _score_column(store: Store, by: str | None, *, needed: bool) -> str | None:
 
 def _how_to_have(by: str, columns: Sequence[str]) -> str:
     """How a score that is not there is made, if a scorer makes it, or what was meant by its name."""
+    if variants := [column for column in columns if column.startswith(f"{by}@")]:
+        return f"; {listed(variants)} are of other weights or versions of it: say which"
     if by.partition(":")[0] in plugins.names("scorers"):
         return f"; 'curate score STORE {one_line(by)}' makes it"
     return meant(by, columns) or ("" if columns else _SCORING)

@@ -46,10 +46,18 @@ class _File(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A file of a file system; a local one by its resolved path."""
+    """A file of a file system; a local one by its resolved path.
+
+    It is pickled as names alone: a file system may hold credentials that fsspec's own settings gave it, and another
+    process has its own.
+    """
 
     fs: AbstractFileSystem
     path: str
+    url: str = field(default="", compare=False)  # that the file system is found by; of a local one ""
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return _stored, (self.path, self.url)
 
     def read(self, start: int, size: int | None) -> bytes:
         if isinstance(self.fs, LocalFileSystem):
@@ -65,6 +73,10 @@ class _Stored:
 
     def open(self) -> BinaryIO:
         return cast(BinaryIO, self.fs.open(self.path, "rb"))
+
+
+def _stored(path: str, url: str) -> _Stored:
+    return _Stored(storage.file_system(url)[0] if url else _LOCAL, path, url)
 
 
 @dataclass(frozen=True)
@@ -241,10 +253,11 @@ def _find_remote(fs: AbstractFileSystem, root: str, url: str, shown: str) -> Fou
     kind = storage.kind(url)
     if not is_file and kind == "directory":
         label, below = one_line(path.name) or shown, root.rstrip("/") + "/"
-        return _images((Source(label, one_line(n.removeprefix(below)), _Stored(fs, n)) for n in fs.find(root)), shown)
+        names = ((n, one_line(n.removeprefix(below))) for n in fs.find(root))
+        return _images((Source(label, name, _Stored(fs, n, url)) for n, name in names), shown)
     if kind is None:
         raise UsageError(f"'{shown}' does not exist")
-    return _find_file(_Stored(fs, root), path.name, one_line(path.parent.name), shown)
+    return _find_file(_Stored(fs, root, url), path.name, one_line(path.parent.name), shown)
 
 
 def _find_file(file: _Stored, name: str, parent: str, shown: str) -> Found:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 import xxhash
 
 from curate import cache, files
-from curate.errors import CurateError, DataError, UsageError, one_line
+from curate.errors import AccessError, CurateError, DataError, UsageError, one_line
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
@@ -310,7 +310,7 @@ def _info(url: str) -> dict[str, Any] | None:
 def retried(act: Callable[[], _T], url: str) -> _T:
     """What `act` returns; tried up to five times where it fails for a reason that may pass.
 
-    Raises OSError (FileNotFoundError, ...) for what another try does not mend, CurateError where access is denied and
+    Raises OSError (FileNotFoundError, ...) for what another try does not mend, AccessError where access is denied and
     where the last try failed too.
     """
     for wait in (*_WAITS, None):
@@ -318,7 +318,7 @@ def retried(act: Callable[[], _T], url: str) -> _T:
             return act()
         except _failures() as error:
             if _is_denied(error):
-                raise CurateError(
+                raise AccessError(
                     f"no access to '{one_line(url)}': {_reason(error)}; credentials come from the environment"
                 ) from None
             if isinstance(error, OSError) and not _may_pass(error):
@@ -326,7 +326,7 @@ def retried(act: Callable[[], _T], url: str) -> _T:
             # botocore has tried five times by then: it is a wrong address, or the network is down.
             if wait is None or type(error).__name__ == "EndpointConnectionError":
                 tries = f"tried {len(_WAITS) + 1} times"
-                raise CurateError(f"'{one_line(url)}' cannot be reached: {_reason(error)} ({tries})") from None
+                raise AccessError(f"'{one_line(url)}' cannot be reached: {_reason(error)} ({tries})") from None
         time.sleep(wait * _jitter.uniform(0.5, 1.5))
     raise AssertionError
 
@@ -555,12 +555,13 @@ def publish(path: Place, write: Callable[[BinaryIO], object]) -> str:
     """
     if isinstance(path, Path):
         return files.publish(path, write)
-    with tempfile.NamedTemporaryFile(prefix="curate-") as temporary:
+    with tempfile.TemporaryFile() as temporary:  # it has no name, so that a process that is killed leaves nothing
         write(cast(BinaryIO, temporary))
         temporary.flush()
-        digest, size = files.file_hash(Path(temporary.name)), os.path.getsize(temporary.name)  # noqa: PTH202
+        name = f"/proc/self/fd/{temporary.fileno()}"
+        digest, size = files.file_hash(Path(name)), os.path.getsize(name)  # noqa: PTH202
         fs, target = file_system(path.url)
-        _write(path, lambda: fs.put_file(temporary.name, target), size)
+        _write(path, lambda: fs.put_file(name, target), size)
     return digest
 
 

@@ -180,21 +180,22 @@ class Store:
         `shared`: together with the other parts of a run, each of which writes units of its own; the last one to end
         clears away and folds. It waits for one that does not share; one that does not share waits for others only if
         `wait` says so, and is refused without. At a URL nothing is held: two runs that do the same may go on at the
-        same time, of others the second is refused.
+        same time, of others the second is refused; parts `fold` themselves when all of them are done.
         """
         with storage.lock(self.path, shared=shared, wait=shared or wait):
             if not shared:
                 storage.remove_leftovers(self.path)
             yield
             if not shared:
-                self._fold()
-        if shared:
+                self.fold(self._kinds())
+        if shared and isinstance(self.path, Path):
             with contextlib.suppress(files.BusyError), storage.lock(self.path):
                 storage.remove_leftovers(self.path)
-                self._fold()
+                self.fold(self._kinds())
 
-    def _fold(self) -> None:
-        for kind in self._kinds():
+    def fold(self, kinds: Iterable[str]) -> None:
+        """Put the records of these kinds together. At a URL nobody may be about to replace one of them."""
+        for kind in kinds:
             self._records_of(kind).fold()
 
     # ---- units and commits
@@ -697,7 +698,7 @@ class Store:
         """The pixels of one of the `cells`, uint8 RGB; several threads may do so. DataError if it is cut or changed."""
         from curate import images
 
-        pixels = images.decode(self._bytes(image_id, role, cell))
+        pixels = images.decode(self._bytes(image_id, role, cell), whole=True)
         if pixels.shape[:2] != (cell.height, cell.width):
             raise self._misplaced(image_id, role)
         return pixels

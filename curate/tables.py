@@ -1,10 +1,10 @@
 """Parquet files that anybody may have made, read into memory that their size on disk accounts for.
 
 A few bytes of Parquet can stand for billions of equal rows, or of long strings. Every row of curate's own tables says
-something of its own: a row of the emptiest of them takes a byte.
+something of its own: a row of the emptiest of them takes a byte. What is to be written is put into row groups here too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from curate import sql
 from curate.errors import UsageError
 
-__all__ = ["batches", "read"]
+__all__ = ["batches", "grouped", "read"]
 
 _MAX_ROWS_A_BYTE = 4  # in a file of more than a million rows
 _FREE_ROWS = 2**20
@@ -22,6 +22,7 @@ _FREE_BYTES = 2**28
 _MEMORY = "1GB"  # for looking at the strings
 _BATCH_ROWS = 2**18
 _FEW_ROWS = 2**14  # of which reading takes less than telling other threads
+_TEXT_ROWS = 2**14  # where each may have such a string
 
 
 def read(path: Path, columns: Sequence[str] | None = None, *, checked: bool = False, **options: Any) -> pa.Table:
@@ -46,8 +47,21 @@ def batches(path: Path, columns: Sequence[str], **options: Any) -> Iterator[pa.R
 
     with pq.ParquetFile(path, **options) as file:
         _check_rows(path, file.metadata)
-        _check_strings(path, file.metadata, columns)
-        yield from file.iter_batches(_BATCH_ROWS, columns=list(columns))
+        text = _check_strings(path, file.metadata, columns)
+        yield from file.iter_batches(min(_BATCH_ROWS, _TEXT_ROWS) if text else _BATCH_ROWS, columns=list(columns))
+
+
+def grouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows, so many at a time, each column in one piece: where pieces end, Parquet would end pages."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(map(len, waiting)) >= rows:
+            joined = pa.concat_tables(waiting)
+            yield joined[:rows].combine_chunks()
+            waiting = [joined[rows:]]
+    if rest := [table for table in waiting if len(table)]:
+        yield pa.concat_tables(rest).combine_chunks()
 
 
 def _check_rows(path: Path, metadata: Any) -> None:
@@ -56,15 +70,18 @@ def _check_rows(path: Path, metadata: Any) -> None:
         raise pa.ArrowInvalid(f"it has {rows} rows in {size} bytes, more than {_MAX_ROWS_A_BYTE} a byte")
 
 
-def _check_strings(path: Path, metadata: Any, read: Sequence[str] | None = None) -> None:
-    """ArrowInvalid for a column of long strings. DuckDB looks at each of them once, however many rows have it."""
+def _check_strings(path: Path, metadata: Any, read: Sequence[str] | None = None) -> bool:
+    """Whether there are columns of strings; ArrowInvalid for one of long ones.
+
+    DuckDB looks at each of them once, however many rows have it.
+    """
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     columns = [column for column in columns if read is None or column.path_in_schema in read]
     names = [column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"]
     largest = max((column.total_uncompressed_size for column in columns if column.path_in_schema in names), default=0)
     if metadata.num_rows * largest <= _FREE_BYTES:
-        return
+        return bool(names)
     longest = ", ".join(f"max(strlen({sql.identifier(name)}))" for name in dict.fromkeys(names))
     connection = sql.connect({"file": sql.parquet([path])}, [path], memory=_MEMORY)
     try:
@@ -75,3 +92,4 @@ def _check_strings(path: Path, metadata: Any, read: Sequence[str] | None = None)
         connection.close()
     if (answer["longest"] or 0) > _MAX_TEXT:
         raise pa.ArrowInvalid(f"it has text of {answer['longest']} bytes, more than {_MAX_TEXT}")
+    return True

@@ -268,7 +268,15 @@ def _read(source: Any) -> None:
 
 
 def _image(ending: str) -> Callable[[Workshop], Target]:
-    return lambda shop: Target(pictures()[ending], lambda data: answered(lambda: images.decode(data)))
+    return lambda shop: Target(pictures()[ending], lambda data: answered(lambda: _decoded(data)))
+
+
+def _decoded(data: bytes) -> None:
+    """A size that is told is that of the pixels, which are the same however they are made."""
+    size = images.size(data)
+    pixels = images.decode(data)
+    assert pixels.shape[:2] == size
+    assert (pixels == images.decode(data, whole=True)).all()
 
 
 # Networks

@@ -1,5 +1,6 @@
 """The cache keeps to its bound, forgets what was used longest ago, and is never missed when it is gone."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def keep(key: str, size: int, used: float) -> Path:
 
 
 def there(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".bytes"}
 
 
 def test_an_entry_is_found_again_and_has_been_used_then(folder: Path) -> None:
@@ -55,7 +56,7 @@ def test_the_bound_is_kept_and_what_was_used_longest_ago_goes_first(folder: Path
     assert there(folder) == {f"pixels/aa/{name}" for name in ("0", "4", "5", "6", "7", "8", "9", "new")}
     for number in range(40):
         cache.add(f"pixels/bb/{number}", 90, content(90))
-        assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 1000
+        assert sum((folder / name).stat().st_size for name in there(folder)) <= 1000
 
 
 def test_a_table_that_may_be_being_read_stays_and_an_old_one_goes(folder: Path) -> None:
@@ -80,6 +81,51 @@ def test_what_other_processes_add_counts_too(folder: Path) -> None:
     for number in range(1, 8):
         cache.add(f"pixels/aa/{number}", 40, content(40))
     assert cache.find("pixels/bb/0") is None
+
+
+def test_several_processes_keep_one_bound(folder: Path) -> None:
+    """And none of them looks at every entry each time that it adds one to a full cache."""
+    code = """
+import sys
+from curate import cache
+looks, trim = [], cache._trim
+cache._trim = lambda *arguments: looks.append(1) or trim(*arguments)
+for number in range(100):
+    cache.add(f"pixels/{number % 7}/{sys.argv[1]}-{number}", 10, lambda file: file.write(b"x" * 10))
+assert len(looks) < 60, len(looks)
+"""
+    started = [subprocess.Popen([sys.executable, "-c", code, str(number)], env={**os.environ}) for number in range(3)]
+    most = 0
+    while any(process.poll() is None for process in started):
+        with contextlib.suppress(FileNotFoundError):
+            most = max(most, sum((folder / name).stat().st_size for name in there(folder)))
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert 500 < most <= 1000 + 3 * 10  # what is being written
+
+
+@pytest.mark.parametrize("account", [b"", b"x", b"7" * 20, None])
+def test_an_account_that_is_wrong_is_made_anew(folder: Path, account: bytes | None) -> None:
+    keep("pixels/aa/0", 800, used=60)
+    if account is None:
+        (folder / ".bytes").unlink()
+    else:
+        (folder / ".bytes").write_bytes(account)
+    cache.add("pixels/aa/1", 100, content(100))
+    assert there(folder) == {"pixels/aa/0", "pixels/aa/1"} and (folder / ".bytes").read_bytes() == b"900"
+
+
+def test_two_containers_with_one_process_number_do_not_write_into_each_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    name = "pixels/aa/0"
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"ours")
+        cache.add(name, 4, lambda other: other.write(b"same"))
+
+    assert cache.add(name, 4, write).read_bytes() == b"ours"
+    assert there(folder) == {name}
 
 
 def test_an_entry_is_whole_or_absent(folder: Path) -> None:

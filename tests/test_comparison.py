@@ -1,20 +1,26 @@
 """A diff counts what sets count, over manifests made by hand and by choice."""
 
+import contextlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 from typer.testing import CliRunner
 
-from curate import coverage
+from curate import coverage, layout, sql
 from curate.cli import app
-from curate.comparison import SIDES, diff
-from curate.errors import UsageError
+from curate.comparison import SIDES, diff, summary
+from curate.errors import DataError, UsageError
 from curate.ingestion import ingest
 from curate.manifest import Manifest
 from curate.packing import pack
@@ -41,7 +47,7 @@ def test_scores_that_both_manifests_have_are_not_asked_of_the_store(
 ) -> None:
     one, two = (select(store, strategy, by="srcnn", keep=0.4) for strategy in ("refined", "des"))
     with monkeypatch.context() as patch:
-        patch.delattr(Store, "query")
+        patch.delattr(Store, "connect")
         found = diff(one, two)
     with monkeypatch.context() as patch:
         patch.setattr("curate.comparison._is_the_score", lambda *_: False)
@@ -179,8 +185,165 @@ def test_a_file_that_is_no_manifest_is_one_line(store: Store, tmp_path: Path) ->
         diff(half, tmp_path / "nothing.parquet")
 
 
-def test_progress_is_told_step_by_step(store: Store) -> None:
-    told: list[tuple[int, int]] = []
-    one, two = select(store, "asc", by="sobel"), select(store, "des", by="sobel")
-    diff(one, two, progress=lambda done, total, note="": told.append((done, total)))
-    assert told == [(1, 4), (2, 4), (3, 4)]
+def by_hand(one: Manifest, two: Manifest, store: Store) -> dict[str, Any]:
+    """All that a comparison says, from rows in Python's own lists and sets."""
+    a, b = ({row["patch_id"]: row for row in manifest.table.to_pylist()} for manifest in (one, two))
+    names = {row["image_id"]: row["name"] for row in store.images().to_pylist()}
+    scores = sorted({manifest.recipe.by for manifest in (one, two)} - {None}, key=str)
+    known = {row["patch_id"]: row for row in store.query("select * from scores").to_pylist()}
+    changes, images = [], dict[str, Counter[str]]()
+    for patch in sorted(a | b):
+        row, side = (a | b)[patch], "both" if patch in a and patch in b else "left" if patch in a else "entered"
+        images.setdefault(row["image_id"], Counter())[side] += 1
+        ranks = {f"rank_{name}": found.get(patch, {}).get("rank") for name, found in (("a", a), ("b", b))}
+        values = {score: known[patch][score] for score in scores}
+        changes.append({"patch_id": patch, "image_id": row["image_id"], "name": names[row["image_id"]]})
+        changes[-1] |= {"side": side, **ranks, **values}
+    by_score = []
+    for score in scores:
+        rows = [row for row in changes if row[score] is not None and not math.isnan(row[score])]
+        rows.sort(key=lambda row: (row[score], row["patch_id"]))
+        for tenth in np.array_split(np.arange(len(rows)), 10):
+            part = [rows[index] for index in tenth]
+            counts = {side: sum(row["side"] == side for row in part) for side in SIDES}
+            by_score += [{"score": score, "low": part[0][score], "high": part[-1][score], **counts}] if part else []
+    both = [row for row in changes if row["side"] == "both"]
+    places = [sorted(row[f"rank_{name}"] for row in both) for name in "ab"]
+    apart = sum((places[0].index(row["rank_a"]) - places[1].index(row["rank_b"])) ** 2 for row in both)
+    n = len(both)
+    painted = [
+        {(row["image_id"], row["x"] + x) for row in rows for x in range(24)} for rows in (a.values(), b.values())
+    ]
+    return {
+        "counts": {
+            "a": len(a),
+            "b": len(b),
+            **{side: sum(row["side"] == side for row in changes) for side in SIDES},
+            "jaccard": n / len(changes),
+            "rank_correlation": None if n < 3 else float(1 - Fraction(6 * apart, n**3 - n)),
+            "pixels_a": 24 * len(painted[0]),
+            "pixels_b": 24 * len(painted[1]),
+            "pixels_either": 24 * len(painted[0] | painted[1]),
+        },
+        "by_image": [
+            {"image_id": image_id, "name": names[image_id], **{side: counts[side] for side in SIDES}}
+            for image_id, counts in sorted(
+                images.items(), key=lambda item: (-item[1]["left"] - item[1]["entered"], item[0])
+            )
+        ],
+        "by_score": by_score,
+        "changes": changes,
+    }
+
+
+def test_it_says_what_is_counted_by_hand_of_tables_and_of_files_within_little_memory(
+    tmp_path: Path, write_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal scores, missing and endless ones; the command's way never loads a manifest."""
+    monkeypatch.setattr("curate.coverage._AT_ONCE", 7)
+    monkeypatch.setattr("curate.comparison._BATCH_ROWS", 3)
+    monkeypatch.setattr("curate.comparison._GROUP_ROWS", 16)
+    rng = np.random.default_rng(1)
+    odd: list[float | None] = [None, math.nan, math.inf, -math.inf]
+    scores = {
+        name: [odd[k] if k < len(odd) else float(k % 6) for k in rng.integers(0, 16, sum(UNITS))]
+        for name in ("sobel", "srcnn")
+    }
+    store = write_store(tmp_path / "store", UNITS, scores)
+    some = [
+        select(store, strategy, by=by, keep=keep)
+        for strategy, by, keep in (
+            ("des", "sobel", 0.6),
+            ("asc", "sobel", 0.9),
+            ("refined", "srcnn", 0.4),
+            ("random", None, 0.5),
+        )
+    ]
+    files = [manifest.save(tmp_path / f"{number}.parquet").path for number, manifest in enumerate(some)]
+    monkeypatch.delattr(Manifest, "load")
+    for one, two in ((0, 1), (0, 2), (3, 1), (3, 3)):
+        expected, out = by_hand(some[one], some[two], store), tmp_path / "changes.parquet"
+        table = diff(some[one], some[two])
+        streamed = summary(str(files[one]), str(files[two]), out, memory="64MB")
+        for found, changes in ((table, table.changes), (streamed, pq.read_table(out))):
+            assert list(found.counts.items()) == list(expected["counts"].items())
+            assert found.by_image.to_pylist() == expected["by_image"]
+            assert found.by_score.to_pylist() == expected["by_score"]
+            assert repr(changes.to_pylist()) == repr(expected["changes"])  # where NaN is NaN
+            assert found.notes == []
+        assert table.by_score.schema == streamed.by_score.schema and table.changes.schema == changes.schema
+
+
+def test_more_than_memory_holds_is_spilled_into_a_folder_that_is_gone_afterwards(
+    tmp_path: Path, write_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "spill"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "spill").mkdir()
+    values = np.random.default_rng(0).permutation(100_000).astype(np.float32).tolist()
+    store = write_store(tmp_path / "store", [100_000], {"sobel": values})
+    files = [str(select(store, name, keep=0.6).save(tmp_path / f"{name}.parquet").path) for name in ("asc", "des")]
+    spilled = [0]
+
+    def watching(*_: Any) -> Any:
+        spilled.append(sum(file.stat().st_size for file in (tmp_path / "spill").rglob("*") if file.is_file()))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("curate.comparison._Joined._shown", watching)
+    monkeypatch.setattr("curate.sql.connect", partial(sql.connect, threads=1))  # each takes its share
+    found = summary(*files, tmp_path / "changes.parquet", memory="24MB")
+    assert max(spilled) > 0 and list((tmp_path / "spill").iterdir()) == []
+    assert found.counts["both"] == 20_000 and found.counts["rank_correlation"] == -1
+    changes = pq.ParquetFile(tmp_path / "changes.parquet").read()
+    assert changes["patch_id"].to_pylist() == sorted(changes["patch_id"].to_pylist()) and len(changes) == 100_000
+
+
+@pytest.mark.parametrize("memory", ["much", ""])
+def test_an_amount_of_memory_that_is_none_is_refused(store: Store, memory: str) -> None:
+    half = select(store, "des", by="srcnn")
+    with pytest.raises(UsageError, match="SQL: "):
+        diff(half, half, memory=memory)
+
+
+def test_every_column_of_a_file_is_looked_at(store: Store, tmp_path: Path) -> None:
+    """Also those that are not compared: damage in one means that the file is not what was written."""
+    whole = select(store, "des", by="srcnn").save(tmp_path / "whole.parquet")
+    metadata, data = pq.read_metadata(tmp_path / "whole.parquet"), (tmp_path / "whole.parquet").read_bytes()
+    for number in range(metadata.num_columns):
+        column = metadata.row_group(0).column(number)
+        damaged = bytearray(data)
+        start = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
+        damaged[start + column.total_compressed_size - 1] ^= 1
+        (tmp_path / "damaged.parquet").write_bytes(damaged)
+        with pytest.raises(DataError, match="is not a manifest") as refused:
+            summary(str(whole.path), str(tmp_path / "damaged.parquet"))
+        assert str(refused.value).isprintable()
+
+
+def test_one_patch_that_is_two_windows_is_refused(store: Store) -> None:
+    one = select(store, "des", by="srcnn", keep=1)
+    for name in ("x", "image_id"):
+        values = one.table[name].to_pylist()
+        values[3] = "0" * 16 if name == "image_id" else values[3] + 1
+        number = one.table.column_names.index(name)
+        field = one.table.schema.field(number)
+        other = Manifest(one.table.set_column(number, field, pa.array(values, field.type)), one.recipe)
+        patch = one.table["patch_id"][3].as_py()
+        with pytest.raises(DataError, match=f"have a patch '{patch}' each, which are two different windows") as refused:
+            diff(one, other)
+        assert str(refused.value).isprintable()
+
+
+def test_manifests_of_nothing_have_nothing_in_common(store: Store) -> None:
+    nothing = Manifest(layout.MANIFEST.empty_table(), select(store, "des", by="srcnn").recipe)
+    found = diff(nothing, nothing)
+    assert found.counts["jaccard"] is found.counts["rank_correlation"] is None and found.changes.num_rows == 0
+
+
+def test_progress_is_told(store: Store, tmp_path: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    for strategy in ("asc", "des"):
+        select(store, strategy, by="sobel").save(tmp_path / f"{strategy}.parquet")
+    files = (str(tmp_path / "asc.parquet"), str(tmp_path / "des.parquet"))
+    summary(*files, progress=lambda done, total, note="": told.append((done, total, note)))
+    assert told[:2] == [(22, 22, "read"), (22, 22, "read")] and all(done <= total for done, total, _ in told)

@@ -35,6 +35,6 @@ def test_the_stores_own_lr_is_cut_where_it_has_one(tmp_path: Path, make_photo: C
 
 def test_a_photograph_is_decoded_once(tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     decode, calls = images.decode, []
-    monkeypatch.setattr(images, "decode", lambda data: calls.append(1) or decode(data))
+    monkeypatch.setattr(images, "decode", lambda data, **how: calls.append(1) or decode(data, **how))
     export(manifest, tmp_path / "out", to="folder")
     assert len(calls) == len(set(manifest.table["image_id"].to_pylist())) == len(SIZES)

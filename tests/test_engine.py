@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from curate import engine  # and nothing that imports torch: every worker of Ray imports this module
+from curate import __version__, engine  # and nothing that imports torch: every worker of Ray imports this module
 from curate.engine import LOCAL, WHOLE, Engine, Part, joined, run, share
-from curate.errors import CurateError, DataError, UsageError
+from curate.errors import AccessError, CurateError, DataError, UsageError
 from curate.progress import silent
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -115,8 +116,8 @@ def test_workers_share_the_processors_but_one(
     ("nodes", "workers", "gpu", "reason"),
     [
         ([(4, 0)], 4, False, "4 workers do not fit on a Ray cluster of 4 CPUs, of which 1 CPU stays free: ask for 3"),
-        ([(1, 0)], None, False, "1 workers do not fit on a Ray cluster of 1 CPUs, .*: it needs a larger one"),
-        ([(8, 1)], 2, True, "2 workers do not fit on a Ray cluster of 8 CPUs and 1 GPUs, .*: ask for 1 workers or"),
+        ([(1, 0)], None, False, "1 worker does not fit on a Ray cluster of 1 CPU, .*: it needs a larger one"),
+        ([(8, 1)], 2, True, "2 workers do not fit on a Ray cluster of 8 CPUs and 1 GPU, .*: ask for 1 worker$"),
         ([(8, 0)], None, True, "of 8 CPUs and 0 GPUs, .*: it needs a larger one"),
     ],
 )
@@ -138,15 +139,177 @@ def test_without_ray_the_line_says_what_to_install(tmp_path: Path, monkeypatch: 
 
 
 def test_a_cluster_that_cannot_be_joined_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error: Exception = ConnectionError("Failed to connect to Ray cluster at 127.0.0.1:1\nand more")
+
     def init(address: str, **options: object) -> None:
-        raise ConnectionError(f"Failed to connect to Ray cluster at {address}\nand more")
+        raise error
 
     absent = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
     monkeypatch.setitem(sys.modules, "ray", absent)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(UsageError, match="cannot join the Ray cluster at RAY_ADDRESS") as refused:
+    with pytest.raises(UsageError, match=r"cannot join the Ray cluster at RAY_ADDRESS '.*': Failed to connect to Ray"):
+        list(run(Squares(tmp_path / "marker"), [1], Engine("ray")))
+    error = RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 1.0.0")
+    with pytest.raises(UsageError, match=r"Version mismatch: .*RAY_AUTH_MODE=token") as refused:
         list(run(Squares(tmp_path / "marker"), [1], Engine("ray")))
     assert str(refused.value).isprintable()
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Fails when it is opened, or at an item."""
+
+    error: CurateError | OSError
+    opens: bool
+
+    def open(self) -> Callable[[int], int]:
+        if not self.opens:
+            raise self.error
+
+        def fail(number: int) -> int:
+            raise self.error
+
+        return fail
+
+    def name(self, number: int) -> str:
+        return str(number)
+
+
+@pytest.mark.parametrize(
+    ("error", "opens", "version", "kind", "said"),
+    [
+        (UsageError("no store"), False, "", UsageError, r"a worker of Ray on .*: no store; workers have the files and"),
+        (
+            PermissionError("denied"),
+            False,
+            "",
+            UsageError,
+            r"a worker of Ray on .*: denied; workers have the files and",
+        ),
+        (AccessError("no access"), True, "", AccessError, r"a worker of Ray on .*: no access; workers have the files"),
+        (DataError("damaged"), True, "", DataError, "damaged$"),
+        (OSError("disk full"), True, "", OSError, "disk full$"),
+        (
+            DataError("damaged"),
+            True,
+            "0.0.1",
+            UsageError,
+            r"a worker of Ray on .*: it has curate .*, and this process 0.0.1: they",
+        ),
+    ],
+)
+def test_an_error_that_is_a_machine_s_says_which_machine(
+    error: CurateError | OSError,
+    opens: bool,
+    version: str,
+    kind: type[Exception],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("curate.pool._limit", 0)
+    worker = engine._Worker(Failing(error, opens), 1, version or __version__)
+    failure = worker.do(1)
+    assert isinstance(failure, engine._Failure) and type(failure.error) is kind
+    assert re.match(said, str(failure.error)) and str(failure.error).isprintable()
+
+
+class ActorDiedError(Exception):
+    actor_init_failed = False
+
+
+class FakeRay:
+    """Just enough of Ray for a crew: its workers are in this process, and all that is begun is done at once."""
+
+    def __init__(self, *nodes: dict[str, float], free: dict[str, float] | None = None) -> None:
+        self.machines = list(nodes)
+        self.free = free or {}
+        self.hired = 0
+        self.exceptions = SimpleNamespace(RayActorError=ActorDiedError, OutOfMemoryError=MemoryError)
+        self.fails: Callable[[int], Exception | None] = lambda number: None
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": resources} for resources in self.machines]
+
+    def available_resources(self) -> dict[str, float]:
+        return self.free
+
+    def remote(self, **resources: object) -> Callable[[type], Any]:
+        def hire(*arguments: Any) -> Any:
+            self.hired += 1
+            worker = engine._Worker(*arguments)
+            return SimpleNamespace(do=SimpleNamespace(remote=lambda item: (self.hired, item, worker)))
+
+        return lambda kind: SimpleNamespace(remote=hire)
+
+    def wait(self, references: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        return references[:1], references[1:]
+
+    def get(self, reference: tuple[int, int, Any]) -> Any:
+        _, item, worker = reference
+        if error := self.fails(item):
+            raise error
+        return worker.do(item)
+
+    def kill(self, worker: object) -> None:
+        pass
+
+
+def test_of_a_machine_that_is_lost_no_worker_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.pool._limit", 0)
+    (tmp_path / "marker").touch()
+    fake = FakeRay({"CPU": 2.0}, {"CPU": 3.0})
+    crew = engine._Crew[int, int](fake, Squares(tmp_path / "marker"), 4, {"num_cpus": 1, "num_gpus": 0})
+
+    def lose(number: int) -> Exception | None:
+        if number == 1 and len(fake.machines) == 2:
+            fake.machines.pop()
+            return ActorDiedError("its machine has gone")
+        return None
+
+    fake.fails = lose
+    assert list(engine._in_order(crew, range(9))) == [(number, number * number) for number in range(9)]
+    assert crew.workers == 2
+
+
+def test_a_worker_that_cannot_start_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.pool._limit", 0)
+    error = ActorDiedError("The actor died, \x1b[36mray::_Worker\x1b[39m\n  File x\nNo module named 'curate'\n")
+    error.actor_init_failed = True
+    fake = FakeRay({"CPU": 2.0})
+    fake.fails = lambda number: error
+    crew = engine._Crew[int, int](fake, Squares(tmp_path / "marker"), 1, {"num_cpus": 1, "num_gpus": 0})
+    with pytest.raises(UsageError, match=r"a worker of Ray cannot start: No module named 'curate'; each machine"):
+        list(engine._in_order(crew, range(9)))
+    assert fake.hired == 1
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "workers", "gpu", "expected"),
+    [
+        ({"CPU": 8.0}, {"CPU": 8.0}, 2, False, (2, 3)),
+        ({"CPU": 8.0}, {"CPU": 5.5}, 2, False, (2, 2)),  # other work has some of them
+        ({"CPU": 8.0}, {"CPU": 2.0}, None, False, (2, 1)),
+        ({"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}, None, True, (1, 1)),
+        ({"CPU": 8.0}, {"CPU": 2.0}, 3, False, "leaves 2 CPUs: ask for 2 workers or fewer, or wait until that has"),
+        ({"CPU": 8.0}, {}, None, False, "7 workers should start, and other work .* leaves 0 CPUs: wait until that"),
+        ({"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}, 2, True, "leaves 8 CPUs and 1 GPU: ask for 1 worker, or"),
+    ],
+)
+def test_what_other_work_holds_is_not_waited_for(
+    total: dict[str, float],
+    free: dict[str, float],
+    workers: int | None,
+    gpu: bool,
+    expected: tuple[int, int] | str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected) as refused:
+            engine._free_share(FakeRay(total, free=free), workers, gpu)
+        assert str(refused.value).isprintable()
+    else:
+        assert engine._free_share(FakeRay(total, free=free), workers, gpu) == expected
 
 
 @pytest.fixture
@@ -210,26 +373,59 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+Shows = list[Killing] | list[Callable[..., None]]
+SIZES = [(50, 61), (60, 48), (48, 36), (60, 60), (37, 72), (36, 40), (9, 9)]
+
+
+def all_verbs(photos: str, place: str, where: Engine, shows: Shows) -> None:
+    """Ingest, score, select and pack into `place`, a folder or a URL."""
+    from curate import ingest, pack, score, select
+
+    store = f"{place}/store"
+    ingest([photos], store, patch=24, step=12, shard_size=6_000, engine=where, progress=shows[0])
+    report = score(store, ["sobel", "noise"], device="cpu", engine=where, progress=shows[1])
+    assert (report.images, report.skipped, report.not_finite) == (6, 0, 0)
+    select(store, "des", by="sobel", keep=0.3).save(f"{place}/des.parquet")
+    assert pack(f"{place}/des.parquet", f"{place}/core", shard_size=3_000, engine=where).missing == 0
+
+
 def test_two_workers_of_whom_one_is_killed_leave_the_bytes_of_one_process(
     ray: Any, write_photos: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate import ingest, pack, score, select
-
     monkeypatch.setattr("curate.survey.CHUNK", 2)
-    photos = write_photos(tmp_path / "photos", [(50, 61), (60, 48), (48, 36), (60, 60), (37, 72), (36, 40), (9, 9)])
+    photos = write_photos(tmp_path / "photos", SIZES)
+    shows = [Killing(), Killing()]
+    all_verbs(str(photos), str(tmp_path / "one"), LOCAL, [silent, silent])
     with joined(Engine("ray", 2)):
-        for name, where in (("one", LOCAL), ("two", Engine("ray", 2))):
-            shows = [Killing() if where != LOCAL else silent for _ in range(2)]
-            store, core = tmp_path / name / "store", tmp_path / name / "core"
-            ingest([photos], store, patch=24, step=12, shard_size=6_000, engine=where, progress=shows[0])
-            report = score(store, ["sobel", "noise"], device="cpu", engine=where, progress=shows[1])
-            assert (report.images, report.skipped, report.not_finite) == (6, 0, 0)
-            manifest = select(store, "des", by="sobel", keep=0.3).save(tmp_path / name / "des.parquet")
-            assert pack(manifest, core, shard_size=3_000, engine=where).missing == 0
-            assert all(show.killed for show in shows if isinstance(show, Killing))
+        all_verbs(str(photos), str(tmp_path / "two"), Engine("ray", 2), shows)
+    assert all(show.killed for show in shows)
     for name in ("store", "core"):
         assert len(list((tmp_path / "one" / name / "shards").iterdir())) >= 2
-        assert tree(tmp_path / "two" / name) == {
-            path: data.replace(str(tmp_path / "one").encode(), str(tmp_path / "two").encode())
-            for path, data in tree(tmp_path / "one" / name).items()
-        }
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_on_an_object_store_workers_leave_the_same_and_no_credentials(
+    ray: Any, s3: str, write_photos: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read from s3:// and written to it, a worker killed in mid-run; credentials come by the environment alone."""
+    from curate.storage import RemotePath, file_system, publish_bytes
+
+    monkeypatch.setattr("curate.survey.CHUNK", 2)
+    monkeypatch.setenv("CURATE_CACHE", str(tmp_path / "cache"))
+    photos = write_photos(tmp_path / "photos", SIZES)
+    for path in photos.iterdir():
+        publish_bytes(RemotePath(f"{s3}/photos/{path.name}"), path.read_bytes())
+    shows = [Killing(), Killing()]
+    all_verbs(str(photos), str(tmp_path / "one"), LOCAL, [silent, silent])
+    with joined(Engine("ray", 2)):
+        all_verbs(f"{s3}/photos", f"{s3}/two", Engine("ray", 2), shows)
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+    assert all(show.killed for show in shows)
+    fs, root = file_system(f"{s3}/two")
+    there = {name.removeprefix(f"{root}/"): bytes(fs.cat_file(name)) for name in fs.find(root)}
+    assert there == tree(tmp_path / "one")
+    written = [path for folder in (session, tmp_path / "cache") for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    for data in (*there.values(), *(path.read_bytes() for path in written)):
+        assert b"hunter2" not in data and b"AKIATEST" not in data

@@ -140,6 +140,7 @@ def test_nothing_is_decoded_again_for_what_is_there(
 ) -> None:
     export(manifest, tmp_path / "out", to="folder")
     monkeypatch.setattr(images, "decode", pytest.fail)
+    monkeypatch.setattr(images, "size", pytest.fail)
     export(manifest, tmp_path / "out", to="folder")
 
 

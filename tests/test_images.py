@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from curate import images
+from curate import codecs, images
 from curate.errors import DataError
 from curate.images import SUFFIXES, ImageRefused, decode, encode_png
 
@@ -477,95 +477,6 @@ def test_mutated_files_give_pixels_or_a_reason(photo: Pixels, monkeypatch: pytes
     assert min(outcomes.values()) > 40, outcomes  # mutations neither too weak nor too strong
 
 
-def verdict(data: bytes) -> str | tuple[tuple[int, ...], bytes]:
-    try:
-        pixels = decode(data)
-    except ImageRefused as refused:
-        return str(refused)
-    return pixels.shape, pixels.tobytes()
-
-
-def damaged_png(rng: random.Random) -> bytes:
-    """A small grey, RGB or RGBA file of any filters, its pixels or their compressed data often damaged."""
-    colour, channels = rng.choice(((0, 1), (2, 3), (6, 4)))
-    width, height = rng.randint(1, 20), rng.randint(1, 20)
-    rows = b""
-    for _ in range(height):
-        row, filtering = rng.randbytes(width * channels), rng.choice((0, 1, 2, 3, 4, 4, 5))
-        if colour == 6:  # opaque, which it is as long as no filter changes it
-            row, filtering = bytes(255 if i % 4 == 3 else value for i, value in enumerate(row)), 0
-        rows += bytes([filtering]) + row
-    if rng.random() < 0.2:
-        rows = rows[: rng.randrange(len(rows))]
-    data = bytearray(zlib.compress(rows + rng.randbytes(rng.choice((0, 0, 9)))))
-    match rng.randrange(5):
-        case 0:
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        case 1:
-            del data[rng.randrange(len(data)) :]
-        case 2:
-            data += bytes(rng.randrange(20))
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", bytes(data)) + png_chunk(b"IEND", b"")
-
-
-def test_libspng_and_pillow_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On pixels, on what is refused, and on the reason; libspng is the fast way and never the last word."""
-    by_libspng, taken = images._by_libspng, []
-
-    def counted(png: bytes) -> Pixels | None:
-        pixels = by_libspng(png)
-        taken.append(pixels is not None)
-        return pixels
-
-    rng = random.Random(11)
-    files = [damaged_png(rng) for _ in range(1500)]
-    monkeypatch.setattr(images, "_by_libspng", counted)
-    fast = [verdict(data) for data in files]
-    monkeypatch.setattr(images, "_by_libspng", lambda png: None)
-    assert fast == [verdict(data) for data in files]
-    assert len(taken) == len(files)
-    assert 300 < sum(taken) < 1200
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_plain_png_is_decoded_by_libspng(photo: Pixels, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = saved(Image.fromarray(photo).convert(mode), "PNG")
-    expected = pillow(data)
-    monkeypatch.setattr(images, "_opaque_rgb", None)  # Pillow's way ends there
-    pixels = decode(data)
-    np.testing.assert_array_equal(pixels, expected)
-    assert pixels.flags.c_contiguous and pixels.flags.writeable
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_lossless_webp_is_decoded_by_libwebp_alone(photo: Pixels, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = saved(Image.fromarray(photo).convert(mode), "WEBP", lossless=True)
-    expected = pillow(data)
-    monkeypatch.setattr(images, "_opaque_rgb", None)  # Pillow's way ends there
-    pixels = decode(data)
-    np.testing.assert_array_equal(pixels, expected)
-    assert pixels.flags.c_contiguous and pixels.flags.writeable
-
-
-def test_libwebp_alone_and_pillow_agree(
-    make_photo: Callable[[int, int, int], Pixels], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = random.Random(12)
-    whole = saved(Image.fromarray(make_photo(20, 24, 1)), "WEBP", lossless=True)
-    files = [whole]
-    for _ in range(1500):
-        data = bytearray(whole)
-        for _ in range(rng.randint(1, 3)):
-            data[rng.randrange(12, len(data))] ^= 1 << rng.randrange(8)
-        files.append(bytes(data[: rng.choice((len(data), rng.randrange(30, len(data))))]))
-    fast = [verdict(data) for data in files]
-    taken = sum(images._by_libwebp(data) is not None for data in files)
-    monkeypatch.setattr(images, "_by_libwebp", lambda data: None)
-    assert fast == [verdict(data) for data in files]
-    assert 100 < taken < 1400
-
-
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 8, 9, 17])
 def test_interlaced_png_is_decoded(width: int, make_photo: Callable[[int, int, int], Pixels]) -> None:
     """Adam7: seven passes, each a small image; Pillow's own, for libspng's is not asked."""
@@ -743,7 +654,7 @@ def test_compressed_metadata_is_never_decompressed(
 ) -> None:
     bomb = {b"iCCP": b"x\0\0", b"zTXt": b"x\0\0", b"iTXt": b"x\0\1\0\0\0"}[kind] + zlib.compress(bytes(50_000_000), 9)
     data = saved(photo, "PNG")
-    monkeypatch.setattr(images, "_by_libspng", lambda _: None)
+    monkeypatch.setattr(codecs, "libspng", lambda _: None)
     tracemalloc.start()
     try:
         np.testing.assert_array_equal(decode(data[:33] + png_chunk(kind, bomb) + data[33:]), photo)
@@ -802,7 +713,7 @@ def test_large_pictures_are_decoded_one_at_a_time(photo: Pixels, monkeypatch: py
 def test_bands_do_not_show(photo: Pixels, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(photo).convert(mode)
     data = saved(image, "TIFF" if mode != "LA" else "PNG")
-    monkeypatch.setattr(images, "_by_libspng", lambda _: None)
+    monkeypatch.setattr(codecs, "libspng", lambda _: None)
     monkeypatch.setattr(images, "_BAND", 36 * 5)  # 24 rows: four bands of five, one of four
     np.testing.assert_array_equal(decode(data), np.array(image.convert("RGB")))
     if mode == "RGBA":

@@ -392,9 +392,9 @@ def decodes(monkeypatch: pytest.MonkeyPatch, store: Store, decoded_hr: dict[str,
     seen: Decoded = []
     decode = images.decode
 
-    def counting(data: bytes) -> _Pixels:
+    def counting(data: bytes, **how: bool) -> _Pixels:
         seen.append(names[data])
-        return decode(data)
+        return decode(data, **how)
 
     monkeypatch.setattr(images, "decode", counting)
     return seen

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 
 from curate import __version__, layout, schema
 from curate.coverage import pixels
@@ -277,6 +278,14 @@ def test_its_pieces_are_what_is_loaded(work: Path, monkeypatch: pytest.MonkeyPat
     with Manifest.scan(work / "chosen.parquet") as scan:
         assert len(list(scan.batches("score"))) == 2  # and not one
         assert scan.manifest.recipe == loaded.recipe and scan.manifest.store().path == work / "store"
+
+
+def test_a_digest_is_the_same_of_any_pieces(work: Path) -> None:
+    table = (loaded := Manifest.load(work / "chosen.parquet")).table
+    for rows in (1, 4, len(table)):
+        assert Manifest.digest_of([table[:0], *table.to_batches(max_chunksize=rows)]) == loaded.digest()
+    text = "\n".join(table["patch_id"].to_pylist()).encode() + table["weight"].to_numpy().tobytes()
+    assert loaded.digest() == xxhash.xxh3_128_hexdigest(text)
 
 
 def test_damaged_pieces_are_refused(work: Path) -> None:

@@ -29,6 +29,7 @@ from curate.layout import scores_schema
 from curate.loader import Batch, batches
 from curate.manifest import Manifest
 from curate.packing import MANIFEST_FILE, PackReport, pack
+from curate.salvage import cell_table
 from curate.schema import ScorerRecord
 from curate.selection import select
 from curate.store import Store
@@ -383,6 +384,22 @@ def test_a_cell_of_a_whole_photograph_is_not_taken_for_its_file(source: Store, t
     assert tree(tmp_path / "again" / "shards") == tree(tmp_path / "packed" / "shards")
 
 
+def test_cells_may_be_png_files(made: Path, sparse: Manifest, packed: Manifest, tmp_path: Path) -> None:
+    """The same batches; and a store of one kind of cells is not gone on with by the other."""
+    as_png = Manifest.load(pack(sparse, tmp_path / "png", cells="png").manifest)
+    for scale in (2, 3):
+        assert same(take(as_png, 12, scale=scale), take(packed, 12, scale=scale))
+    store = as_png.store()
+    with tarfile.open(store.shard_path(0)) as tar:
+        cells = [name for name in tar.getnames() if "_" in name]
+    assert cells and all(name.endswith(".png") for name in cells)
+    assert cell_table(Path(str(store.shard_path(0)))).equals(store.unit_table("cells", 0))
+    with pytest.raises(UsageError, match=r"packed from other things \(cells png, not webp\)"):
+        pack(sparse, tmp_path / "png")
+    with pytest.raises(UsageError, match="no cells 'jpg'; there are: png, webp"):
+        pack(sparse, tmp_path / "jpg", cells="jpg")  # type: ignore[arg-type]
+
+
 def test_webdataset_has_the_cells_of_an_image_in_one_sample(packed: Manifest) -> None:
     store = packed.store()
     for unit in store.commits():
@@ -428,9 +445,9 @@ def test_only_the_cells_under_a_window_are_decoded(
     decoded: list[tuple[int, ...]] = []
     decode = images.decode
 
-    def counting(data: bytes) -> _Pixels:
-        decoded.append(decode(data).shape)
-        return decode(data)
+    def counting(data: bytes, **how: bool) -> _Pixels:
+        decoded.append(decode(data, **how).shape)
+        return decode(data, **how)
 
     monkeypatch.setattr(images, "decode", counting)
     store.read(image_id, 0, 0, 5, 5)
@@ -679,10 +696,10 @@ def test_interrupted_while_reading_and_run_again_ends_with_the_same_bytes(
     calls = iter(range(10**6))
     decode = images.decode
 
-    def stop(data: bytes) -> _Pixels:
+    def stop(data: bytes, **how: bool) -> _Pixels:
         if next(calls) == at:
             raise StoppedError
-        return decode(data)
+        return decode(data, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(images, "decode", stop)

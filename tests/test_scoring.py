@@ -247,9 +247,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     decode = images.decode
 
-    def counting(data: bytes) -> npt.NDArray[np.uint8]:
+    def counting(data: bytes, **how: bool) -> npt.NDArray[np.uint8]:
         seen.append(data)
-        return decode(data)
+        return decode(data, **how)
 
     monkeypatch.setattr(images, "decode", counting)
     return seen

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 from conftest import put
 from fsspec.implementations.memory import MemoryFileSystem
@@ -374,6 +375,18 @@ def test_sources_travel_between_processes(tmp_path: Path, memory: str) -> None:
     copies = pickle.loads(pickle.dumps(sources))
     assert copies == sources
     assert [copy.read() for copy in copies] == [source.read() for source in sources]
+
+
+def test_credentials_of_fsspec_s_own_settings_stay_in_their_process(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "memory", {"key": "AKIATEST", "secret": "hunter2"})
+    sources = find([put(f"{memory}/a.png", b"data")]).sources
+    assert "hunter2" in repr(sources[0].file.fs.storage_options)  # type: ignore[attr-defined]
+    pickled = pickle.dumps(sources)
+    assert b"hunter2" not in pickled and b"AKIA" not in pickled
+    (copy,) = pickle.loads(pickled)
+    assert copy == sources[0] and copy.read() == b"data"
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------

@@ -4,12 +4,17 @@
 to an S3-compatible server (moto) on loopback.
 """
 
+import contextlib
 import errno
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import fsspec
 import numpy as np
@@ -19,8 +24,9 @@ from conftest import put
 from fsspec.implementations.memory import MemoryFileSystem
 
 import curate
-from curate import files, storage
+from curate import files, schema, storage
 from curate.config import TrainConfig
+from curate.engine import Part
 from curate.errors import CurateError, DataError, UsageError
 from curate.manifest import Manifest
 from curate.storage import RemotePath
@@ -333,7 +339,7 @@ def test_damage_in_the_cache_is_noticed_and_fetched_again(pair: tuple[Store, Sto
     for image_id in ids:
         there.read_bytes(image_id)
     there.query(question)
-    kept = [path for path in private_cache.rglob("*") if path.is_file()]
+    kept = [path for path in private_cache.rglob("*/*") if path.is_file()]
     assert {path.relative_to(private_cache).parts[0] for path in kept} == {"pixels", "tables"}
     for change in (lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: b""):
         for path in kept:
@@ -407,6 +413,19 @@ def test_publish_gives_the_hash_that_a_disk_gives(flaky: str, tmp_path: Path) ->
     assert storage.publish(place, lambda file: file.write(data)) == expected
     assert storage.publish_bytes(place, data) == expected
     assert place.read_bytes() == data and place.size() == len(data) and place.read(5, 7) == data[5:12]
+
+
+def test_a_process_that_is_killed_while_it_publishes_leaves_no_file_here(
+    flaky: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"abc")
+        assert list(tmp_path.iterdir()) == []
+
+    storage.publish(RemotePath(f"{flaky}/a"), write)
+    assert RemotePath(f"{flaky}/a").read_bytes() == b"abc"
 
 
 def test_lost_bytes_are_noticed(flaky: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,6 +510,96 @@ def test_two_runs_of_the_same_do_no_harm_and_of_others_the_second_is_refused(
     assert report.added == len(SIZES)
 
 
+@pytest.fixture
+def folding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two records are folded, and then four."""
+    monkeypatch.setattr("curate.records._BLOCKS", (4, 2))
+
+
+@pytest.fixture
+def shards(photos: Callable[..., Path], tmp_path: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """A folder with `store` of five shards, scored, and `half.parquet`; and what packing it in one go leaves."""
+    curate.ingest([photos([*SIZES, (48, 72)])], tmp_path / "in" / "store", patch=24, step=12, shard_size=1)
+    curate.score(tmp_path / "in" / "store", ["sobel", "noise"])
+    curate.select(tmp_path / "in" / "store", "des", by="sobel", keep=0.5).save(tmp_path / "in" / "half.parquet")
+    scored = tree(tmp_path / "in")
+    curate.pack(tmp_path / "in" / "half.parquet", tmp_path / "in" / "core", shard_size=2_000)
+    packed = tree(tmp_path / "in" / "core")
+    return scored, packed
+
+
+def part_of(url: str, verb: str, part: str) -> None:
+    if verb == "score":
+        curate.score(f"{url}/store", ["sobel", "noise"], part=Part.parse(part))
+    else:
+        curate.pack(f"{url}/half.parquet", f"{url}/core", shard_size=2_000, part=Part.parse(part))
+
+
+def stale(url: str) -> None:
+    """As if the scores were of other shards: each record has another fingerprint, so that its unit is scored again."""
+    for name, data in remote_tree(url).items():
+        if name.startswith("commits/scores/"):
+            records = [schema.parse(schema.CommitRecord, line, name) for line in data.splitlines()]
+            lines = [schema.dump(record.model_copy(update={"fingerprint": "0" * 16})) for record in records]
+            storage.publish_bytes(RemotePath(f"{url}/{name}"), b"\n".join(lines) + b"\n" * name.endswith("l"))
+
+
+@pytest.mark.parametrize(
+    ("verb", "other", "stride"),
+    [
+        ("score", "2/2", 4),
+        ("pack", "2/2", 9),
+        pytest.param("score", "2/2", 1, marks=pytest.mark.slow),
+        pytest.param("score", "1/2", 1, marks=pytest.mark.slow),
+        pytest.param("pack", "2/2", 1, marks=pytest.mark.slow),
+        pytest.param("pack", "1/2", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_parts_at_a_url_write_at_the_same_time_and_leave_the_bytes_of_one_run(
+    flaky: str,
+    folding: None,
+    shards: tuple[dict[str, bytes], dict[str, bytes]],
+    verb: str,
+    other: str,
+    stride: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other part, or the same one a second time, comes in between at any write; and the first is killed there."""
+    scored, packed = shards
+    assert all(len([name for name in written if name.endswith(".jsonl")]) >= 3 for written in shards)
+    note, acts, writes = Flaky._note, dict[int, Callable[[], None]](), [0]
+
+    def interrupted(self: Flaky, method: str, path: str, size: int = 0) -> None:
+        if method == "put":
+            writes[0] += 1
+            acts.pop(writes[0], lambda: None)()
+        note(self, method, path, size)
+
+    def die() -> None:
+        raise Killed
+
+    monkeypatch.setattr(Flaky, "_note", interrupted)
+    expected = scored | ({f"core/{name}": data for name, data in packed.items()} if verb == "pack" else {})
+    number, reached = 1, True
+    while reached:
+        for kills in (False, True):
+            url = f"{flaky}/{number} {kills}"
+            for name, data in scored.items():
+                storage.publish_bytes(RemotePath(f"{url}/{name}"), data)
+            if verb == "score":
+                stale(f"{url}/store")
+            writes[0], acts[number] = 0, die if kills else partial(part_of, url, verb, other)
+            with contextlib.suppress(Killed):
+                part_of(url, verb, "1/2")
+            reached = not acts
+            acts.clear()
+            for part in ["1/2"] * kills + ["2/2"] * (kills or not reached or other == "1/2"):
+                part_of(url, verb, part)
+            assert remote_tree(url) == expected, (number, kills)
+        number += stride
+    assert number > 10
+
+
 # --- S3 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -539,6 +648,44 @@ def test_every_verb_on_s3_gives_what_it_gives_on_a_disk(
     assert images[0] == images[1] and images[0] and exports[0].keys() == exports[1].keys()
     written = b"".join([*here.values(), *there.values()])
     assert b"hunter2" not in written and b"AKIATEST" not in written and b"127.0.0.1" not in written
+
+
+PART = """
+import os, signal, sys
+import curate
+from curate.engine import Part
+
+verb, url, part, dies = sys.argv[1:]
+
+def progress(done, total, note=""):
+    if dies == "dies" and 2 * done > total:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if verb == "score":
+    curate.score(f"{url}/store", ["sobel", "noise"], part=Part.parse(part), progress=progress)
+else:
+    curate.pack(f"{url}/half.parquet", f"{url}/core", shard_size=2_000, part=Part.parse(part), progress=progress)
+"""
+
+
+@pytest.mark.slow
+def test_two_parts_on_s3_at_once_of_which_one_is_killed_leave_the_bytes_of_one_run(
+    s3: str, shards: tuple[dict[str, bytes], dict[str, bytes]]
+) -> None:
+    scored, packed = shards
+    for name, data in scored.items():
+        if "/scores/" not in name:
+            storage.publish_bytes(RemotePath(f"{s3}/{name}"), data)
+
+    def at_once(verb: str, *parts: tuple[str, str]) -> list[int]:
+        command = [sys.executable, "-c", PART, verb, s3]
+        started = [subprocess.Popen([*command, *part]) for part in parts]
+        return [process.wait(120) for process in started]
+
+    for verb in ("score", "pack"):
+        assert at_once(verb, ("1/2", "dies"), ("2/2", "lives")) == [-signal.SIGKILL, 0]
+        assert at_once(verb, ("1/2", "lives"), ("2/2", "lives")) == [0, 0]
+    assert remote_tree(s3) == scored | {f"core/{name}": data for name, data in packed.items()}
 
 
 @pytest.mark.slow

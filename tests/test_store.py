@@ -400,7 +400,7 @@ def test_a_photograph_is_one_cell_of_its_size(store: Store) -> None:
 def test_decoded_photographs_are_kept_up_to_so_many_pixels(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[bytes] = []
     decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda data: (decoded.append(data), decode(data))[1])
+    monkeypatch.setattr(images, "decode", lambda data, **how: (decoded.append(data), decode(data, **how))[1])
     ids = [image_id for _, image_id in names_and_ids(store)][:2]
     for limit, expected in ((10**6, 2), (1, 10)):  # the last one is always kept
         monkeypatch.setattr("curate.store._DECODED_PIXELS", limit)

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import put
@@ -14,6 +16,7 @@ from curate import survey
 from curate.engine import Engine, Part
 from curate.errors import DataError, UsageError
 from curate.ingestion import IngestReport, ingest
+from curate.sources import Source
 from curate.storage import place
 from curate.store import Store
 
@@ -202,9 +205,40 @@ def test_parts_at_the_same_time_leave_the_store_of_one_run(corpus: Path) -> None
 
 
 def test_parts_at_a_url_are_refused_before_anything_is_written(corpus: Path, memory: str) -> None:
-    with pytest.raises(UsageError, match="parts of a run meet on a disk that they share, found the URL 'memory://"):
+    with pytest.raises(UsageError, match="parts of an ingest meet on a disk that they share, found the URL 'memory://"):
         ingest([corpus / "photos"], f"{memory}/store", part=Part.parse("1/2"))
     assert not Store.is_store(place(f"{memory}/store", "a store"))
+
+
+def test_what_a_worker_alone_cannot_read_is_not_refused(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (corpus / "photos" / "dead.png").symlink_to(corpus / "nothing")  # which nobody can read
+    reachable = [False]
+
+    def absent(source: Source) -> bytes:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    def run(job: Any, items: Iterable[Any], *_: object) -> Iterator[tuple[Any, Any]]:
+        """A worker on a machine that lacks a disk, at first."""
+        function = job.open()
+        for item in items:
+            with monkeypatch.context() as patch:
+                if not reachable[0]:
+                    patch.setattr(Source, "read", absent)
+                result = function(item)
+            yield item, result
+
+    monkeypatch.setattr("curate.ingestion.joined", lambda engine: nullcontext())
+    monkeypatch.setattr("curate.ingestion.run", run)
+    options: dict[str, Any] = {"patch": 24, "step": 12, "shard_size": 6_000, "lr": {2: str(corpus / "X2")}}
+    with pytest.raises(
+        UsageError, match=r"a worker of Ray says of '000.png': cannot be read: .*; here it can"
+    ) as refused:
+        ingest([corpus / "photos"], corpus / "store", engine=Engine("ray"), **options)
+    assert str(refused.value).isprintable()
+    reachable[0] = True
+    ingest([corpus / "photos"], corpus / "store", engine=Engine("ray"), **options)
+    assert take(corpus, "whole").added == 5
+    assert tree(corpus / "store") == tree(corpus / "whole")
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "memory"])

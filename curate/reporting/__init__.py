@@ -114,6 +114,6 @@ def _manifest(facts: Facts, choice: Choice, here: Place) -> ReportedManifest:
 
 
 def _overlap(facts: Facts, a: Choice, b: Choice) -> ReportedOverlap:
-    counts = comparison.diff(a.manifest, b.manifest, store=facts.store).counts
+    counts = comparison.summary(a.manifest, b.manifest, store=facts.store).counts
     names = ("both", "left", "entered", "jaccard", "rank_correlation")
     return ReportedOverlap(a=a.name, b=b.name, **{name: counts[name] for name in names})

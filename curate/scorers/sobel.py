@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from curate.scorers import MapScorer
-from curate.scorers._pixels import grey, sobel_gradients
+from curate.scorers._pixels import grey
 
 __all__ = ["Sobel", "texture"]
 
@@ -21,7 +22,7 @@ class Sobel(MapScorer):
     """
 
     columns: ClassVar[tuple[str, ...]] = ("sobel",)
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reach: ClassVar[int | None] = 1
 
     def build(self, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -29,6 +30,14 @@ class Sobel(MapScorer):
 
 
 def texture(grey_B1HW: Tensor) -> Tensor:
-    """(|Gx| + |Gy|) / 2 of every pixel, as B1HW."""
-    across, down = sobel_gradients(grey_B1HW)
-    return across.abs_().lerp_(down.abs_(), 0.5)
+    """(|Gx| + |Gy|) / 2 of every pixel, as B1HW.
+
+    With b the sums of 2x2 px, one has Gx = d + e and Gy = d - e, where d and e are the differences of b along the two
+    diagonals; and |d + e| + |d - e| is twice the larger of |d| and |e|.
+    """
+    padded = F.pad(grey_B1HW, (1, 1, 1, 1), mode="reflect")
+    pairs = padded[..., :-1, :] + padded[..., 1:, :]
+    sums = pairs[..., :-1] + pairs[..., 1:]
+    down_right = sums[..., 1:, 1:] - sums[..., :-1, :-1]
+    up_right = sums[..., :-1, 1:] - sums[..., 1:, :-1]
+    return torch.maximum(down_right.abs_(), up_right.abs_())
