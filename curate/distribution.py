@@ -314,7 +314,15 @@ def _numbers(rows: duckdb.DuckDBPyRelation) -> Numbers:
     """The column `score` of an answer."""
 
     def pieces() -> Iterator[Floats]:
-        return (_floats(batch["score"]) for batch in sql.batches(rows.project("score").to_arrow_reader(_BATCH_ROWS)))
+        waiting, count = [], 0
+        for batch in sql.batches(rows.project("score").to_arrow_reader(_BATCH_ROWS)):
+            waiting.append(_floats(batch["score"]))
+            count += len(waiting[-1])
+            if count >= _BATCH_ROWS:  # DuckDB gives a batch a file at least, and each has a price
+                yield np.concatenate(waiting)
+                waiting, count = [], 0
+        if waiting:
+            yield np.concatenate(waiting)
 
     return pieces
 

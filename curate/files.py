@@ -32,12 +32,14 @@ __all__ = [
     "publish_bytes",
     "remove_leftovers",
     "remove_leftovers_of",
+    "size_and_hash",
     "sync_folder",
 ]
 
 FAILING = (errno.EDQUOT, errno.EIO, errno.ENOSPC)  # what a full or failing disk says, whatever path was given
 
 _BLOCK = 1 << 20  # bytes read at a time
+_FEW = 1 << 16  # bytes of a file that are read first
 _RANDOM = "[0-9a-f]" * 16  # in a temporary file's name
 
 _P = ParamSpec("_P")
@@ -162,11 +164,21 @@ def publish_bytes(path: Path, data: bytes, *, new: bool = False) -> str:
 
 def file_hash(path: str | Path) -> str:
     """xxh3-128 of a file's bytes, in hex."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - thousands of tables: a Path takes as long as the hash
-        while block := file.read(_BLOCK):
+    return size_and_hash(path)[1]
+
+
+def size_and_hash(path: str | Path) -> tuple[int, str]:
+    """How many bytes a file has, and their xxh3-128 in hex. Of a pipe that nobody writes to there are none."""
+    digest, size, wanted = xxhash.xxh3_128(), 0, _FEW
+    # Thousands of small files are read so: a file object, or room for a whole block, takes as long as what is read.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        while block := os.read(descriptor, wanted):
             digest.update(block)
-    return digest.hexdigest()
+            size, wanted = size + len(block), _BLOCK if len(block) == wanted else wanted
+        return size, digest.hexdigest()
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -81,8 +81,8 @@ def _refuse(asked: list[str], path: Place, kind: str) -> None:
 
 def _store(store: Store) -> dict[str, Any]:
     units = store.commits()
-    images = store.images()
-    ok = pc.sum(pc.equal(images["status"], STATUS_OK)).as_py() or 0
+    statuses = store.statuses()
+    ok = pc.sum(pc.equal(statuses, STATUS_OK)).as_py() or 0
     scores = {}
     for name, (found, _) in store.score_columns().items():
         rows = sum(part.rows or 0 for record in store.commits(found.kind).values() for part in record.parts)
@@ -92,7 +92,7 @@ def _store(store: Store) -> dict[str, Any]:
         "patch": store.header.patch,
         "step": store.header.step,
         "images": ok,
-        "refused": images.num_rows - ok,
+        "refused": len(statuses) - ok,
         "patches": sum(store.rows(unit, "patches") for unit in units.values()),
         "shards": len(units),
         "bytes": sum(part.bytes for unit in units.values() for part in unit.parts),

@@ -9,8 +9,10 @@ written before the files that it takes the place of are removed, so that a run t
 which say the same. A unit that is done again gets a file of its own until the next `fold`: the smaller file counts.
 """
 
+import contextlib
+import gc
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +55,8 @@ class Records:
                 contents = storage.read_all(self.folder, new)
             except FileNotFoundError:  # folded since it was listed
                 continue
-            read = {name: _parse(self.folder / name, data) for name, data in zip(new, contents, strict=True)}
+            with _uncollected():
+                read = {name: _parse(self.folder / name, data) for name, data in zip(new, contents, strict=True)}
             self._files = {
                 name: (entry, read[name] if name in read else self._files[name][1]) for name, entry in listed.items()
             }
@@ -141,6 +144,18 @@ class Records:
                 found = found or self.read()
                 storage.publish_bytes(self.folder / block, b"".join(found[unit].data + b"\n" for unit in units))
                 storage.remove(self.folder / name for name in parts)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector, which looks at all records again and again while they become tens of thousands."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _units(name: str) -> range:

@@ -229,6 +229,7 @@ def _stream(
     score = f"CAST({sql.identifier(choice.column or '')} AS DOUBLE)"
     places = ", ".join(name for name in _COLUMNS if name != "patch_id")  # which is made again of the others
     found = matching(connection, choice.where).project(f"{places}, {score} AS score, {flagged} AS flagged")
+    sql.narrow(connection, found.sql_query())
     patches = sum(choice.store.rows(unit, "patches") for unit in choice.store.commits().values())
     with _shown(connection, patches, "counted", progress):
         counts, scores = _tally(choice.store, found)
@@ -363,7 +364,9 @@ def _candidates(
         if missing := set(more) - set(rows.columns):
             raise UsageError(f"the strategy needs '{one_line(listed(missing))}'; the store has: {listed(rows.columns)}")
         wanted = ", ".join([*_COLUMNS, f"{score} AS score", *map(sql.identifier, more)])
-        table = rows.project(wanted).order("patch_id").to_arrow_table()
+        rows = rows.project(wanted).order("patch_id")
+        sql.narrow(connection, rows.sql_query())
+        table = rows.to_arrow_table()
     except duckdb.Error as error:
         raise sql.query_error(error) from None
     _check_whole(table)

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "Format",
+    "Lists",
     "batches",
     "casts",
     "check",
     "connect",
     "head",
     "identifier",
+    "narrow",
     "number",
     "parquet",
     "query_error",
@@ -50,6 +52,7 @@ _WATCH_SECONDS = 0.25
 _SHOWN = 200  # characters of a query that is too long to be repeated in a message
 _LONG = 1000  # characters of a line of DuckDB's, which may have all of a query in it
 _BATCH_ROWS = 65_536  # rows in memory at a time while an answer is streamed
+_MANY = 100  # files of a list, from which on it pays to plan a query twice
 _TABLE_FUNCTIONS = ("generate_series", "range", "unnest")  # others read files, run SQL in strings or change DuckDB
 # Values that Python gets from DuckDB as it would by way of Arrow, which takes longer to import than most answers take.
 _PLAIN = {"VARCHAR", "BOOLEAN", "FLOAT", "DOUBLE"} | {
@@ -60,6 +63,10 @@ _SETTINGS = {
     "temp_directory": "''",  # it could be read and written: by default `.tmp` where curate was started
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
+    # What these do for files that are far costs more than half of what it takes to read a small one that is here.
+    "enable_external_file_cache": "false",
+    "parquet_metadata_cache": "false",
+    "disable_parquet_prefetching": "true",
     "enable_external_access": "false",
     "python_enable_replacements": "false",
     "enable_progress_bar": "false",  # DuckDB takes `python -c` and notebooks for somebody who looks on
@@ -67,6 +74,7 @@ _SETTINGS = {
 }
 
 
+_WILD = re.compile(r"([*?\[])")
 _NO_COLUMN = re.compile("Binder Error: (Referenced column|Cannot extract field|.*does not have a column named)")
 _NOT_THE_QUERY = ("IO Error", "Out of Memory Error")  # how DuckDB begins
 
@@ -82,18 +90,49 @@ def casts(columns: Mapping[str, str]) -> str:
     return ", ".join(f"CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in columns.items())
 
 
-def parquet(files: Sequence[Path], columns: str = "*", **options: bool) -> str:
-    """A SELECT over Parquet files, for a view. `options` go to read_parquet."""
-    options = {"hive_partitioning": False} | options  # a folder called `split=train` is no column
+def parquet(files: Sequence[str | Path], columns: str = "*", *, beside: Sequence[str] = (), **options: bool) -> str:
+    """A SELECT over Parquet files, for a view. `options` go to read_parquet; `beside` is for `Lists` alone."""
     paths = ", ".join(text(_literal(file)) for file in files)
+    return _read(f"[{paths}]", columns, options)
+
+
+def _read(paths: str, columns: str, options: Mapping[str, bool]) -> str:
+    options = {"hive_partitioning": False, **options}  # a folder called `split=train` is no column
     extra = "".join(f", {key}={str(value).lower()}" for key, value in options.items())
-    return f"SELECT {columns} FROM read_parquet([{paths}]{extra})"
+    return f"SELECT {columns} FROM read_parquet({paths}{extra})"
+
+
+class Lists:
+    """The lists of files that the views of a connection read, as variables.
+
+    Thousands of paths in the text of a view are parsed and looked at again by every view and query: of small files that
+    takes as long as reading them.
+    """
+
+    def __init__(self) -> None:
+        self.variables: dict[str, list[str]] = {}  # name -> patterns
+        self.beside: dict[str, list[str]] = {}  # name -> columns of files that only these are wanted of
+
+    def parquet(
+        self, files: Sequence[str | Path], columns: str = "*", *, beside: Sequence[str] = (), **options: bool
+    ) -> str:
+        """`parquet`, for a view of the connection that has these lists.
+
+        `beside`: the columns that are wanted of files which add none and take away none of the rows of the view. A
+        query that names none of these columns need not read them: see `narrow`.
+        """
+        name = f"files_{len(self.variables)}"
+        self.variables[name] = [_literal(file) for file in files]
+        if beside and len(files) >= _MANY:
+            self.beside[name] = list(beside)
+        return _read(f"getvariable('{name}')", columns, options)
 
 
 def connect(
     views: Mapping[str, str | pa.Table],
-    files: Iterable[Path],
+    files: Iterable[str | Path],
     *,
+    lists: Lists | None = None,
     memory: str | None = None,
     threads: int | None = None,
     spill: Path | None = None,
@@ -101,6 +140,7 @@ def connect(
 ) -> duckdb.DuckDBPyConnection:
     """A connection with `views` (name -> SELECT, or a table in memory) that can reach `files` and nothing else.
 
+    `lists` are those that the views were made with, if they were.
     It takes about `memory` (`1GB`; DuckDB's own limit is 80 % of the machine's) and `threads` (all), and puts what goes
     beyond that memory into the folder `spill`, a private one; without one a query that needs more is refused, and
     nothing is ever written to a disk. Of a `watched` one `watching` tells how far it is.
@@ -108,8 +148,18 @@ def connect(
     Raises UsageError if a view cannot be made (two names that differ by case alone, a file that is not Parquet), and
     for an amount of memory or a number of threads that is none; CurateError for a file that is gone.
     """
+    allowed = list(dict.fromkeys(path for file in files for path in (str(file), _literal(file))))
+    variables = {} if lists is None else lists.variables
+    for paths in (allowed, *variables.values()):
+        _check_utf8("\n".join(paths))
     connection = duckdb.connect(":memory:")
     try:
+        for name, paths in variables.items():
+            connection.execute(f"SET VARIABLE {name} = ?", [paths])
+        if lists is not None and lists.beside:
+            connection.execute("SET VARIABLE beside = ?", [json.dumps(lists.beside)])
+            for name in lists.beside:
+                connection.execute(f"SET VARIABLE all_{name} = getvariable('{name}')")
         for name, source in views.items():
             if isinstance(source, str):
                 connection.execute(f"CREATE VIEW {identifier(name)} AS {source}")
@@ -121,13 +171,33 @@ def connect(
             connection.execute(f"SET threads={threads}")
     except duckdb.Error as error:
         raise query_error(error) from None
-    allowed = ", ".join(text(path) for file in files for path in dict.fromkeys((str(file), _literal(file))))
-    connection.execute(f"SET allowed_paths=[{allowed}]")
+    connection.execute("SET allowed_paths = ?", [allowed])
     spilling = {} if spill is None else {"temp_directory": text(str(spill))}
     seen = {"enable_progress_bar": "true", "enable_progress_bar_print": "false"} if watched else {}
     for name, value in (seen | _SETTINGS | spilling | seen).items():
         connection.execute(f"SET {name}={value}")
     return connection
+
+
+def narrow(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Have what stands beside a view's rows read only where a query, or one that wants no more, needs it.
+
+    DuckDB would open all files of a scorer to see that it has a row for each patch, which is known. Of a scorer whose
+    columns are not in its plan it gets the first file alone, for the types of these columns.
+    """
+    ((beside,),) = connection.execute("SELECT getvariable('beside')").fetchall()
+    if beside is None:
+        return
+    lists: dict[str, list[str]] = json.loads(beside)
+    for name in lists:
+        connection.execute(f"SET VARIABLE {name} = getvariable('all_{name}')")
+    try:
+        plan = "".join(text for _, text in connection.execute(f"EXPLAIN (FORMAT json) {query}").fetchall())
+    except (duckdb.ProgrammingError, duckdb.DataError):
+        return  # of a wrong query, which says itself what is wrong
+    for name, columns in lists.items():
+        if not any(json.dumps(column)[1:-1] in plan for column in columns):
+            connection.execute(f"SET VARIABLE {name} = getvariable('all_{name}')[:1]")
 
 
 @contextlib.contextmanager
@@ -168,9 +238,9 @@ def _check_utf8(text: str) -> None:
         raise UsageError(f"SQL takes UTF-8 alone, found '{one_line(text)}'") from None
 
 
-def _literal(file: Path) -> str:
+def _literal(file: str | Path) -> str:
     """A path as a pattern that matches this path alone."""
-    return re.sub(r"([*?\[])", r"[\1]", str(file))
+    return _WILD.sub(r"[\1]", str(file))
 
 
 def check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
@@ -257,6 +327,7 @@ def _answer(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBP
         hint = " (PIVOT should name its values: ON name IN (...))" if "MULTI" in found else ""
         raise UsageError(f"a query should be one SELECT; found {found}{hint}: '{_shown(query)}'")
     check(connection, body)
+    narrow(connection, body)
     return connection.sql(body).project("*")
 
 

@@ -518,8 +518,10 @@ def all_local(parts: Iterable[tuple[Place, str, int]]) -> list[Path]:
     wanted = list(parts)
     if not any(isinstance(path, RemotePath) for path, _, _ in wanted):
         return [local(*part) for part in wanted]
-    with ThreadPoolExecutor(min(_REQUESTS, len(wanted))) as pool:
-        return list(pool.map(lambda part: local(*part), wanted))
+    few = -(-len(wanted) // (4 * _REQUESTS))  # a task for each of thousands takes longer than what is in the cache
+    groups = [wanted[first : first + few] for first in range(0, len(wanted), few)]
+    with ThreadPoolExecutor(min(_REQUESTS, len(groups))) as pool:
+        return [path for found in pool.map(lambda group: [local(*part) for part in group], groups) for path in found]
 
 
 def local_file(path: Place) -> Path:

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import stat
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,7 +208,7 @@ class Store:
         """
         committed = self._records_of(kind).read()
         listed: dict[str, dict[str, Entry]] = {}
-        for _, (record, _, where) in committed.items():
+        for record, _, where in committed.values():
             self._check_parts(record, where, listed)
         return {unit: found.record for unit, found in committed.items()}
 
@@ -254,32 +256,44 @@ class Store:
         return storage.folders(self.path.joinpath(*name.split("/")))
 
     def _check_parts(self, record: CommitRecord, where: Place, listed: dict[str, dict[str, Entry]]) -> None:
-        """`listed` holds the folders that were looked at. What is far is looked for once, and its hash on arrival."""
+        """Look at each part once. `listed` holds the folders at a URL that were looked at."""
         for part in record.parts:
-            known = self._parts.get(part.path) is part
-            if known and not isinstance(self.path, Path):
-                continue
-            if not known:
+            if self._parts.get(part.path) is not part:
                 _check_inside(part.path, where)
-            folder, _, name = part.path.rpartition("/")
-            if folder not in listed:
-                listed[folder] = storage.entries(self.path / folder)
-            entry = listed[folder].get(name)
-            if entry is None or entry.size != part.bytes:
-                found = "nothing" if entry is None else f"{entry.size} bytes"
-                shown = one_line(self.path / part.path)
-                raise DataError(f"the store is damaged: '{shown}' should have {part.bytes} bytes, found {found}")
-            if not known:
-                self._verify(part)
+                self._check_part(part, listed)
                 self._parts[part.path] = part
 
-    def _verify(self, part: Part) -> None:
-        """Look at the hash of a table on the local disk, once."""
-        if isinstance(self.path, Path) and part.rows is not None and (part.path, part.xxh3) not in self._verified:
-            if files.file_hash(f"{self.path}/{part.path}") != part.xxh3:  # a Path takes longer to make than to read
-                shown = one_line(self.path / part.path)
-                raise DataError(f"the store is damaged: '{shown}' has changed: its hash differs")
-            self._verified.add((part.path, part.xxh3))
+    def _check_part(self, part: Part, listed: dict[str, dict[str, Entry]]) -> None:
+        """DataError if a part is gone or has another size, or another hash: a table that is far has it on arrival."""
+        size, digest = self._local(part) if isinstance(self.path, Path) else (self._listed(part, listed), part.xxh3)
+        if size != part.bytes:
+            found, shown = "nothing" if size is None else f"{size} bytes", one_line(self.path / part.path)
+            raise DataError(f"the store is damaged: '{shown}' should have {part.bytes} bytes, found {found}")
+        if digest != part.xxh3:
+            shown = one_line(self.path / part.path)
+            raise DataError(f"the store is damaged: '{shown}' has changed: its hash differs")
+
+    def _local(self, part: Part) -> tuple[int | None, str]:
+        """How many bytes a part on the local disk has, None if there is no file, and of a table, once, their hash."""
+        name, known = f"{self.path}/{part.path}", (part.path, part.xxh3)  # a Path takes longer to make than to read
+        try:
+            if part.rows is None or known in self._verified:
+                status = os.stat(name)  # noqa: PTH116
+                return status.st_size if stat.S_ISREG(status.st_mode) else None, part.xxh3
+            size, digest = files.size_and_hash(name)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None, part.xxh3
+        if digest == part.xxh3:
+            self._verified.add(known)
+        return size, digest
+
+    def _listed(self, part: Part, listed: dict[str, dict[str, Entry]]) -> int | None:
+        """How many bytes a part at a URL has, None if there is none."""
+        folder, _, name = part.path.rpartition("/")
+        if folder not in listed:
+            listed[folder] = storage.entries(self.path / folder)
+        entry = listed[folder].get(name)
+        return None if entry is None else entry.size
 
     # ---- writing
 
@@ -312,9 +326,21 @@ class Store:
         retried = [] if history else _retries(units)
         if not retried:
             return self._table("images")
-        self._part_paths("images", list(units))  # fetched together, if they are far
+        self._part_paths("images", units)  # fetched together, if they are far
         images = {unit: self.unit_table("images", unit) for unit in units}
         return pa.concat_tables(retries.shown(images, {unit: self.unit_table("retried", unit) for unit in retried}))
+
+    def statuses(self) -> pa.ChunkedArray:
+        """The status of each row of `images`; only where a retry has settled some are the other columns read too."""
+        import pyarrow as pa
+
+        units = self.commits()
+        if _retries(units):
+            return self.images()["status"]
+        expected = pa.schema([_layout_of("images").field("status")])
+        paths = self._part_paths("images", units)
+        tables = [self._parquet(Path(path), expected, ["status"]) for path in paths]
+        return pa.concat_tables(tables or [expected.empty_table()])["status"]
 
     def patches(self) -> pa.Table:
         """One row a window; columns as `layout.PATCHES`."""
@@ -335,32 +361,32 @@ class Store:
     def _part_path(self, folder: str, unit: int) -> Path:
         """The Parquet of one unit, on the local disk."""
         (path,) = self._part_paths(folder, [unit])
-        return path
+        return Path(path)
 
-    def _part_paths(self, folder: str, units: Sequence[int]) -> list[Path]:
-        if isinstance(self.path, Path):
-            return [self.path / "tables" / folder / f"{unit:06d}.parquet" for unit in units]
+    def _part_paths(self, folder: str, units: Iterable[int]) -> list[str]:
         names = [f"tables/{folder}/{unit:06d}.parquet" for unit in units]
+        if isinstance(self.path, Path):
+            return [f"{self.path}/{name}" for name in names]  # a Path each would take longer than all else here
         if not self._parts.keys() >= set(names):
             self.commits(INGEST if folder in _TABLES else folder)
         parts = [self._parts[name] for name in names]
         missing = [part for part in parts if not self._is_fetched(part)]
         copies = storage.all_local((self.path / part.path, part.xxh3, part.bytes) for part in missing)
         self._fetched |= {(part.path, part.xxh3): copy for part, copy in zip(missing, copies, strict=True)}
-        return [self._fetched[part.path, part.xxh3] for part in parts]
+        return [str(self._fetched[part.path, part.xxh3]) for part in parts]
 
     def _is_fetched(self, part: Part) -> bool:
         copy = self._fetched.get((part.path, part.xxh3))
         return copy is not None and copy.exists()
 
     @staticmethod
-    def _parquet(path: Path, expected: pa.Schema | None = None) -> pa.Table:
+    def _parquet(path: Path, expected: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa
 
         from curate import tables
 
         try:
-            table = tables.read(path)
+            table = tables.read(path, columns)
             table.validate(full=True)  # text that is not UTF-8 would be found out when it is looked at
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(one_line(f"'{path}' cannot be read: {error}")) from None
@@ -524,8 +550,8 @@ class Store:
             first = "ingest photographs first" if self.header.distilled is None else ended
             raise UsageError(f"'{one_line(self.path)}' is empty: {first}")
         return Tables(
-            patches=self._part_paths("patches", list(units)),
-            images=self._part_paths("images", list(units)),
+            patches=self._part_paths("patches", units),
+            images=self._part_paths("images", units),
             retried=self._part_paths("retried", _retries(units)),
             findings=self.findings() if self.check_sets() else None,
             scores=list(self._scores()),
@@ -538,11 +564,11 @@ class Store:
             sets.setdefault(found.folder, (found, {}))[1][name] = column
         for found, columns in sets.values():
             units = self.commits(found.kind)
-            yield Scores(self._part_paths(found.kind, list(units)), columns, _row_counts(units, found.kind))
+            yield Scores(self._part_paths(found.kind, units), columns, _row_counts(units, found.kind))
 
-    def score_files(self, found: ScoreSet) -> list[Path]:
+    def score_files(self, found: ScoreSet) -> list[str]:
         """The Parquet files of a score set: patch_id and the scorer's columns."""
-        return self._part_paths(found.kind, list(self.commits(found.kind)))
+        return self._part_paths(found.kind, self.commits(found.kind))
 
     def query(self, query: str, manifests: Mapping[str, Path] | None = None) -> pa.Table:
         """The answer to one SELECT over `images`, `patches`, `scores` and `manifests` (view name -> file)."""
@@ -566,10 +592,11 @@ class Store:
         What goes beyond that memory goes into the folder `spill`, a private one, if there is one. Of a `watched` one
         `sql.watching` tells how far it is.
         """
-        tables, named = self._tables(), dict(manifests or {})
+        tables, named, lists = self._tables(), dict(manifests or {}), sql.Lists()
         return sql.connect(
-            views.of(tables, named),
+            views.of(tables, named, lists.parquet),
             [*tables.files(), *named.values()],
+            lists=lists,
             memory=memory,
             threads=threads,
             spill=spill,

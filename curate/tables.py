@@ -21,11 +21,14 @@ _MAX_TEXT = 4096  # bytes of a string, where its column could grow beyond `_FREE
 _FREE_BYTES = 2**28
 _MEMORY = "1GB"  # for looking at the strings
 _BATCH_ROWS = 2**18
+_FEW_ROWS = 2**14  # of which reading takes less than telling other threads
 _TEXT_ROWS = 2**14  # where each may have such a string
 
 
-def read(path: Path, *, checked: bool = False, **options: Any) -> pa.Table:
-    """The table in a Parquet file; `options` are those of ParquetFile. `checked`: look at the length of strings too.
+def read(path: Path, columns: Sequence[str] | None = None, *, checked: bool = False, **options: Any) -> pa.Table:
+    """The table in a Parquet file, or some of its columns; `options` are those of ParquetFile.
+
+    `checked`: look at the length of strings too.
 
     Raises what Arrow does, ArrowException or OSError, also for a file of many more rows than bytes.
     """
@@ -35,7 +38,7 @@ def read(path: Path, *, checked: bool = False, **options: Any) -> pa.Table:
         _check_rows(path, file.metadata)
         if checked:
             _check_strings(path, file.metadata)
-        return file.read()
+        return file.read(columns, use_threads=file.metadata.num_rows > _FEW_ROWS)
 
 
 def batches(path: Path, columns: Sequence[str], **options: Any) -> Iterator[pa.RecordBatch]:

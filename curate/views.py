@@ -6,7 +6,7 @@ to the store alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ _PATCHES = {"patch_id": "VARCHAR", "image_id": "VARCHAR"} | dict.fromkeys(("y", 
 class Scores:
     """The tables of one scorer."""
 
-    files: list[Path]  # none where it was cut off before its first shard
+    files: list[str]  # none where it was cut off before its first shard
     columns: dict[str, str]  # column in SQL -> its name in the files
     rows: dict[int, int]  # unit -> how many of its patches have scores; these are in the order of the patches
 
@@ -42,31 +42,36 @@ class Scores:
 class Tables:
     """All tables that the views are made of: Parquet files on the local disk, a unit each, and what was found."""
 
-    images: list[Path]
-    patches: list[Path]
-    retried: list[Path]  # of the units that settle refusals of units before them
+    images: list[str]
+    patches: list[str]
+    retried: list[str]  # of the units that settle refusals of units before them
     findings: Findings | None  # None where nobody has looked for any
     scores: list[Scores]
     rows: dict[int, int]  # unit -> how many patches it has
 
-    def files(self) -> list[Path]:
+    def files(self) -> list[str]:
         """The files that the views read."""
         return self.images + self.patches + self.retried + [path for scores in self.scores for path in scores.files]
 
 
-def of(tables: Tables, manifests: Mapping[str, Path] | None = None) -> dict[str, str | pa.Table]:
+def of(
+    tables: Tables, manifests: Mapping[str, Path] | None = None, parquet: Callable[..., str] = sql.parquet
+) -> dict[str, str | pa.Table]:
     """View -> its SELECT, or a table in memory.
 
     `images`, `patches` (with the shard), `scores` (patches with a column a scorer), `duplicates`, `leaks`, and `flags`
     (image_id, reason), which is the status of the images that a check has flagged; and `manifests` (view -> file).
+    With the `parquet` of `sql.Lists` they are for the connection that has these lists.
+
     UsageError for a manifest with the name of another view.
     """
     shard = "CAST(parse_filename(filename, true) AS INTEGER) AS shard"
-    patches = sql.parquet(tables.patches, filename=True)
-    images = sql.parquet(tables.images, sql.casts(_IMAGES))
+    patches = parquet(tables.patches, filename=True)
     if tables.retried:
-        images = sql.parquet(tables.images, f"{sql.casts(_IMAGES)}, filename", filename=True)
-        images = retries.view(images, sql.parquet(tables.retried, filename=True))
+        images = parquet(tables.images, f"{sql.casts(_IMAGES)}, filename", filename=True)
+        images = retries.view(images, parquet(tables.retried, filename=True))
+    else:
+        images = parquet(tables.images, sql.casts(_IMAGES))
     findings: Mapping[str, str | pa.Table] = flags.NO_VIEWS
     if tables.findings is not None and len((found := tables.findings).flags):
         findings = {"duplicates": found.duplicates, "leaks": found.leaks, "flags": found.flags}
@@ -77,13 +82,13 @@ def of(tables: Tables, manifests: Mapping[str, Path] | None = None) -> dict[str,
         **findings,
         "images": images,
         "patches": f"SELECT {sql.casts(_PATCHES)}, {shard} FROM ({patches})",
-        "scores": _scores(tables),
+        "scores": _scores(tables, parquet),
     }
     named = dict(manifests or {})
     taken = views.keys() & named.keys()
     if taken:
         raise UsageError(f"a manifest cannot be called '{listed(taken)}' in SQL: the store has a view of that name")
-    return views | {name: sql.parquet([path]) for name, path in named.items()}
+    return views | {name: parquet([path]) for name, path in named.items()}
 
 
 def columns(scores: Iterable[str]) -> dict[str, list[str]]:
@@ -94,7 +99,7 @@ def columns(scores: Iterable[str]) -> dict[str, list[str]]:
     }
 
 
-def _scores(tables: Tables) -> str:
+def _scores(tables: Tables, parquet: Callable[..., str]) -> str:
     """Patches with a column a scorer.
 
     A unit's scores are in the order of its patches. So a scorer that has every row of every unit goes beside the
@@ -109,7 +114,9 @@ def _scores(tables: Tables) -> str:
             value = f"{alias}.{column}" if scores.files else "CAST(NULL AS FLOAT)"
             columns.append(f"{value} AS {sql.identifier(name)}")
         if scores.rows == tables.rows:
-            beside.append(f"POSITIONAL JOIN ({sql.parquet(scores.files, ', '.join(wanted.values()))}) {alias}")
+            files = parquet(scores.files, ", ".join(wanted.values()), beside=[*scores.columns.values()])
+            beside.append(f"POSITIONAL JOIN ({files}) {alias}")
         elif scores.files:
-            joins.append(f"LEFT JOIN ({sql.parquet(scores.files)}) {alias} USING (patch_id)")
+            files = parquet(scores.files, beside=[*scores.columns.values()])
+            joins.append(f"LEFT JOIN ({files}) {alias} USING (patch_id)")
     return f"SELECT {', '.join(columns)} FROM {' '.join(['patches', *beside, *joins])}"

@@ -17,7 +17,7 @@ import xxhash
 from curate import files, storage
 from curate.errors import CurateError, DataError, UsageError
 
-BLOCK = 2**20  # bytes that `file_hash` reads at a time
+FEW, BLOCK = 2**16, 2**20  # bytes that `file_hash` reads first, and then at a time
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -31,13 +31,19 @@ def noise(size: int) -> bytes:
 # --- publish ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK])
+@pytest.mark.parametrize("size", [0, 1, FEW - 1, FEW, FEW + 1, FEW + BLOCK - 1, FEW + BLOCK, FEW + 2 * BLOCK])
 def test_a_published_file_has_its_bytes_and_the_hash_that_was_returned(tmp_path: Path, size: int) -> None:
     data = noise(size)
     path = tmp_path / "new" / "folders" / "a.bin"
     digest = files.publish_bytes(path, data)
     assert contents(path.parent) == {"a.bin": data}
     assert digest == files.file_hash(path) == xxhash.xxh3_128_hexdigest(data)
+    assert files.size_and_hash(path) == (size, digest)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert files.size_and_hash(tmp_path / "pipe")[0] == 0
 
 
 def test_published_in_pieces_or_at_once_is_the_same(tmp_path: Path) -> None:

@@ -433,9 +433,12 @@ def test_a_file_of_any_name_is_itself_alone(tmp_path: Path, name: str) -> None:
         pq.write_table(pa.table({"a": [folder]}), tmp_path / folder / "1.parquet")
     file = tmp_path / name / "1.parquet"
     views = {'v "1"': sql.parquet([file]), "named": sql.parquet([file], "a, filename", filename=True)}
-    connection = sql.connect(views, [file])
+    lists = sql.Lists()
+    views["listed"] = lists.parquet([file, str(file)], filename=True)
+    connection = sql.connect(views, [file], lists=lists)
     assert sql.reader(connection, 'from "v ""1"""').read_all().to_pylist() == [{"a": name}]
     assert sql.reader(connection, "from named").read_all().to_pylist() == [{"a": name, "filename": str(file)}]
+    assert sql.reader(connection, "from listed").read_all().to_pylist() == [{"a": name, "filename": str(file)}] * 2
     with pytest.raises(UsageError, match="Cannot access file"):
         sql.reader(connection, f"from '{tmp_path}/c/1.parquet'")
 

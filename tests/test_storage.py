@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, ClassVar
 import fsspec
 import numpy as np
 import pytest
+import xxhash
 from conftest import put
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -388,6 +389,18 @@ def test_the_cache_s_bound_is_kept_and_only_costs_time(
             pixels = private_cache / "pixels"
             assert sum(path.stat().st_size for path in pixels.rglob("*") if path.is_file()) <= 20000
     assert there.query("select count(*) from scores").equals(here.query("select count(*) from scores"))
+
+
+@pytest.mark.parametrize("count", [1, 127, 129, 300])
+def test_many_files_come_in_the_order_in_which_they_were_asked_for(memory: str, count: int) -> None:
+    parts: list[tuple[storage.Place, str, int]] = []
+    for number in range(count):
+        data = str(number).encode()
+        place = storage.place(put(f"{memory}/{number:03d}", data), "a file")
+        parts.append((place, xxhash.xxh3_128_hexdigest(data), len(data)))
+    for _ in range(2):  # fetched, and from the cache
+        assert [path.read_text() for path in storage.all_local(parts)] == [str(number) for number in range(count)]
+    assert storage.all_local([]) == []
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -248,6 +248,20 @@ def test_a_part_that_is_missing_or_of_another_size_is_named(store: Store, part: 
         assert part.format("000001") in line(refused) and "bytes, found" in line(refused)
 
 
+def test_a_part_is_looked_at_once_for_each_opening(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+    honest = Store._check_part
+    monkeypatch.setattr(
+        Store, "_check_part", lambda self, part, listed: (looked_at.append(part.path), honest(self, part, listed))
+    )
+    opened = Store.open(store.path)
+    for _ in range(2):
+        assert opened.images().num_rows and opened.query("from images").num_rows and opened.digest()
+    parts = [part.path for record in store.commits().values() for part in record.parts]
+    assert len(set(parts)) == len(parts)
+    assert sorted(looked_at) == sorted(2 * parts)  # by `store` too
+
+
 @pytest.mark.parametrize("name", ["images", "cells", "patches"])
 def test_no_byte_of_a_table_changes_unnoticed(store: Store, name: str) -> None:
     path = store.path / "tables" / name / "000001.parquet"

@@ -1,5 +1,6 @@
 """The views show the tables of a store: all rows, scores beside their patches, in columns that are known beforehand."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import add_scores
 
-from curate import views
-from curate.errors import UsageError
+from curate import sql, views
+from curate.errors import CurateError, UsageError
 from curate.ingestion import ingest
 from curate.layout import IMAGES, PATCHES
 from curate.scoring import score
@@ -99,12 +100,50 @@ def test_scores_row_by_row_and_scores_by_patch_id_give_one_answer(
     scored: Store, question: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beside = scored.query(question)
+    monkeypatch.setattr("curate.sql._MANY", 1)
+    assert beside.equals(scored.query(question))
     view = scored.views()["scores"]
     assert isinstance(view, str) and (view.count("POSITIONAL JOIN"), view.count("USING (patch_id)")) == (2, 1)
     monkeypatch.setattr("curate.store._row_counts", lambda *_: object())  # never equal
     view = scored.views()["scores"]
     assert isinstance(view, str) and (view.count("POSITIONAL JOIN"), view.count("USING (patch_id)")) == (0, 3)
     assert beside.equals(scored.query(question)) and beside.num_rows
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_scores_that_a_query_does_not_need_are_not_read(
+    scored: Store, tmp_path: Path, joined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curate.sql._MANY", 2)
+    if joined:
+        monkeypatch.setattr("curate.store._row_counts", lambda *_: object())
+    copy = Store.open(shutil.copytree(scored.path, tmp_path / "store"))
+    connection = copy.connect()
+    for found in copy.score_sets():
+        if found.record.label != "whole":
+            Path(copy.score_files(found)[1]).write_bytes(b"none")
+    for needed in (
+        "select count(*) from scores",
+        "select count(*) as n, max(whole) as m from scores join images using (image_id)",
+        "select a.patch_id from scores a join scores b using (patch_id) where a.whole > 0.9 order by 1",
+    ):
+        assert sql.reader(connection, needed).read_all().equals(scored.query(needed))
+    for needed in ("select max(other) from scores", "from scores", "select scores from scores", "summarize scores"):
+        with pytest.raises(CurateError, match=r"Parquet|parquet"):
+            sql.reader(connection, needed).read_all()
+
+
+def test_what_is_wrong_with_a_query_is_said_in_the_same_words_where_scores_may_be_left_out(
+    scored: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wrong in ("select nothing from scores", "select cast('a' as int) from scores", "select 1 from nowhere"):
+        with pytest.raises(UsageError) as before:
+            scored.query(wrong)
+        monkeypatch.setattr("curate.sql._MANY", 1)
+        with pytest.raises(UsageError) as after:
+            scored.query(wrong)
+        assert str(after.value) == str(before.value)
+        monkeypatch.undo()
 
 
 def test_the_scores_of_a_unit_are_in_the_order_of_its_patches(photo_folder: Path, tmp_path: Path) -> None:
