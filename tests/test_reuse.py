@@ -133,7 +133,7 @@ def other_weights(patch: Patch, tmp_path: Path) -> str:
 SCORES: dict[str, tuple[str, Callable[[Patch, Path], str], str]] = {
     "options": ("entropy", lambda patch, path: "entropy:bins=64", "bins 256, not 64"),
     "weights": ("loss:checkpoint={0}/net", other_weights, "checkpoint {1}..., not {2}..."),
-    "code": ("sobel", sobel_anew, "code version 1, not 2"),
+    "code": ("sobel", sobel_anew, f"code version {Sobel.version}, not {Sobel.version + 1}"),
     "code of means": ("sobel", means_anew, "code version of means 2, not 3"),
 }
 
