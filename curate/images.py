@@ -108,19 +108,20 @@ def decode(data: bytes, *, whole: bool = False) -> npt.NDArray[np.uint8]:
     Raises ImageRefused with the reason if the file is not one that the policy above accepts. May be called from
     several threads at once.
     """
-    return _taken(data, whole, lambda opened: _upright(_pixels(opened), opened.orientation))
+    pixels = _of_whole(data) if whole else None
+    return _taken(data, lambda opened: _upright(_pixels(opened), opened.orientation)) if pixels is None else pixels
 
 
 def size(data: bytes) -> tuple[int, int]:
     """Height and width (px, upright) of an image file that `decode` takes, every pixel of it; raises as it does."""
-    return _taken(data, False, _proven_size)
+    return _taken(data, _proven_size)
 
 
-def _taken(data: bytes, whole: bool, look: Callable[[_Opened], _Answer]) -> _Answer:
+def _taken(data: bytes, look: Callable[[_Opened], _Answer]) -> _Answer:
     """What `look` says of a file that is accepted so far; whatever else is wrong with it, as ImageRefused."""
     opener = _opener(data)
     try:
-        opened = opener(data, whole)
+        opened = opener(data)
         _refuse_large(opened.image.size, MAX_PIXELS)
         _refuse_mode(opened.image.mode)
         width, height = opened.image.size
@@ -132,6 +133,19 @@ def _taken(data: bytes, whole: bool, look: Callable[[_Opened], _Answer]) -> _Ans
         raise ImageRefused("too many pixels: there is not enough memory for them") from None
     except _BAD_INPUT as error:
         raise ImageRefused(_reason(error)) from None
+
+
+def _of_whole(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """The pixels, upright, of a file that is known to be whole, where that makes it faster; else None."""
+    opener = _opener(data)
+    try:
+        if opener is _open_png:
+            return _of_whole_png(data)
+        if opener is _open_jpeg:
+            return _of_whole_jpeg(data)
+    except (ImageRefused, *_BAD_INPUT):
+        pass  # it is not whole after all: who looks at everything says what is wrong
+    return None
 
 
 def _proven_size(opened: _Opened) -> tuple[int, int]:
@@ -167,7 +181,7 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
 # --- what all formats share -------------------------------------------------------------------------------------------
 
 
-def _opener(data: bytes) -> Callable[[bytes, bool], _Opened]:
+def _opener(data: bytes) -> Callable[[bytes], _Opened]:
     if not data:
         raise ImageRefused("empty file")
     for magic, opener in _OPENERS:
@@ -244,10 +258,10 @@ _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _PNG_PLAIN = frozenset((codecs.GREY, codecs.RGB, codecs.RGBA))
 
 
-def _open_png(data: bytes, whole: bool) -> _Opened:
+def _open_png(data: bytes) -> _Opened:
     """Pillow reads 16-bit colour as 8-bit, takes a file without its end, and looks at no checksum of pixels."""
     kept, orientation, plain, colours = [memoryview(data)[:8]], 1, False, -1
-    for kind, at, end in _png_chunks(data, checked=not whole):
+    for kind, at, end in _png_chunks(data, checked=True):
         if kind == b"IHDR":
             depth, colours, interlaced = _unpack(">8xBBxxB", data, at + 8)
             if depth == 16:
@@ -270,9 +284,24 @@ def _open_png(data: bytes, whole: bool) -> _Opened:
         return _Opened(image, orientation, faster)
     compressed = [chunk[8:-4] for chunk in kept[2:-1]]  # between the header and the end there are no others
     is_whole = partial(codecs.is_whole, compressed, height, width, colours)
-    if whole and colours == codecs.RGB:
-        faster = partial(codecs.png_crate, png, height, width)
     return _Opened(image, orientation, faster, is_whole)
+
+
+def _of_whole_png(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """Checksums are not looked at, nor what lies between the chunks of pixels, but for its orientation."""
+    compressed, orientation = [], 1
+    for kind, at, end in _png_chunks(data, checked=False):
+        if kind == b"IDAT":
+            compressed.append(memoryview(data)[at + 8 : end - 4])
+        elif kind == b"eXIf":
+            orientation = _exif_orientation(data[at + 8 : end - 4])
+        elif kind in (b"PLTE", b"tRNS"):
+            return None
+    width, height, depth, colours, interlaced = _unpack(">IIBBxxB", data, 16)
+    if depth != 8 or colours not in (codecs.GREY, codecs.RGB) or interlaced:
+        return None
+    pixels = codecs.whole_png(data[:33], compressed, height, width, colours)
+    return None if pixels is None else _upright(pixels, orientation)
 
 
 def _png_chunks(data: bytes, checked: bool) -> Iterator[tuple[bytes, int, int]]:
@@ -307,7 +336,7 @@ _JPEG_EXIF = 0xE1
 _JPEG_METADATA = frozenset((*range(0xE1, 0xF0), 0xFE)) - {0xEE}  # APP1..15, comments; Adobe's APP14 tells the colours
 
 
-def _open_jpeg(data: bytes, whole: bool) -> _Opened:
+def _open_jpeg(data: bytes) -> _Opened:
     """Pillow takes a file whose tail was lost and filled with zeros, and a photograph with a preview (MPO) for two."""
     kept, orientation, begin, scans = [], 0, 0, 0
     for marker, at, end in _jpeg_segments(data):
@@ -327,9 +356,15 @@ def _open_jpeg(data: bytes, whole: bool) -> _Opened:
     jpeg = b"".join(kept)
     if _MAX_FILL in jpeg:
         raise ImageRefused(f"damaged: {len(_MAX_FILL)} fill bytes")
-    image = JpegImageFile(io.BytesIO(jpeg))
-    plain = whole and image.mode in ("L", "RGB")
-    return _Opened(image, orientation, partial(codecs.libjpeg, jpeg) if plain else None)
+    return _Opened(JpegImageFile(io.BytesIO(jpeg)), orientation)
+
+
+def _of_whole_jpeg(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """libjpeg-turbo's, without Pillow; CMYK is what Pillow refuses."""
+    opened = _open_jpeg(data)
+    assert isinstance(opened.image.fp, io.BytesIO)
+    pixels = codecs.libjpeg(opened.image.fp.getvalue()) if opened.image.mode in ("L", "RGB") else None
+    return None if pixels is None else _upright(pixels, opened.orientation)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -370,7 +405,7 @@ class _Entry:
     raw: bytes  # all 12 bytes
 
 
-def _open_tiff(data: bytes, _: bool) -> _Opened:
+def _open_tiff(data: bytes) -> _Opened:
     """Pillow reads 16-bit colour as 8-bit, and warns of every oddity in the directory: hence a shorter directory."""
     order = _byte_order(data)
     at = _unpack(f"{order}I", data, 4)[0]
@@ -474,7 +509,7 @@ def _exif_orientation(exif: bytes) -> int:
 # --- GIF, WEBP, PPM, BMP ----------------------------------------------------------------------------------------------
 
 
-def _open_gif(data: bytes, _: bool) -> _Opened:
+def _open_gif(data: bytes) -> _Opened:
     width, height, flags = _unpack("<6xHHB", data, 0)
     _refuse_large((width, height), _MAX_GIF_PIXELS)
     at, num_frames, parts = 13 + _gif_palette_bytes(flags), 0, 0
@@ -505,7 +540,7 @@ def _after_gif_blocks(data: bytes, at: int) -> int:
     return at + 1
 
 
-def _open_webp(data: bytes, _: bool) -> _Opened:
+def _open_webp(data: bytes) -> _Opened:
     _inside(_unpack("<I", data, 4)[0] + 8, data, "the RIFF container")
     image = WebPImageFile(io.BytesIO(data))
     _refuse_frames(image.n_frames)
@@ -520,7 +555,7 @@ _MAX_PPM_HEADER = 2**16  # bytes, with comments: Pillow reads them one by one
 _MAX_PPM_COMMENTS = 1000  # in plain files, which Pillow copies for each
 
 
-def _open_ppm(data: bytes, _: bool) -> _Opened:
+def _open_ppm(data: bytes) -> _Opened:
     """Pillow scales colours of up to 16 bits to 8; the largest value is told only to its decoder."""
     header = (_PPM_TWO if data[1:2] in b"14" else _PPM_THREE).match(data)
     if (header.end() if header else len(data)) > _MAX_PPM_HEADER:
@@ -535,7 +570,7 @@ def _open_ppm(data: bytes, _: bool) -> _Opened:
     return _Opened(image, 1)
 
 
-def _open_bmp(data: bytes, _: bool) -> _Opened:
+def _open_bmp(data: bytes) -> _Opened:
     return _Opened(BmpImageFile(io.BytesIO(data)), 1)
 
 

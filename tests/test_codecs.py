@@ -5,6 +5,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -106,20 +107,20 @@ def test_libspng_and_pillow_agree(files: list[bytes], monkeypatch: pytest.Monkey
 
 
 def test_what_is_whole_is_decoded_alike(files: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By Rust's png crate; and nothing that is refused is proven whole, whose size is told without its pixels."""
-    is_whole, png_crate, proven, decoded = codecs.is_whole, codecs.png_crate, [], []
+    """By libdeflate and libspng; and nothing that is refused is proven whole, whose size is told without its pixels."""
+    is_whole, whole_png, proven, decoded = codecs.is_whole, codecs.whole_png, [], []
 
     def noted(*given: object) -> bool:
         proven.append(is_whole(*given))  # type: ignore[arg-type]
         return proven[-1]
 
     def counted(*given: object) -> Pixels | None:
-        pixels = png_crate(*given)  # type: ignore[arg-type]
+        pixels = whole_png(*given)  # type: ignore[arg-type]
         decoded.append(pixels is not None)
         return pixels
 
     monkeypatch.setattr(codecs, "is_whole", noted)
-    monkeypatch.setattr(codecs, "png_crate", counted)
+    monkeypatch.setattr(codecs, "whole_png", counted)
     for data in files:
         expected = verdict(data)
         assert size_or_reason(data) == (expected if isinstance(expected, str) else expected[0][:2])
@@ -178,6 +179,30 @@ def test_pillow_is_not_asked_about_plain_png(
     np.testing.assert_array_equal(pixels, expected)
     assert pixels.flags.c_contiguous and pixels.flags.writeable
     assert size(data) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("height", [21, 145, 146, 291])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_rows_of_several_blocks(
+    height: int, mode: str, make_photo: Callable[[int, int, int], Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than a block of deflate's, about one, two; and what is too large for the room that a thread keeps."""
+    data = saved(Image.fromarray(make_photo(height, 150, 2)).convert(mode), "PNG")
+    asked: list[int] = []
+    libspng = codecs.libspng
+    monkeypatch.setattr(codecs, "libspng", lambda png: asked.append(len(png)) or libspng(png))
+    for room in (codecs._ROOM, 100):
+        monkeypatch.setattr(codecs, "_ROOM", room)
+        np.testing.assert_array_equal(decode(data, whole=True), pillow(data))
+    assert asked[0] > height * 150 * (3 if mode == "RGB" else 1) > asked[1] == len(data)
+
+
+def test_threads_have_room_of_their_own(make_photo: Callable[[int, int, int], Pixels]) -> None:
+    photos = [make_photo(20 + 30 * (i % 7), 90, i) for i in range(21)]
+    files = [saved(Image.fromarray(photo), "PNG") for photo in photos] * 4
+    with ThreadPoolExecutor(4) as pool:
+        for found, photo in zip(pool.map(lambda data: decode(data, whole=True), files), photos * 4, strict=True):
+            np.testing.assert_array_equal(found, photo)
 
 
 def test_size_makes_no_pixels(photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
