@@ -40,7 +40,6 @@ from curate.survey import ChangedError, Examination, Survey, read_again
 __all__ = ["FINGERPRINT", "FINGERPRINTS", "IngestReport", "ingest", "patch_table"]
 
 _DEFAULT_PATCH = 480  # px, as sub-images of DIV2K are usually cut
-_MORE_AHEAD = 1  # source examined while a shard is synced, read back and entered in tables: hundredths of a second
 MAX_ROWS = 50_000  # source files in one shard, however small they are
 FINGERPRINTS = [hashlib.sha256(text).hexdigest()[:16] for text in (b"ingest 1", b"ingest 2")]  # all there have been
 FINGERPRINT = FINGERPRINTS[-1]  # the version of what is done to a source
@@ -182,7 +181,7 @@ def _in_one_go(
         write_parquet(layout.PATCHES.empty_table(), io.BytesIO())
         known = _Known.of(store, survey.only)
         examiner = Examiner(pairs, frozenset(known.files), store.header.patch, survey.only)
-        examined = pool.ahead(examiner.examine, sources, 2 * pool.workers() + _MORE_AHEAD)
+        examined = pool.ahead(examiner.examine, sources)
         items = _new(tally, tally.meter.waiting("decoding", examined), known)
         _commit(survey, _written_here(store, _numbered(store, items, shard_size)), tally, split)
         survey.remove()  # that parts of a run have begun

@@ -1,11 +1,11 @@
 """Pack: a Manifest -> a Store of just the pixels under its windows, once each and lossless, and a manifest of it.
 
 Windows overlap, cells do not: what an image's windows cover is cut into rectangles, each a lossless WebP, or a PNG,
-which takes 1.4 times the bytes and is decoded in two thirds of the time. Where the photograph's own file takes fewer bytes
-than these (most JPEGs) it is kept instead, verbatim. So that a window's LR is the crop of the whole image's LR, the
-pixels that the bicubic kernel reaches around it are packed too: of a refined half of 96-px windows 2.4 % of the bytes,
-where LR cells for x2, x3 and x4 would be 42 % more pixels. Of LR images that the store was ingested with goes the part
-under the windows. Training gives the same batches, bit by bit.
+which takes 1.4 times the bytes and is decoded in two thirds of the time. Where the photograph's own file takes fewer
+bytes than these (most JPEGs) it is kept instead, verbatim. So that a window's LR is the crop of the whole image's LR,
+the pixels that the bicubic kernel reaches around it are packed too: of a refined half of 96-px windows 2.4 % of the
+bytes, where LR cells for x2, x3 and x4 would be 42 % more pixels. Of LR images that the store was ingested with goes
+the part under the windows. Training gives the same batches, bit by bit.
 
 The shard is the unit. Which images go into which is planned before any is read, so that several workers or runs can
 pack at the same time: done ones are skipped, and an interrupted run, run again, ends with the same bytes as one that

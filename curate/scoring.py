@@ -375,7 +375,8 @@ def _scored(
         with meter.timed("decoding"):
             pixels_HWC = store.pixels(task.image_id)
         meter.add(pixels=pixels_HWC.shape[0] * pixels_HWC.shape[1])
-        image_CHW = crop_to_multiple(to_tensor(pixels_HWC))
+        # A view: planes are made of a strip at a time, in caches.
+        image_CHW = crop_to_multiple(torch.from_numpy(pixels_HWC).permute(2, 0, 1))
         with meter.timed(_DEVICE):
             scores = {folder: functions[folder](image_CHW, task.corners_N2) for folder in task.folders if folder in own}
         return task, image_CHW if len(scores) < len(task.folders) else None, scores
@@ -444,7 +445,7 @@ def _score_function(scorer: Scorer, device: torch.device, size: int) -> _ScoreFu
 
     @torch.inference_mode()
     def by_patch(image_CHW: Tensor, corners_N2: _Corners) -> Tensor:
-        image_BCHW = to_float(image_CHW)[None]
+        image_BCHW = to_float(_planes(image_CHW))[None]
 
         def by_batches(number: int) -> Tensor:
             return torch.cat([function(batch).float() for batch in _cut(image_BCHW, corners_N2, size, number)])
@@ -465,9 +466,14 @@ def _maps(function: Callable[[Tensor], Tensor], image_CHW: Tensor, reach: int | 
         bottom = min(top + rows, height)
         # The last strip may have a row or two: what mirrors at the image's edge needs more.
         first, last = max(min(top, height - rows) - above, 0), min(bottom + above, height)
-        strip_CHW = floats_CHW[:, : last - first].copy_(image_CHW[:, first:last]).div_(255)
+        strip_CHW = floats_CHW[:, : last - first].copy_(_planes(image_CHW[:, first:last])).div_(255)
         maps_KHW = function(strip_CHW[None])[0]
         yield (top, maps_KHW) if reach is None else (top, maps_KHW[:, top - first : bottom - first])
+
+
+def _planes(image_CHW: Tensor) -> Tensor:
+    """The same where a pixel's channels lie apart; on a CPU copied if they do not."""
+    return to_tensor(image_CHW.permute(1, 2, 0).numpy()) if image_CHW.stride(0) == 1 else image_CHW
 
 
 def _cut(image_BCHW: Tensor, corners_N2: _Corners, size: int, number: int) -> Iterator[Tensor]:
