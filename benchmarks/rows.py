@@ -241,7 +241,7 @@ def load(bench: Bench) -> Iterator[Row]:
         steps * yardsticks.BATCH / taken for taken in seconds
     )
     sub = f"DataLoader of {size.patch}-px sub-images by OpenCV, as many processes"
-    rates = (("store", from_store, 2.5), ("packed store", from_packed, 3), ("packed store, PNG cells", from_png, 3))
+    rates = (("store", from_store, 2.5), ("packed store", from_packed, 3), ("packed store of PNG cells", from_png, 3))
     for what, mine, target in rates:
         for kind, rate in (("HR and LR", of_pairs), ("HR alone", of_hr)):
             yield Row(

@@ -2,8 +2,8 @@
 
 Nearly all training images are 8-bit PNG files, and decoding them is what most commands wait for. Two thirds of
 libspng's time are its zlib's: where a file is known to be whole, libdeflate inflates it in half of that, and libspng
-gets the same rows not compressed. On one core, Mpx/s of photographs: Pillow 40, libspng 59, both together 76; inflating
-alone, by zlib-ng, 126. Of JPEG files Pillow takes 1.4 to 1.7 times as long as libjpeg-turbo, which it asks.
+gets the same rows not compressed. On one core, Mpx/s of photographs: libspng 59, both together 76; inflating alone, by
+zlib-ng, 126. Of JPEG files Pillow takes 1.4 to 1.7 times as long as libjpeg-turbo, which it asks.
 
 All of these leave Python's lock to other threads. Rust's png crate (through kornia_rs 0.2) takes 30 ms where libspng
 takes 46 and both together 36, but keeps the lock: two threads decode no faster than one. imagecodecs' binding of libpng
