@@ -41,6 +41,7 @@ ROWS, COLUMNS = 5, 8  # windows of an image of 1440x2160 px: 40, as many as an i
 SCORES = ("sobel", "srcnn")
 MEMORY = "1GB"
 BATCH_ROWS = 65_536
+MANY = 10_000  # shards
 QUESTIONS = {  # and the questions whose manifests each needs
     "select": (),
     "select 1 %": (),
@@ -313,7 +314,8 @@ def picture(files: list[str]) -> None:
         cells = [cell(of[name]) if name in of else "-" for name in names]
         print(f"| {key[0]:,}{' (photographs)' if key[2] else ''} | {key[1]:,} | {' | '.join(cells)} |")
     curves: dict[str, list[tuple[int, float]]] = {}
-    rows = [row for row in rows if not math.isnan(row["s"])]
+    # Stores of many tiny shards are in the table alone: what they cost is not a matter of their patches.
+    rows = [row for row in rows if not math.isnan(row["s"]) and row["shards"] < MANY]
     for name in COLOURS:
         fewest = {n: min(r["shards"] for r in rows if r["patches"] == n) for n in {r["patches"] for r in rows}}
         points = [(r["patches"], r["cpu"]) for r in rows if r["what"] == name and r["shards"] == fewest[r["patches"]]]

@@ -1,6 +1,7 @@
 """The program around the commands: what all of them share, errors as one line, exit codes, and a quick end."""
 
 import atexit
+import contextlib
 import errno
 import functools
 import inspect
@@ -103,11 +104,12 @@ def entry(main: Callable[[], None]) -> None:
 
 def _leave(status: list[int]) -> None:
     try:
-        sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # nobody reads any more: Python says so in its own way
-        return
-    os._exit(status[0])
+        sys.stdout.flush()
+    except OSError:
+        if not status[0]:  # nobody reads any more: Python says so in its own way
+            return
+    os._exit(status[0])  # where it failed before, that has been said
 
 
 def run(app: typer.Typer) -> None:
@@ -119,7 +121,7 @@ def run(app: typer.Typer) -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")  # to look for some takes 20 ms of every command
     try:
         shells.serve(app)
-        app()
+        _to_the_end(app)
     except BaseException as error:
         done = isinstance(error, SystemExit) and not error.code  # before it could be stopped
         if _debugging and not isinstance(error, SystemExit):
@@ -134,6 +136,17 @@ def run(app: typer.Typer) -> None:
             _fail("there is not enough memory for this", 1)
         if isinstance(error, Exception):
             _fail(_bug(error), 1)
+        raise
+
+
+def _to_the_end(app: typer.Typer) -> None:
+    """Run it, and see that what it has answered is out: a full disk behind a pipe or a file says so only then."""
+    try:
+        app()
+    except SystemExit as leaving:
+        if not leaving.code:
+            with contextlib.suppress(BrokenPipeError), display.named_output():  # who reads a pipe may have had enough
+                sys.stdout.flush()
         raise
 
 

@@ -7,6 +7,7 @@ passed, ends with the bytes of one that met none.
 
 import errno
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -211,6 +212,16 @@ def test_a_full_disk_behind_standard_output_is_one_line(work: Work, argv: tuple[
     filled = [argument.format(store=work.folder / "store") for argument in argv]
     ended = work.warm.run(*filled, stdout="/dev/full")
     assert ended.code == 1 and "No space left on device: 'standard output'" in ended.line()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_so_it_is_where_python_keeps_what_is_written_until_the_end(unbuffered: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", "from curate.cli import entry; entry()", "strategies", "--json"]
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "No space left on device: 'standard output'" in ended.stderr
 
 
 def test_a_run_s_state_and_a_manifest_that_may_not_be_read_are_not_called_damaged(work: Work, tmp_path: Path) -> None:
