@@ -20,7 +20,7 @@ that walks the file's segments, refuses what Pillow would let pass, and gives Pi
 
 Nearly all training images are 8-bit PNG files, and decoding them is what score and training wait for: `curate.codecs`
 has faster ways than Pillow's. What they do not take goes to Pillow, whose word is final. Ingest need not see pixels to
-know that they are there: `size` inflates such files and undoes no filter. Cells of a packed store are lossless WebP
+know that they are there: `size` inflates such files and undoes no filter. Cells of a packed store may be lossless WebP
 files: libwebp without Pillow, which takes them for animations, is a sixth faster.
 """
 
@@ -360,10 +360,13 @@ def _open_jpeg(data: bytes) -> _Opened:
 
 
 def _of_whole_jpeg(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """libjpeg-turbo's, without Pillow; CMYK is what Pillow refuses."""
+    """libjpeg-turbo's, without Pillow; CMYK is what Pillow refuses, and large pictures have to wait for each other."""
     opened = _open_jpeg(data)
+    width, height = opened.image.size
+    if opened.image.mode not in ("L", "RGB") or width * height > _LARGE:
+        return None
     assert isinstance(opened.image.fp, io.BytesIO)
-    pixels = codecs.libjpeg(opened.image.fp.getvalue()) if opened.image.mode in ("L", "RGB") else None
+    pixels = codecs.libjpeg(opened.image.fp.getvalue())
     return None if pixels is None else _upright(pixels, opened.orientation)
 
 

@@ -229,6 +229,16 @@ def test_jpeg_that_is_whole_is_decoded_alike(
     np.testing.assert_array_equal(decode(data, whole=True), expected)
 
 
+def test_large_jpeg_is_left_to_those_who_wait_for_each_other(photo: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, asked = saved(Image.fromarray(photo), "JPEG"), []
+    libjpeg = codecs.libjpeg
+    monkeypatch.setattr(codecs, "libjpeg", lambda jpeg: asked.append(jpeg) or libjpeg(jpeg))
+    for limit, times in ((24 * 36, 1), (24 * 36 - 1, 1)):
+        monkeypatch.setattr(images, "_LARGE", limit)
+        np.testing.assert_array_equal(decode(data, whole=True), decode(data))
+        assert len(asked) == times
+
+
 def test_jpeg_of_other_colours_is_still_refused(photo: Pixels) -> None:
     data = saved(Image.fromarray(photo).convert("CMYK"), "JPEG")
     assert verdict(data, whole=True) == verdict(data) == "CMYK"
