@@ -2,7 +2,7 @@
 
     store.json                          StoreHeader: format version, grid, what it was packed from
     shards/000007.tar                   {image_id}.png|jpg|...  the source file's bytes, verbatim; {image_id}.lr2.png
-                                        {image_id}.{y}_{x}.webp, {image_id}.lr2.{y}_{x}.webp  cells of a packed one (or png)
+                                        {image_id}.{y}_{x}.webp, {image_id}.lr2.{y}_{x}.webp packed cells, or png
     tables/images|cells|patches/000007.parquet, tables/retried/000007.parquet of a retry (`curate.retries`)
     tables/scores/srcnn@0a1b2c3d/       scorer.json, 000007.parquet
     tables/checks/leaks@0a1b2c3d/       check.json, 000007.parquet
